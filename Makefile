@@ -1,0 +1,112 @@
+# quern: build, run, test. `make help` lists the targets. Output goes to build/<flavour>/; the plain binary is
+# build/quern. Flavours: release (default), asan (address + undefined), tsan, fuzz (clang libFuzzer).
+
+FLAVOUR ?= release
+ifeq ($(origin CC),default)
+CC      := gcc
+endif
+B       := build/$(FLAVOUR)
+
+# --- what is compiled -------------------------------------------------------------------------------------
+LIB_SRC  := $(wildcard api/*.c model/*.c model/*/*.c kernels/*.c kernels/ref/*.c)
+SRV_SRC  := $(filter-out server/main.c,$(wildcard server/*.c))
+ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
+LIB_SRC  += $(wildcard kernels/x86/*.c)
+endif
+
+# --- flags ------------------------------------------------------------------------------------------------
+PKGS      := libmicrohttpd libuv jansson libutf8proc
+PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+PKG_LIBS   = $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+BLAS_DIR  := $(firstword $(wildcard /usr/lib/*/openblas-pthread))
+BLAS_INC  := $(firstword $(wildcard /usr/include/*/openblas-pthread))
+
+VERSION   := 0.1.0
+GIT_REV   := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+
+WARN      := -Wall -Wextra -Wconversion -Wshadow -Wvla -Walloca -Werror -Wstrict-prototypes -Wmissing-prototypes \
+             -Wpointer-arith -Wundef
+HARDEN    := -fPIE -fstack-protector-strong -fstack-clash-protection -D_FORTIFY_SOURCE=3
+ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
+HARDEN    += -fcf-protection
+endif
+OPT       := -O3 -g -fno-math-errno -fno-trapping-math -ffp-contract=off
+LDFLAGS   := -pie -Wl,-z,relro,-z,now -Wl,-z,noexecstack
+SAN       :=
+ifeq ($(FLAVOUR),asan)
+OPT       := -O1 -g -fno-omit-frame-pointer -fno-math-errno -fno-trapping-math -ffp-contract=off
+HARDEN    := -fPIE
+SAN       := -fsanitize=address,undefined -fno-sanitize-recover=all
+endif
+ifeq ($(FLAVOUR),tsan)
+OPT       := -O1 -g -fno-omit-frame-pointer -fno-math-errno -fno-trapping-math -ffp-contract=off
+HARDEN    := -fPIE
+SAN       := -fsanitize=thread
+endif
+ifeq ($(FLAVOUR),fuzz)
+CC        := clang
+OPT       := -O1 -g -fno-omit-frame-pointer -fno-math-errno -fno-trapping-math -ffp-contract=off
+HARDEN    := -fPIE
+SAN       := -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all
+endif
+ifeq ($(FLAVOUR),clang)
+CC        := clang
+endif
+CFLAGS    := -std=c11 -D_GNU_SOURCE -I. $(WARN) $(HARDEN) $(OPT) $(SAN) -DQN_VERSION='"$(VERSION)"' \
+             -isystem $(BLAS_INC)
+LIBS       = $(PKG_LIBS) $(BLAS_DIR)/libopenblas.so -lm -lpthread
+
+# Files of kernels/x86 carry their instruction set in their name and get its flags; nothing else does.
+isa_flags = $(if $(findstring _avx512bf16.,$(1)),-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512bf16 -mfma -mf16c,\
+            $(if $(findstring _avx512vnni.,$(1)),-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c,\
+            $(if $(findstring _avx512.,$(1)),-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c,\
+            $(if $(findstring _avx2.,$(1)),-mavx2 -mfma -mf16c,))))
+
+# Files of kernels/x86 and kernels/ref walk arrays with size_t and intrinsics; all warnings stay on there too.
+obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
+LIB_OBJ := $(call obj,$(LIB_SRC))
+SRV_OBJ := $(call obj,$(SRV_SRC))
+MAIN_OBJ := $(B)/obj/server/main.o
+BIN := $(B)/quern
+
+.PHONY: all run demo test test-full check fmt asan ubsan tsan bench load docker clean help deps model fuzz FORCE
+.DEFAULT_GOAL := all
+
+all: deps-build build/quern  ## build build/quern (installs missing build packages first)
+
+ifeq ($(FLAVOUR),release)
+build/quern: $(BIN)
+	@cp -f $(BIN) $@
+endif
+
+# A change of revision or version rebuilds only what prints it.
+$(B)/rev.h: FORCE
+	@mkdir -p $(@D)
+	@printf '#define QN_REVISION "%s"\n' '$(GIT_REV)' > $@.tmp
+	@cmp -s $@.tmp $@ || cp $@.tmp $@
+	@rm -f $@.tmp
+FORCE:
+
+$(B)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -I$(B) $(PKG_CFLAGS) $(call isa_flags,$<) -MMD -MP -c $< -o $@
+$(B)/obj/server/config.o $(B)/obj/server/main.o: | $(B)/rev.h
+
+$(BIN): $(MAIN_OBJ) $(SRV_OBJ) $(LIB_OBJ)
+	$(CC) $(SAN) $(LDFLAGS) $^ $(LIBS) -o $@
+
+# --- unit tests: every tests/**/*_test.c is a program of its own -----------------------------------------
+TEST_SRC := $(shell find tests/unit tests/kernels tests/bad tests/oom tests/golden tests/engine -name '*_test.c' 2>/dev/null)
+TEST_BIN := $(patsubst tests/%_test.c,$(B)/tests/%_test,$(TEST_SRC))
+TEST_LIB_SRC := $(wildcard tests/support/*.c)
+TEST_LIB_OBJ := $(call obj,$(TEST_LIB_SRC))
+WRAP_ALLOC := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign,--wrap=aligned_alloc
+
+$(B)/tests/%_test: $(B)/obj/tests/%_test.o $(TEST_LIB_OBJ) $(SRV_OBJ) $(LIB_OBJ)
+	@mkdir -p $(@D)
+	$(CC) $(SAN) $(LDFLAGS) $(if $(findstring /oom/,$@),$(WRAP_ALLOC)) $^ -lcmocka $(LIBS) -o $@
+
+unit-bins: $(TEST_BIN)
+
+-include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
+-include build.mk

@@ -1,0 +1,185 @@
+/* The arithmetic of quern: packed weight matrices and the table of operations.
+ *
+ * One table (struct qn_ops) is filled once at start: reference C first, then AVX2, then AVX-512 levels overwrite
+ * entries, chosen by kernels/cpu.h. After that it is read-only. kernels/ref/ is the definition; every other
+ * version is tested against it (tests/kernels).
+ *
+ * The rule that everything else stands on: the value of one output element is a fixed sequence of operations that
+ * depends on its own inputs only: not on the number of rows M in the call, on the other rows, on how columns are
+ * split over threads, nor on the thread count. M = 1 and prefill share that sequence. So lanes of a vector are
+ * always different output elements, K is walked in ascending order with one accumulator per element, and every
+ * multiply-add is a fused one (fmaf in the reference). Matrix products are therefore equal bit for bit between
+ * all ISA levels; operations with exp, tanh or a horizontal sum state their tolerance.
+ *
+ * No kernel reads or writes past the extents stated here. Thread: any; kernels keep no state. */
+#ifndef QN_KERNELS_H
+#define QN_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/cpu.h"
+#include "kernels/pool.h"
+
+/* ---- tensor types (values of a checkpoint's storage, layouts of kernels/quant.h) ---- */
+enum qn_type {
+    QN_F32 = 0,
+    QN_F16,
+    QN_BF16,
+    QN_Q8_0,
+    QN_Q4_0,
+    QN_Q4_1,
+    QN_Q5_0,
+    QN_Q5_1,
+    QN_Q4_K,
+    QN_Q5_K,
+    QN_Q6_K,
+    QN_TYPE_COUNT
+};
+const char *qn_type_name(enum qn_type t);     /* "F32", "Q4_K", … */
+unsigned qn_type_block(enum qn_type t);       /* elements per block: 1, 32 or 256 */
+unsigned qn_type_block_bytes(enum qn_type t); /* bytes per block in a file */
+/* Bytes of one file row of cols elements; false when cols is not a multiple of the block or on overflow. */
+bool qn_type_row_bytes(enum qn_type t, size_t cols, size_t *out);
+/* Dequantises one file row (exact values, as ggml and IEEE define them). src needs no alignment. */
+void qn_type_row_to_f32(enum qn_type t, const void *src, float *dst, size_t cols);
+
+/* ---- packed matrices: W is [rows, cols], used as y = x W^T ---- */
+#define QN_PANEL 16 /* output rows that lie side by side, one per 32-bit lane */
+
+struct qn_matrix {
+    enum qn_type type;
+    uint32_t rows;  /* output width N; padded with zero rows to a multiple of QN_PANEL inside data */
+    uint32_t cols;  /* input width K */
+    size_t bytes;   /* of data */
+    uint8_t *data;  /* QN_ALIGN aligned; owned by whoever called qn_matrix_alloc */
+};
+
+/* Bytes of the packed form; false for shapes that overflow or do not fit the type's block. */
+bool qn_matrix_bytes(enum qn_type t, size_t rows, size_t cols, size_t *out);
+/* Allocates m->data (zeroed) for a shape; false when it can't. qn_matrix_free takes half-built ones too. */
+bool qn_matrix_alloc(struct qn_matrix *m, enum qn_type t, size_t rows, size_t cols);
+void qn_matrix_free(struct qn_matrix *m);
+/* Writes one file row into row r of the packed matrix, values unchanged. Rows may be written in any order and
+ * by several threads at once as long as they lie in different panels. */
+void qn_matrix_set_row(struct qn_matrix *m, uint32_t r, const void *file_row);
+/* Dequantises packed row r into dst[cols]: the same values as qn_type_row_to_f32 of the file row. */
+void qn_matrix_get_row(const struct qn_matrix *m, uint32_t r, float *dst);
+/* dst row i = src row index[i], bit for bit (repeats and permutations of heads). dst is allocated here with
+ * src's type; false when memory is short. */
+bool qn_matrix_gather(struct qn_matrix *dst, const struct qn_matrix *src, const uint32_t *index, size_t n);
+
+/* ---- activations prepared for a product ---- */
+/* M rows of K floats and, when needed, their int8 form: per block of 32 values a scale (amax/127, f32), 32 int8
+ * values (round to nearest even) and the sum of the 32 as int32. Memory is the caller's (forward's scratch). */
+struct qn_act {
+    const float *x; /* [rows, ldx] */
+    size_t ldx;     /* floats between rows */
+    uint32_t rows;  /* M */
+    uint32_t cols;  /* K */
+    int8_t *q;      /* [rows, qn_act_q_stride(cols)]; valid after qn_act_quantize */
+    float *scale;   /* [rows, cols/32] */
+    int32_t *sum;   /* [rows, cols/32] */
+};
+/* True when products with this weight type read the int8 form (all Q types). */
+bool qn_type_wants_q8(enum qn_type t);
+/* Bytes for q, scale and sum of rows x cols, all in one piece; false on overflow. */
+bool qn_act_bytes(size_t rows, size_t cols, size_t *out);
+/* Points a's q, scale, sum into mem (QN_ALIGN aligned, qn_act_bytes long) and fills them from a->x. */
+void qn_act_quantize(struct qn_pool *pool, struct qn_act *a, void *mem);
+
+/* y[m, n] = bias[n] + sum_k x[m,k] W[n,k] for m < a->rows, n < w->rows; bias may be NULL; y rows are ldy floats
+ * apart. Quantised W need a->q (qn_act_quantize first). The pool splits panels of output columns. */
+void qn_linear(struct qn_pool *pool, const struct qn_matrix *w, const struct qn_act *a, const float *bias,
+               float *y, size_t ldy);
+
+/* The same product through OpenBLAS (kernels/gemm.c): W is dequantised in panels of a fixed size, whatever the
+ * thread count. work: qn_gemm_work_bytes(pool threads, cols) bytes. Not bit-equal to qn_linear: for embed,
+ * bidirectional encoders and load-time algebra only; its results never enter the prefix cache. */
+bool qn_gemm_work_bytes(unsigned threads, size_t cols, size_t *out);
+void qn_gemm_linear(struct qn_pool *pool, const struct qn_matrix *w, const struct qn_act *a, const float *bias,
+                    float *y, size_t ldy, void *work);
+
+/* ---- attention over paged KV blocks ---- */
+#define QN_KV_BLOCK 16 /* tokens per block */
+enum qn_kv_type { QN_KV_F32 = 0, QN_KV_F16, QN_KV_TYPE_COUNT };
+static inline size_t qn_kv_elem_bytes(enum qn_kv_type t) {
+    return t == QN_KV_F32 ? 4 : 2;
+}
+
+/* One query row (one token, one KV head, the `group` query heads that read it) against `length` tokens.
+ * A block's K of one head is [head_dim][16 tokens] (transposed: lanes are tokens), its V is [16 tokens][head_dim].
+ * Tokens before `first` (sliding window) and from `length` on are not seen; what lies there may be anything. */
+struct qn_attend {
+    const float *q;               /* [group, ldq] */
+    size_t ldq;                   /* floats between query heads */
+    float *out;                   /* [group, ldo] */
+    size_t ldo;
+    const uint8_t *const *blocks; /* base address of each block of the sequence, in order */
+    size_t k_offset, v_offset;    /* bytes from a block's base to this layer's and head's K and V */
+    enum qn_kv_type type;
+    uint32_t group, head_dim;     /* head_dim: multiple of 8, at most 512 */
+    uint32_t first, length;       /* visible tokens: first <= t < length, length >= 1 */
+    float scale;                  /* usually head_dim^-1/2 */
+};
+/* Writes k,v of one token and one KV head (each head_dim floats) into slot t % 16 of a block. */
+struct qn_kv_write {
+    const float *k, *v;
+    uint8_t *block;
+    size_t k_offset, v_offset;
+    enum qn_kv_type type;
+    uint32_t head_dim, slot;
+};
+
+/* ---- element-wise and row operations ---- */
+enum qn_act_fn { QN_ACT_RELU = 0, QN_ACT_GELU_ERF, QN_ACT_GELU_TANH, QN_ACT_SILU, QN_ACT_SIGMOID, QN_ACT_IDENTITY, QN_ACT_COUNT };
+
+/* Arguments of one product over a range of panels; kernels/linear.c fills it and splits the range. */
+struct qn_linear_args {
+    const struct qn_matrix *w;
+    const struct qn_act *a;
+    const float *bias;              /* [w->rows] or NULL */
+    float *y;
+    size_t ldy;
+    uint32_t panel_begin, panel_end; /* panels of QN_PANEL output columns */
+};
+
+struct qn_ops {
+    enum qn_isa isa;
+    void (*linear[QN_TYPE_COUNT])(const struct qn_linear_args *args);
+    void (*quantize_row)(const float *x, size_t cols, int8_t *q, float *scale, int32_t *sum);
+    void (*attend)(const struct qn_attend *args);
+    void (*kv_write)(const struct qn_kv_write *args);
+    /* y = x / sqrt(mean(x^2)+eps) * g; y may be x. */
+    void (*rmsnorm)(float *y, const float *x, const float *g, size_t n, float eps);
+    /* y = (x-mean)/sqrt(var+eps)*g + b, biased variance; b may be NULL; y may be x. */
+    void (*layernorm)(float *y, const float *x, const float *g, const float *b, size_t n, float eps);
+    /* Rotates pairs (i, i+rot/2) of each of `heads` rows of head_dim floats; cs = cos[rot/2] then sin[rot/2]. */
+    void (*rope)(float *x, size_t heads, size_t head_dim, size_t rot, const float *cs);
+    /* y = f(x), and y = f(gate) * up (y may be gate). */
+    void (*activate)(float *y, const float *x, size_t n, enum qn_act_fn f);
+    void (*gated)(float *y, const float *gate, const float *up, size_t n, enum qn_act_fn f);
+    void (*add)(float *y, const float *x, size_t n);   /* y += x */
+    void (*scale)(float *y, float s, size_t n);        /* y *= s */
+    /* log(sum(exp(x))) with the maximum taken out, and the index of the first maximum. */
+    float (*logsumexp)(const float *x, size_t n, size_t *argmax);
+};
+
+/* The table in force (filled by qn_kernels_init; reference C before that). */
+const struct qn_ops *qn_ops(void);
+/* Fills the table for a level at most `max` (QN_ISA_COUNT - 1 for all that the CPU has). Call once at start;
+ * tests call it again to change level. Also tells OpenBLAS to use one thread per call. */
+void qn_kernels_init(enum qn_isa max);
+/* Fills a table of its own: for tests and benchmarks that compare levels. */
+void qn_ops_fill(struct qn_ops *ops, enum qn_isa max);
+
+uint16_t qn_f32_to_f16(float f); /* round to nearest even */
+float qn_f16_to_f32(uint16_t h);
+uint16_t qn_f32_to_bf16(float f); /* round to nearest even */
+static inline float qn_bf16_to_f32(uint16_t h) {
+    union { uint32_t u; float f; } v = {(uint32_t)h << 16};
+    return v.f;
+}
+
+#endif

@@ -1,0 +1,41 @@
+/* Memory helpers: checked size arithmetic and aligned allocation.
+ *
+ * Every size that depends on outside bytes (a file, a request) is computed with qn_size_mul / qn_size_add /
+ * qn_size_align; loaders contain no raw '*' or '+' on sizes. Nothing here aborts: callers get false or NULL.
+ * Thread: any. */
+#ifndef QN_KERNELS_MEM_H
+#define QN_KERNELS_MEM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define QN_ALIGN 64 /* cache line and AVX-512 register, bytes */
+
+/* *out = a * b; false (and *out untouched) on overflow. */
+static inline bool qn_size_mul(size_t a, size_t b, size_t *out) {
+    return !__builtin_mul_overflow(a, b, out);
+}
+
+/* *out = a + b; false on overflow. */
+static inline bool qn_size_add(size_t a, size_t b, size_t *out) {
+    return !__builtin_add_overflow(a, b, out);
+}
+
+/* *out = n rounded up to a multiple of align (a power of two); false on overflow. */
+static inline bool qn_size_align(size_t n, size_t align, size_t *out) {
+    size_t t;
+    if (__builtin_add_overflow(n, align - 1, &t)) return false;
+    *out = t & ~(align - 1);
+    return true;
+}
+
+/* 64-byte aligned, zeroed memory of n bytes (n = 0 gives a valid pointer); NULL when there is none.
+ * Freed with qn_mem_free only. */
+void *qn_mem_alloc(size_t n) __attribute__((malloc, warn_unused_result));
+/* The same for count * size bytes, checked. */
+void *qn_mem_alloc_array(size_t count, size_t size) __attribute__((malloc, warn_unused_result));
+/* Frees what qn_mem_alloc gave; NULL is fine. */
+void qn_mem_free(void *p);
+
+#endif
