@@ -1,8 +1,8 @@
 /* One step: a ragged batch of prefill chunks and decode tokens of many sequences that run the same variant.
  *
  * A span's rows are the next tokens of its sequence; its state must have been reserved for them. What a row's
- * logits are depends on the sequence's tokens alone, bit for bit: not on the other spans, on where the span is cut,
- * or on the thread count (with QN_MATH_PACKED). Thread: engine. */
+ * logits are depends on the sequence's tokens alone, bit for bit: not on the other spans, on where the span
+ * is cut, or on the thread count (with QN_MATH_PACKED). Thread: engine. */
 #ifndef QN_MODEL_BATCH_H
 #define QN_MODEL_BATCH_H
 
@@ -31,14 +31,16 @@ struct qn_step {
     const struct qn_span *spans;
     uint32_t n_spans;
     enum qn_math math;
-    /* Called on the engine thread for each wanted row, in order of spans and rows. v: [vocab] logits or [d_model]
-     * hidden; valid during the call only, and the callee may overwrite it. pos: the row's absolute position. */
+    /* Called on the engine thread for each wanted row, in order of spans and rows. v: [vocab] logits or
+     * [d_model] hidden; valid during the call only, and the callee may overwrite it. pos: the row's absolute
+     * position. */
     void (*on_row)(void *ctx, uint32_t span, uint32_t pos, float *v);
     void *ctx;
 };
 
-/* Runs the step; total rows <= max_step_tokens. Allocates nothing. QN_OK or a programming error's code; on failure
- * the sequences' lengths are unchanged. Full blocks enter the prefix cache at the end of a successful step. */
+/* Runs the step; total rows <= max_step_tokens. Allocates nothing. QN_OK or a programming error's code; on
+ * failure the sequences' lengths are unchanged. Full blocks enter the prefix cache at the end of a successful
+ * step. */
 int qn_step_run(const struct qn_step *step, struct qn_err *err);
 
 #endif

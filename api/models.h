@@ -1,0 +1,67 @@
+/* Replies that describe models: GET /v1/models, GET /v1/structures; and the small bodies of /tokenize,
+ * /detokenize. Pure, any thread. */
+#ifndef QN_API_MODELS_H
+#define QN_API_MODELS_H
+
+#include "api/infer.h"
+
+struct qn_api_model {
+    const char *id, *family, *format;
+    int64_t created;
+    uint64_t params_total, params_active, layers, d_model, heads, kv_heads, head_dim, ffn_dim, vocab, context;
+    uint64_t file_bytes, weights_bytes, state_bytes_per_token;
+    struct qn_api_structure native;
+    struct {
+        const char *name;
+        uint64_t bytes;
+    } by_type[16]; /* unused: name NULL */
+};
+void qn_api_models_write(struct qn_buf *out, const struct qn_api_model *m,
+                         size_t n); /* {"object":"list","data":[…]} */
+void qn_api_model_write(struct qn_buf *out, const struct qn_api_model *m);
+
+struct qn_api_structure_entry {
+    const char *slot; /* "attention" | "ffn" | "sharing" */
+    struct qn_api_part part;
+    const char *origin, *exactness, *why; /* why "" = null */
+    bool causal, rollback;
+    uint64_t state_bytes_per_token, state_fixed_bytes;
+};
+struct qn_api_structures {
+    const char *model;
+    const struct qn_api_structure_entry *entries;
+    size_t n;
+};
+void qn_api_structures_write(struct qn_buf *out, const struct qn_api_structures *m, size_t n);
+
+/* /tokenize {"model"?, "prompt"|"text"|"content", "add_special_tokens"?} */
+struct qn_api_tokenize {
+    char model[65];
+    char *text;
+    size_t n;
+    bool add_special;
+    bool with_pieces;
+};
+int qn_api_tokenize_parse(const char *body, size_t len, struct qn_api_tokenize *out, struct qn_api_err *err);
+void qn_api_tokenize_free(struct qn_api_tokenize *r);
+/* {"count":…, "max_model_len":…, "tokens":[…]} with "pieces":[…] when asked. */
+struct qn_api_tokens {
+    const int32_t *ids;
+    size_t n;
+    uint64_t max_len;
+    const struct qn_api_logprob *pieces;
+};
+void qn_api_tokenize_write(struct qn_buf *out, const struct qn_api_tokens *t);
+
+/* /detokenize {"model"?, "tokens":[…]} -> {"prompt":"…","text":"…"} */
+struct qn_api_detokenize {
+    char model[65];
+    int32_t *ids;
+    size_t n;
+};
+int qn_api_detokenize_parse(const char *body, size_t len, struct qn_api_detokenize *out,
+                            struct qn_api_err *err);
+void qn_api_detokenize_free(struct qn_api_detokenize *r);
+void qn_api_detokenize_write(struct qn_buf *out, const char *text, size_t n);
+
+#endif
