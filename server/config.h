@@ -1,0 +1,39 @@
+/* Configuration of `quern serve`: one option table with name, environment variable, type, bounds, default and
+ * help; the parser, --help, --print-config, file < environment < flags, and docs derive from it. */
+#ifndef QN_SERVER_CONFIG_H
+#define QN_SERVER_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define QN_CONFIG_MODELS 16
+
+struct qn_config {
+    const char *models[QN_CONFIG_MODELS]; /* paths */
+    uint32_t n_models;
+    char listen_host[256];
+    uint16_t listen_port;
+    uint32_t threads;         /* 0 = what affinity and cgroup allow */
+    uint32_t max_connections; /* soft limit; above it: accept, 503, close */
+    uint32_t header_timeout_ms, body_timeout_ms, idle_timeout_ms;
+    size_t max_body;             /* bytes */
+    uint32_t request_timeout_ms; /* default deadline of a request, 0 = none */
+    uint32_t drain_delay_ms, drain_timeout_ms;
+    uint32_t max_queue, max_running, step_tokens, prefill_chunk, reserve_tokens, max_outputs, max_tokens;
+    uint64_t max_queue_tokens;
+    size_t state_bytes, convert_bytes;
+    bool state_f32, prefix_cache, metrics_auth, log_json, access_log;
+    int log_level;
+    const char *api_key_file;
+};
+
+/* Defaults < file (--config, QUERN_CONFIG) < environment < argv. 0; 2 with a message on stderr for usage
+ * errors; 1 for --help and --version handled by the caller (see main.c). Strings point into argv/environ or
+ * are kept for the process's life. */
+int qn_config_load(struct qn_config *c, int argc, char **argv);
+void qn_config_help(void); /* option table to stdout */
+void qn_config_print(
+    const struct qn_config *c); /* --print-config: file syntax, every option with its value */
+
+#endif

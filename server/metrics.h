@@ -1,0 +1,55 @@
+/* Counters, gauges and histograms of /metrics (Prometheus text format 0.0.4). Any thread may record
+ * (atomics); the loop thread writes the page. Names are a contract with dashboards: never removed silently.
+ * Labels come from fixed lists only, never from a request's text. */
+#ifndef QN_SERVER_METRICS_H
+#define QN_SERVER_METRICS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "api/buf.h"
+#include "api/error.h"
+
+enum qn_counter {
+    QN_C_HTTP_REQUESTS = 0, /* quern_http_requests_total */
+    QN_C_CONNECTIONS,       /* quern_http_connections_total */
+    QN_C_INFER_GENERATE,    /* quern_requests_total{task=…} */
+    QN_C_INFER_SCORE,
+    QN_C_INFER_EMBED,
+    QN_C_PROMPT_TOKENS,    /* quern_prompt_tokens_total: run through the model */
+    QN_C_CACHED_TOKENS,    /* quern_cached_tokens_total: taken from the prefix cache */
+    QN_C_GENERATED_TOKENS, /* quern_generated_tokens_total */
+    QN_C_STEPS,            /* quern_steps_total */
+    QN_C_PREEMPTIONS,      /* quern_preemptions_total */
+    QN_C_CANCELLED_QUEUED, /* quern_cancelled_total{phase="queued"|"prefill"|"decode"} */
+    QN_C_CANCELLED_PREFILL,
+    QN_C_CANCELLED_DECODE,
+    QN_C_TIMEOUTS,    /* quern_timeouts_total */
+    QN_C_CONVERSIONS, /* quern_conversions_total */
+    QN_C_COUNT
+};
+enum qn_histogram {                /* seconds; buckets 1 ms … 600 s */
+                    QN_H_TTFT = 0, /* quern_time_to_first_token_seconds */
+                    QN_H_ITL,      /* quern_inter_token_seconds */
+                    QN_H_QUEUE, /* quern_phase_seconds{phase="queue"|"tokenize"|"convert"|"prefill"|"decode"|"finish"}
+                                 */
+                    QN_H_TOKENIZE,
+                    QN_H_CONVERT,
+                    QN_H_PREFILL,
+                    QN_H_DECODE,
+                    QN_H_FINISH,
+                    QN_H_TOTAL, /* quern_request_seconds */
+                    QN_H_STEP,  /* quern_step_seconds */
+                    QN_H_COUNT
+};
+
+struct qn_metrics;
+struct qn_metrics *qn_metrics_new(void);
+void qn_metrics_free(struct qn_metrics *m);
+/* All recorders accept m = NULL (then they do nothing). */
+void qn_metrics_add(struct qn_metrics *m, enum qn_counter c, uint64_t n);
+void qn_metrics_observe(struct qn_metrics *m, enum qn_histogram h, double seconds);
+void qn_metrics_refused(struct qn_metrics *m, enum qn_api_code reason); /* quern_refused_total{reason=…} */
+void qn_metrics_response(struct qn_metrics *m, unsigned http_status); /* quern_http_responses_total{code=…} */
+
+#endif
