@@ -1,0 +1,50 @@
+/* Option tables of the one-shot commands (run, inspect, bench): parsing, bounds, --help, and the progress
+ * line on a terminal. `quern serve` has its own table with environment and file (server/config.h). Thread:
+ * main. */
+#ifndef QN_SERVER_CLI_H
+#define QN_SERVER_CLI_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum qn_cli_kind { QN_CLI_FLAG = 0 /* bool */, QN_CLI_UINT /* uint32_t */, QN_CLI_STRING /* const char* */ };
+
+struct qn_cli_option {
+    const char *name; /* without the dashes */
+    enum qn_cli_kind kind;
+    void *value;       /* holds the default before parsing */
+    uint32_t min, max; /* UINT */
+    const char *meta;  /* "N", "PATH", … ; NULL for flags */
+    const char *help;
+};
+
+struct qn_cli {
+    const char *usage; /* "quern bench --model PATH [options]" */
+    const char *about;
+    const struct qn_cli_option *options;
+    size_t n_options;
+    /* Called for --name value that the table does not know; 0 when taken, -1 when unknown or wrong (it has
+     * then printed why unless it returns 1 = not mine). NULL: none. */
+    int (*other)(void *ctx, const char *name, const char *value);
+    void (*other_help)(void);
+    void *ctx;
+    const char **positional; /* receives at most max_positional arguments */
+    uint32_t max_positional, n_positional;
+};
+
+/* 0: go on; 1: --help was printed (exit 0); 2: usage error, printed to stderr. */
+int qn_cli_parse(struct qn_cli *cli, int argc, char **argv);
+
+/* A progress function for qn_open_options: one line on stderr when it is a terminal, else nothing. ctx
+ * unused. */
+void qn_cli_progress(void *ctx, const char *phase, double done);
+
+/* "1.5 MiB" into buf; returns buf. */
+const char *qn_cli_bytes(char buf[32], uint64_t n);
+
+/* The model to use when none is named: the first of models/… (working directory, then beside the program)
+ * that exists; NULL when there is none. Static storage. */
+const char *qn_cli_default_model(void);
+
+#endif
