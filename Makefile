@@ -95,18 +95,43 @@ $(B)/obj/server/config.o $(B)/obj/server/main.o: | $(B)/rev.h
 $(BIN): $(MAIN_OBJ) $(SRV_OBJ) $(LIB_OBJ)
 	$(CC) $(SAN) $(LDFLAGS) $^ $(LIBS) -o $@
 
-# --- unit tests: every tests/**/*_test.c is a program of its own -----------------------------------------
-TEST_SRC := $(shell find tests/unit tests/kernels tests/bad tests/oom tests/golden tests/engine -name '*_test.c' 2>/dev/null)
-TEST_BIN := $(patsubst tests/%_test.c,$(B)/tests/%_test,$(TEST_SRC))
-TEST_LIB_SRC := $(wildcard tests/support/*.c)
-TEST_LIB_OBJ := $(call obj,$(TEST_LIB_SRC))
-WRAP_ALLOC := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign,--wrap=aligned_alloc
+# --- tests: every *_test.c below tests/ is a program of its own ---------------------------------------------
+TEST_SRC     := $(shell find tests/unit tests/kernels tests/bad tests/oom tests/golden tests/engine -name '*_test.c' 2>/dev/null)
+STUB_TEST_SRC := $(filter tests/engine/stub/%,$(TEST_SRC))
+REAL_TEST_SRC := $(filter-out $(STUB_TEST_SRC),$(TEST_SRC))
+REAL_TESTS   := $(patsubst tests/%_test.c,$(B)/tests/%_test,$(REAL_TEST_SRC))
+STUB_TESTS   := $(patsubst tests/%_test.c,$(B)/tests/%_test,$(STUB_TEST_SRC))
+SUPPORT_OBJ  := $(call obj,$(wildcard tests/support/*.c))
+# server/ and api/ with a fake model.h in place of model/ and the kernels: scheduler, engine and HTTP tests.
+STUB_OBJ     := $(call obj,$(wildcard api/*.c) $(wildcard tests/stub/*.c) model/err.c kernels/mem.c kernels/cpu.c kernels/pool.c)
+WRAP_ALLOC   := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign,--wrap=aligned_alloc
 
-$(B)/tests/%_test: $(B)/obj/tests/%_test.o $(TEST_LIB_OBJ) $(SRV_OBJ) $(LIB_OBJ)
+$(REAL_TESTS): $(B)/tests/%_test: $(B)/obj/tests/%_test.o $(SUPPORT_OBJ) $(SRV_OBJ) $(LIB_OBJ)
 	@mkdir -p $(@D)
 	$(CC) $(SAN) $(LDFLAGS) $(if $(findstring /oom/,$@),$(WRAP_ALLOC)) $^ -lcmocka $(LIBS) -o $@
 
-unit-bins: $(TEST_BIN)
+$(STUB_TESTS): $(B)/tests/%_test: $(B)/obj/tests/%_test.o $(SRV_OBJ) $(STUB_OBJ)
+	@mkdir -p $(@D)
+	$(CC) $(SAN) $(LDFLAGS) $^ -lcmocka $(PKG_LIBS) -lm -lpthread -o $@
+
+$(B)/tests/stub_server: $(B)/obj/tests/http/stub_server.o $(SRV_OBJ) $(STUB_OBJ)
+	@mkdir -p $(@D)
+	$(CC) $(SAN) $(LDFLAGS) $^ $(PKG_LIBS) -lm -lpthread -o $@
+
+$(B)/bench/%: $(B)/obj/tests/bench/%.o $(SRV_OBJ) $(LIB_OBJ)
+	@mkdir -p $(@D)
+	$(CC) $(SAN) $(LDFLAGS) $^ $(LIBS) -o $@
+
+# --- fuzz targets (FLAVOUR=fuzz, clang) -------------------------------------------------------------------
+FUZZ_BIN := $(patsubst tests/fuzz/%_fuzz.c,$(B)/fuzz/%_fuzz,$(wildcard tests/fuzz/*_fuzz.c))
+$(B)/fuzz/%_fuzz: $(B)/obj/tests/fuzz/%_fuzz.o $(LIB_OBJ)
+	@mkdir -p $(@D)
+	$(CC) -fsanitize=fuzzer,address,undefined $(LDFLAGS) $^ $(LIBS) -o $@
+
+.PHONY: objects unit-bins fuzz-bins
+objects: $(LIB_OBJ) $(SRV_OBJ) $(MAIN_OBJ)
+unit-bins: $(REAL_TESTS) $(STUB_TESTS)
+fuzz-bins: $(FUZZ_BIN)
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
--include build.mk
+include build.mk

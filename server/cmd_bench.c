@@ -1,0 +1,268 @@
+/* quern bench: throughput of prompt reading and generation, straight on the model (no HTTP, no scheduler).
+ *
+ * Each repeat starts from empty sequences, fills `depth` tokens untimed, then times either a prompt of
+ * --prompt tokens or --generate greedy tokens, for --batch sequences together. Prompt and generation are
+ * separate rows; tokens per second are totals over the batch, the mean of the repeats with their standard
+ * deviation. One untimed warm-up comes first. Tokens are pseudo-random and fixed, so runs compare. Thread:
+ * main. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kernels/cpu.h"
+#include "kernels/pool.h"
+#include "model/batch.h"
+#include "server/cli.h"
+#include "server/cmd.h"
+
+struct bench {
+    const char *model_path, *state_type;
+    uint32_t prompt, generate, batch, depth, repeats, threads, step_tokens;
+    bool json;
+    struct qn_pool *pool;
+    struct qn_model *model;
+    struct qn_variant *variant;
+    struct qn_seq **seqs;  /* [batch] */
+    struct qn_span *spans; /* [batch] */
+    int32_t *next;         /* [batch] token that each sequence continues with */
+    int32_t *tokens;       /* [max(prompt, depth)] */
+    uint32_t vocab;
+};
+
+struct row {
+    uint32_t prompt, generate;
+    double mean, stddev;
+};
+
+static double now_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* Greedy choice; the argmax is part of what generation costs. */
+static void take_row(void *ctx, uint32_t span, uint32_t pos, float *v) {
+    struct bench *b = ctx;
+    (void)pos;
+    size_t best = 0;
+    for (size_t i = 1; i < b->vocab; i++) {
+        if (v[i] > v[best]) best = i;
+    }
+    b->next[span] = (int32_t)best;
+}
+
+static int run_step(struct bench *b, uint32_t n_spans, struct qn_err *err) {
+    struct qn_step step = {
+        .variant = b->variant, .spans = b->spans, .n_spans = n_spans, .on_row = take_row, .ctx = b};
+    return qn_step_run(&step, err);
+}
+
+/* Feeds n tokens to every sequence, in chunks that fit a step. */
+static int feed(struct bench *b, uint32_t n, struct qn_err *err) {
+    for (uint32_t s = 0; s < b->batch; s++) {
+        for (uint32_t done = 0; done < n;) {
+            uint32_t chunk = n - done < b->step_tokens ? n - done : b->step_tokens;
+            b->spans[0] = (struct qn_span){.seq = b->seqs[s],
+                                           .tokens = b->tokens + done,
+                                           .n = chunk,
+                                           .want = done + chunk == n ? QN_WANT_LAST : QN_WANT_NONE};
+            int r = qn_seq_reserve(b->seqs[s], qn_seq_length(b->seqs[s]) + chunk);
+            if (r)
+                return qn_err_set(err, r, "the state pool is too small for --batch x (--depth + --prompt)");
+            if ((r = run_step(b, 1, err))) return r;
+            done += chunk;
+        }
+    }
+    return QN_OK;
+}
+
+static int generate(struct bench *b, uint32_t n, struct qn_err *err) {
+    for (uint32_t i = 0; i < n; i++) {
+        for (uint32_t s = 0; s < b->batch; s++) {
+            int r = qn_seq_reserve(b->seqs[s], qn_seq_length(b->seqs[s]) + 1);
+            if (r)
+                return qn_err_set(err, r, "the state pool is too small for --batch x (--depth + --generate)");
+            b->spans[s] =
+                (struct qn_span){.seq = b->seqs[s], .tokens = &b->next[s], .n = 1, .want = QN_WANT_LAST};
+        }
+        int r = run_step(b, b->batch, err);
+        if (r) return r;
+    }
+    return QN_OK;
+}
+
+/* One repeat: seconds for the timed part, or a negative number on error. */
+static double once(struct bench *b, uint32_t prompt, uint32_t gen, struct qn_err *err) {
+    double seconds = -1.0;
+    uint32_t made = 0;
+    for (; made < b->batch; made++) {
+        if (qn_seq_new(b->variant, 0, false, &b->seqs[made], err)) goto out;
+        b->next[made] = b->tokens[made % (b->prompt ? b->prompt : 1)];
+    }
+    if (b->depth && feed(b, b->depth, err)) goto out;
+    double t0 = now_s();
+    if (prompt ? feed(b, prompt, err) : generate(b, gen, err)) goto out;
+    seconds = now_s() - t0;
+out:
+    for (uint32_t i = 0; i < made; i++) qn_seq_free(&b->seqs[i]);
+    return seconds;
+}
+
+static int measure(struct bench *b, struct row *row, struct qn_err *err) {
+    double sum = 0.0, sum2 = 0.0;
+    double tokens = (double)(row->prompt + row->generate) * b->batch;
+    if (once(b, row->prompt, row->generate < 8 ? row->generate : 8, err) < 0.0) return err->code;
+    for (uint32_t i = 0; i < b->repeats; i++) {
+        double s = once(b, row->prompt, row->generate, err);
+        if (s < 0.0) return err->code;
+        sum += tokens / s;
+        sum2 += tokens / s * (tokens / s);
+    }
+    double n = (double)b->repeats;
+    row->mean = sum / n;
+    double var = n > 1.0 ? (sum2 - sum * sum / n) / (n - 1.0) : 0.0;
+    row->stddev = var > 0.0 ? sqrt(var) : 0.0;
+    return QN_OK;
+}
+
+static void print_json_string(const char *s) {
+    putchar('"');
+    for (; *s; s++) {
+        if (*s == '"' || *s == '\\') putchar('\\');
+        if ((unsigned char)*s >= 0x20) putchar(*s);
+    }
+    putchar('"');
+}
+
+static void print_json(const struct bench *b, const struct row *rows, size_t n) {
+    printf("{\"machine\":{\"cpu\":");
+    print_json_string(qn_cpu_model());
+    printf(",\"isa\":\"%s\",\"threads\":%u},\"quern\":\"%s\",\"model\":", qn_isa_name(qn_cpu_isa()),
+           b->threads, QN_VERSION);
+    print_json_string(qn_model_info(b->model)->id);
+    printf(",\"state_type\":\"%s\",\"results\":[", b->state_type);
+    for (size_t i = 0; i < n; i++) {
+        printf("%s{\"prompt_tokens\":%u,\"generated_tokens\":%u,\"batch\":%u,\"depth\":%u,"
+               "\"tokens_per_second\":%.2f,\"stddev\":%.2f}",
+               i ? "," : "", rows[i].prompt, rows[i].generate, b->batch, b->depth, rows[i].mean,
+               rows[i].stddev);
+    }
+    printf("]}\n");
+}
+
+static void print_table(const struct bench *b, const struct row *rows, size_t n) {
+    const struct qn_model_info *info = qn_model_info(b->model);
+    char size[32];
+    printf("%s, %s, %u threads\n", qn_cpu_model(), qn_isa_name(qn_cpu_isa()), b->threads);
+    printf("%s: %.1f M parameters, %s of weights, %s state\n\n", info->id, (double)info->params_total * 1e-6,
+           qn_cli_bytes(size, info->weights_bytes), b->state_type);
+    printf("| test | batch | depth | tokens/s | stddev |\n|---|---:|---:|---:|---:|\n");
+    for (size_t i = 0; i < n; i++) {
+        printf("| %s %u | %u | %u | %.2f | %.2f |\n", rows[i].prompt ? "prompt" : "generate",
+               rows[i].prompt ? rows[i].prompt : rows[i].generate, b->batch, b->depth, rows[i].mean,
+               rows[i].stddev);
+    }
+}
+
+static int allocate(struct bench *b) {
+    uint32_t longest = b->prompt > b->depth ? b->prompt : b->depth;
+    if (!longest) longest = 1;
+    b->seqs = calloc(b->batch, sizeof(struct qn_seq *));
+    b->spans = calloc(b->batch, sizeof *b->spans);
+    b->next = calloc(b->batch, sizeof *b->next);
+    b->tokens = calloc(longest, sizeof *b->tokens);
+    if (!b->seqs || !b->spans || !b->next || !b->tokens) return -1;
+    uint64_t x = 88172645463325252ull; /* xorshift64: any fixed sequence will do */
+    for (uint32_t i = 0; i < longest; i++) {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        b->tokens[i] = (int32_t)(x % b->vocab);
+    }
+    return 0;
+}
+
+static int check_context(const struct bench *b, struct qn_err *err) {
+    uint64_t longest = (uint64_t)b->depth + (b->prompt > b->generate ? b->prompt : b->generate);
+    uint32_t context = qn_model_info(b->model)->context;
+    if (longest <= context) return QN_OK;
+    return qn_err_set(err, QN_ERR_TOO_LONG, "%" PRIu64 " tokens exceed the model's context of %u", longest,
+                      context);
+}
+
+static int run(struct bench *b, struct qn_err *err) {
+    struct qn_structure_request native = {.convert = false};
+    struct qn_open_options opt = {.pool = b->pool,
+                                  .state_type =
+                                      strcmp(b->state_type, "f32") == 0 ? QN_STATE_F32 : QN_STATE_F16,
+                                  .max_step_tokens = b->step_tokens > b->batch ? b->step_tokens : b->batch,
+                                  .progress = qn_cli_progress};
+    int r = qn_model_open(b->model_path, &opt, &b->model, err);
+    if (r) return r;
+    if ((r = check_context(b, err))) return r;
+    if ((r = qn_variant_resolve(b->model, &native, &b->variant, err))) return r;
+    double convert_ms = 0.0;
+    if ((r = qn_variant_prepare(b->variant, &convert_ms, err))) return r;
+    b->vocab = qn_model_info(b->model)->vocab;
+    if (allocate(b)) return qn_err_set(err, QN_ERR_NOMEM, "out of memory");
+    struct row rows[2];
+    size_t n = 0;
+    if (b->prompt) rows[n++] = (struct row){.prompt = b->prompt};
+    if (b->generate) rows[n++] = (struct row){.generate = b->generate};
+    for (size_t i = 0; i < n; i++) {
+        if ((r = measure(b, &rows[i], err))) return r;
+    }
+    (b->json ? print_json : print_table)(b, rows, n);
+    return QN_OK;
+}
+
+static void release(struct bench *b) {
+    if (b->variant) qn_variant_unref(b->variant);
+    qn_model_close(&b->model);
+    qn_pool_free(&b->pool);
+    free(b->seqs);
+    free(b->spans);
+    free(b->next);
+    free(b->tokens);
+}
+
+int qn_cmd_bench(int argc, char **argv) {
+    struct bench b = {
+        .state_type = "f16", .prompt = 512, .generate = 128, .batch = 1, .repeats = 5, .step_tokens = 512};
+    b.threads = qn_cpu_threads(NULL);
+    b.model_path = qn_cli_default_model();
+    const struct qn_cli_option options[] = {
+        {"model", QN_CLI_STRING, &b.model_path, 0, 0, "PATH", "checkpoint: GGUF, safetensors or a directory"},
+        {"prompt", QN_CLI_UINT, &b.prompt, 0, 1u << 20, "N", "tokens of the prompt row, 0 leaves it out"},
+        {"generate", QN_CLI_UINT, &b.generate, 0, 1u << 20, "N",
+         "tokens of the generation row, 0 leaves it out"},
+        {"batch", QN_CLI_UINT, &b.batch, 1, 256, "N", "sequences together"},
+        {"depth", QN_CLI_UINT, &b.depth, 0, 1u << 20, "N", "tokens already in the state of each sequence"},
+        {"repeats", QN_CLI_UINT, &b.repeats, 1, 1000, "N", "timed runs of each row"},
+        {"threads", QN_CLI_UINT, &b.threads, 1, 256, "N", "compute threads"},
+        {"step-tokens", QN_CLI_UINT, &b.step_tokens, 1, 8192, "N", "most tokens of one step"},
+        {"state-type", QN_CLI_STRING, &b.state_type, 0, 0, "f16|f32",
+         "storage of keys and values (default f16)"},
+        {"json", QN_CLI_FLAG, &b.json, 0, 0, NULL, "print one JSON object instead of a table"},
+    };
+    struct qn_cli cli = {.usage = "quern bench --model PATH [options]",
+                         .about = "Measures tokens per second of prompt reading and generation.",
+                         .options = options,
+                         .n_options = sizeof options / sizeof *options};
+    int r = qn_cli_parse(&cli, argc, argv);
+    if (r) return r == 1 ? 0 : 2;
+    if (!b.model_path || (strcmp(b.state_type, "f16") != 0 && strcmp(b.state_type, "f32") != 0)) {
+        fprintf(stderr, b.model_path ? "quern: --state-type must be f16 or f32\n"
+                                     : "quern: no --model; `make model` fetches one\n");
+        return 2;
+    }
+    struct qn_err err = {0};
+    b.pool = qn_pool_new(b.threads);
+    r = b.pool ? run(&b, &err) : qn_err_set(&err, QN_ERR_NOMEM, "no threads");
+    if (r) fprintf(stderr, "quern: %s\n", err.msg);
+    release(&b);
+    return r ? 1 : 0;
+}

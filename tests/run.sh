@@ -1,0 +1,124 @@
+#!/bin/bash
+# Runs the test suites: tests/run.sh short | full | asan | tsan. Called by the Makefile.
+#   short  everything that CI runs: asan build of all C tests and the HTTP tests, golden models on the release
+#          build, tokenizers against Hugging Face, a short thread-sanitizer pass
+#   full   the same at full length
+# Each C test is a process of its own with a time limit. The last line is `N passed, N failed`.
+set -u
+cd "$(dirname "$0")/.." || exit 2
+mode=${1:-short}
+jobs=$(nproc)
+logs=build/test-logs
+mkdir -p $logs
+rm -f $logs/*.log
+passed=0
+failed=0
+bad=()
+
+build() { # flavour, targets…
+    local flavour=$1
+    shift
+    make --no-print-directory -s -j"$jobs" FLAVOUR="$flavour" "$@" || { echo "build of $flavour failed"; exit 1; }
+}
+
+# run_all flavour limit-seconds program… : in parallel, one log each
+run_all() {
+    local flavour=$1 limit=$2
+    shift 2
+    local results=$logs/results.$$
+    : > "$results"
+    # shellcheck disable=SC2016
+    printf '%s\n' "$@" | xargs -P "$jobs" -I{} bash -c '
+        log="$1/$2-$(echo "${4#build/*/tests/}" | tr / _).log"
+        start=$SECONDS
+        timeout -k 5 "$3" "$4" > "$log" 2>&1
+        rc=$?
+        n=$(grep -c "^\[       OK \]" "$log")
+        [ "$rc" = 0 ] || rc="failed($rc)"
+        echo "$4 $rc $n $((SECONDS - start)) $log" >> "$5"' _ "$logs" "$flavour" "$limit" {} "$results"
+    while read -r prog rc n secs log; do
+        printf '  %-58s %s tests, %s s%s\n' "${prog#build/}" "$n" "$secs" "$([ "$rc" = 0 ] || echo "  $rc")"
+        if [ "$rc" = 0 ]; then
+            passed=$((passed + n))
+        else
+            failed=$((failed + 1))
+            bad+=("$prog")
+            grep -vE '^\[ (RUN|      OK)' "$log" | tail -40
+        fi
+    done < <(sort "$results")
+    rm -f "$results"
+}
+
+# run_script name command… : a suite that prints its own `N passed, N failed` (or pytest's closing line)
+run_script() {
+    local name=$1 log
+    shift
+    log=$logs/$name.log
+    echo "== $name"
+    "$@" > "$log" 2>&1
+    local rc=$? line p f
+    line=$(grep -E '[0-9]+ passed' "$log" | tail -1)
+    p=$(echo "$line" | grep -oE '[0-9]+ passed' | grep -oE '[0-9]+')
+    f=$(echo "$line" | grep -oE '[0-9]+ failed' | grep -oE '[0-9]+')
+    echo "  ${line:-no result line}"
+    passed=$((passed + ${p:-0}))
+    failed=$((failed + ${f:-0}))
+    if [ $rc -ne 0 ]; then
+        [ "${f:-0}" -gt 0 ] || failed=$((failed + 1))
+        bad+=("$name")
+        tail -60 "$log"
+    fi
+}
+
+c_tests() { # flavour, limit, patterns to leave out (egrep)
+    local flavour=$1 limit=$2 skip=${3:-^$}
+    echo "== C tests, $flavour"
+    build "$flavour" unit-bins
+    mapfile -t progs < <(find "build/$flavour/tests" -type f -name '*_test' -perm -u+x | while read -r p; do
+        src=tests/${p#build/"$flavour"/tests/}.c
+        [ -f "$src" ] && ! echo "$p" | grep -qE "$skip" && echo "$p"
+    done | sort)
+    run_all "$flavour" "$limit" "${progs[@]}"
+}
+
+http_tests() { # flavour, pytest arguments
+    local flavour=$1
+    shift
+    build "$flavour" "build/$flavour/quern" "build/$flavour/tests/stub_server"
+    make --no-print-directory -s build/venv/ok || exit 1
+    QUERN_BIN=$PWD/build/$flavour/quern QUERN_STUB_BIN=$PWD/build/$flavour/tests/stub_server \
+        QUERN_FLAVOUR=$flavour QUERN_TEST_MODE=$mode \
+        run_script "http-$flavour" build/venv/bin/python -m pytest -q -x --maxfail=5 tests/http "$@"
+}
+
+export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1:abort_on_error=0
+export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+export QUERN_TEST_MODE=$mode
+case $mode in
+short | full)
+    tools/model.sh || exit 1
+    c_tests release 600
+    c_tests asan 900 '/golden/real_test'
+    http_tests asan
+    http_tests tsan -m tsan
+    echo "== C tests, tsan"
+    c_tests tsan 900 "$([ "$mode" = short ] && echo '/(kernels|golden|bad|oom|unit)/' || echo '/(oom)/')"
+    run_script tokenizers tests/golden/tokenizers/run.sh
+    ;;
+asan)
+    c_tests asan 900 '/golden/real_test'
+    http_tests asan
+    ;;
+tsan)
+    c_tests tsan 1800 '/oom/'
+    http_tests tsan
+    ;;
+*)
+    echo "usage: tests/run.sh short|full|asan|tsan" >&2
+    exit 2
+    ;;
+esac
+[ ${#bad[@]} -eq 0 ] || printf 'failed: %s\n' "${bad[@]}"
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
