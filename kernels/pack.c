@@ -1,0 +1,185 @@
+/* Packed matrices: file rows -> panels of 16 rows (kernels/quant.h has the layout), rows back, and gathers.
+ *
+ * Data flow: loader -> qn_matrix_alloc, qn_matrix_set_row for every row -> products read data only.
+ * Thread: any; different panels may be written by different threads at once. */
+#include <string.h>
+
+#include "kernels/mem.h"
+#include "kernels/quant.h"
+
+bool qn_matrix_bytes(enum qn_type t, size_t rows, size_t cols, size_t *out) {
+    const struct qn_layout *l = qn_type_layout(t);
+    size_t padded, panel;
+    if (!l || !rows || !cols || rows > UINT32_MAX - QN_PANEL || cols > UINT32_MAX || cols % l->block)
+        return false;
+    return qn_size_align(rows, QN_PANEL, &padded) && qn_size_mul(cols / l->block, l->panel_bytes, &panel) &&
+           qn_size_mul(padded / QN_PANEL, panel, out);
+}
+
+bool qn_matrix_alloc(struct qn_matrix *m, enum qn_type t, size_t rows, size_t cols) {
+    memset(m, 0, sizeof *m);
+    if (!qn_matrix_bytes(t, rows, cols, &m->bytes)) return false;
+    m->data = qn_mem_alloc(m->bytes);
+    if (!m->data) {
+        m->bytes = 0;
+        return false;
+    }
+    m->type = t;
+    m->rows = (uint32_t)rows;
+    m->cols = (uint32_t)cols;
+    return true;
+}
+
+void qn_matrix_free(struct qn_matrix *m) {
+    if (!m) return;
+    qn_mem_free(m->data);
+    memset(m, 0, sizeof *m);
+}
+
+/* First packed block of the panel that holds row r. */
+static uint8_t *panel_of(const struct qn_matrix *m, uint32_t r) {
+    return m->data + (size_t)(r / QN_PANEL) * qn_matrix_blocks(m) * qn_type_layout(m->type)->panel_bytes;
+}
+
+static void put_u16(uint8_t *base, unsigned lane, uint16_t v) {
+    memcpy(base + 2 * lane, &v, sizeof v);
+}
+
+static uint16_t get_u16(const uint8_t *base, unsigned lane) {
+    uint16_t v;
+    memcpy(&v, base + 2 * lane, sizeof v);
+    return v;
+}
+
+/* 32 codes of sub-block `sub` into lane `lane` of a packed block. */
+static void put_codes(const struct qn_layout *l, uint8_t *block, unsigned sub, unsigned lane,
+                      const uint8_t *code) {
+    uint8_t *lo = block + l->lo + (size_t)sub * (l->lo_bits == 8 ? 512 : 256) + 4 * lane;
+    if (l->lo_bits == 8) {
+        for (unsigned c = 0; c < 8; c++) memcpy(lo + 64 * c, code + 4 * c, 4);
+        return;
+    }
+    for (unsigned j = 0; j < 4; j++) {
+        for (unsigned i = 0; i < 4; i++) {
+            lo[64 * j + i] = (uint8_t)((code[8 * j + i] & 15u) | (uint8_t)(code[8 * j + 4 + i] << 4));
+        }
+    }
+    if (l->hi_bits == 1) {
+        uint8_t *hi = block + l->hi + (size_t)sub * 64 + 4 * lane;
+        for (unsigned i = 0; i < 4; i++) {
+            unsigned v = 0;
+            for (unsigned c = 0; c < 8; c++) v |= (code[4 * c + i] >> 4 & 1u) << c;
+            hi[i] = (uint8_t)v;
+        }
+    } else if (l->hi_bits == 2) {
+        uint8_t *hi = block + l->hi + (size_t)sub * 128 + 4 * lane;
+        for (unsigned g = 0; g < 2; g++) {
+            for (unsigned i = 0; i < 4; i++) {
+                unsigned v = 0;
+                for (unsigned f = 0; f < 4; f++) v |= (code[16 * g + 4 * f + i] >> 4 & 3u) << (2 * f);
+                hi[64 * g + i] = (uint8_t)v;
+            }
+        }
+    }
+}
+
+static void get_codes(const struct qn_layout *l, const uint8_t *block, unsigned sub, unsigned lane,
+                      uint8_t *code) {
+    const uint8_t *lo = block + l->lo + (size_t)sub * (l->lo_bits == 8 ? 512 : 256) + 4 * lane;
+    if (l->lo_bits == 8) {
+        for (unsigned c = 0; c < 8; c++) memcpy(code + 4 * c, lo + 64 * c, 4);
+        return;
+    }
+    for (unsigned j = 0; j < 4; j++) {
+        for (unsigned i = 0; i < 4; i++) {
+            code[8 * j + i] = lo[64 * j + i] & 15u;
+            code[8 * j + 4 + i] = lo[64 * j + i] >> 4;
+        }
+    }
+    const uint8_t *hi = block + l->hi + (size_t)sub * 64 * l->hi_bits + 4 * lane;
+    for (unsigned k = 0; l->hi_bits == 1 && k < 32; k++) {
+        code[k] = (uint8_t)(code[k] | ((hi[k & 3] >> (k >> 2)) & 1u) << 4);
+    }
+    for (unsigned k = 0; l->hi_bits == 2 && k < 32; k++) {
+        code[k] = (uint8_t)(code[k] | ((hi[64 * (k >> 4) + (k & 3)] >> (2 * ((k >> 2) & 3))) & 3u) << 4);
+    }
+}
+
+static void put_block(enum qn_type t, const struct qn_codes *c, uint8_t *block, unsigned lane) {
+    const struct qn_layout *l = qn_type_layout(t);
+    put_u16(block, lane, c->d);
+    if (l->m) put_u16(block + l->m, lane, c->m);
+    for (unsigned s = 0; l->sc && s < (l->mn ? 8u : 16u); s++)
+        block[l->sc + QN_PANEL * s + lane] = c->scale[s];
+    for (unsigned s = 0; l->mn && s < 8; s++) block[l->mn + QN_PANEL * s + lane] = c->min[s];
+    for (unsigned s = 0; s < l->block / 32u; s++) put_codes(l, block, s, lane, c->code + (size_t)32 * s);
+}
+
+static void get_block(enum qn_type t, const uint8_t *block, unsigned lane, struct qn_codes *c) {
+    const struct qn_layout *l = qn_type_layout(t);
+    c->d = get_u16(block, lane);
+    c->m = l->m ? get_u16(block + l->m, lane) : 0;
+    for (unsigned s = 0; l->sc && s < (l->mn ? 8u : 16u); s++)
+        c->scale[s] = block[l->sc + QN_PANEL * s + lane];
+    for (unsigned s = 0; l->mn && s < 8; s++) c->min[s] = block[l->mn + QN_PANEL * s + lane];
+    for (unsigned s = 0; s < l->block / 32u; s++) get_codes(l, block, s, lane, c->code + (size_t)32 * s);
+}
+
+void qn_matrix_set_row(struct qn_matrix *m, uint32_t r, const void *file_row) {
+    const struct qn_layout *l = qn_type_layout(m->type);
+    const uint8_t *src = file_row;
+    uint8_t *panel = panel_of(m, r);
+    unsigned lane = r % QN_PANEL;
+    size_t blocks = qn_matrix_blocks(m);
+    for (size_t b = 0; b < blocks; b++, src += l->file_bytes, panel += l->panel_bytes) {
+        if (!l->lo_bits) {
+            memcpy(panel + (size_t)lane * l->file_bytes, src, l->file_bytes);
+            continue;
+        }
+        struct qn_codes c;
+        qn_codes_from_file(m->type, src, &c);
+        put_block(m->type, &c, panel, lane);
+    }
+}
+
+void qn_matrix_get_row(const struct qn_matrix *m, uint32_t r, float *dst) {
+    const struct qn_layout *l = qn_type_layout(m->type);
+    const uint8_t *panel = panel_of(m, r);
+    unsigned lane = r % QN_PANEL;
+    size_t blocks = qn_matrix_blocks(m);
+    for (size_t b = 0; b < blocks; b++, panel += l->panel_bytes) {
+        if (m->type == QN_F32) {
+            memcpy(dst + b, panel + 4 * (size_t)lane, 4);
+        } else if (!l->lo_bits) {
+            uint16_t h = get_u16(panel, lane);
+            dst[b] = m->type == QN_F16 ? qn_f16_to_f32(h) : qn_bf16_to_f32(h);
+        } else {
+            struct qn_codes c;
+            get_block(m->type, panel, lane, &c);
+            qn_codes_to_f32(m->type, &c, dst + b * l->block);
+        }
+    }
+}
+
+static void copy_row(struct qn_matrix *dst, uint32_t to, const struct qn_matrix *src, uint32_t from) {
+    const struct qn_layout *l = qn_type_layout(src->type);
+    const uint8_t *in = panel_of(src, from);
+    uint8_t *out = panel_of(dst, to);
+    unsigned a = from % QN_PANEL, b = to % QN_PANEL;
+    size_t blocks = qn_matrix_blocks(src);
+    for (size_t i = 0; i < blocks; i++, in += l->panel_bytes, out += l->panel_bytes) {
+        if (!l->lo_bits) {
+            memcpy(out + (size_t)b * l->file_bytes, in + (size_t)a * l->file_bytes, l->file_bytes);
+            continue;
+        }
+        struct qn_codes c;
+        get_block(src->type, in, a, &c);
+        put_block(src->type, &c, out, b);
+    }
+}
+
+bool qn_matrix_gather(struct qn_matrix *dst, const struct qn_matrix *src, const uint32_t *index, size_t n) {
+    if (!qn_matrix_alloc(dst, src->type, n, src->cols)) return false;
+    for (size_t i = 0; i < n; i++) copy_row(dst, (uint32_t)i, src, index[i]);
+    return true;
+}

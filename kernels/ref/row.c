@@ -1,0 +1,111 @@
+/* Reference row operations: norms, RoPE, activations, sums, log-sum-exp, int8 quantisation of activations.
+ * Horizontal sums follow qn_fold16, so vector versions give the same bits. Thread: any. */
+#include <math.h>
+
+#include "kernels/ref/ref.h"
+
+/* Bits of |x|: as integers they order like the magnitudes, with infinity and NaN on top. */
+static uint32_t magnitude(float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return u & 0x7fffffffu;
+}
+
+/* One block of n <= 32 values. A block that is not finite gets scale NaN, so that a broken activation stays
+ * visible in every product; one too small for a finite 127 / amax counts as zero. */
+static void quantize_block(const float *x, size_t n, int8_t *q, float *scale, int32_t *sum) {
+    uint32_t top = 0;
+    for (size_t k = 0; k < n; k++) top = magnitude(x[k]) > top ? magnitude(x[k]) : top;
+    float amax, inv = 0;
+    memcpy(&amax, &top, sizeof amax);
+    *scale = 0;
+    if (top >= 0x7f800000u) {
+        *scale = NAN;
+    } else if (amax >= 1e-30f) {
+        *scale = amax / 127.0f;
+        inv = 127.0f / amax;
+    }
+    *sum = 0;
+    for (size_t k = 0; k < 32; k++) {
+        q[k] = 0;
+        if (k < n && inv > 0) {
+            float t = x[k] * inv + QN_EXP_MAGIC; /* |x * inv| <= 127: rounds to nearest even */
+            q[k] = (int8_t)(int)(t - QN_EXP_MAGIC);
+        }
+        *sum += q[k];
+    }
+}
+
+void qn_ref_quantize_row(const float *x, size_t cols, int8_t *q, float *scale, int32_t *sum) {
+    for (size_t b = 0; 32 * b < cols; b++) {
+        size_t n = cols - 32 * b;
+        quantize_block(x + 32 * b, n < 32 ? n : 32, q + 32 * b, scale + b, sum + b);
+    }
+}
+
+static float sum_squares(const float *x, size_t n, float mean) {
+    float lane[16] = {0};
+    for (size_t k = 0; k < n; k++) {
+        float v = x[k] - mean;
+        lane[k % 16] = fmaf(v, v, lane[k % 16]);
+    }
+    return qn_fold16(lane);
+}
+
+void qn_ref_rmsnorm(float *y, const float *x, const float *g, size_t n, float eps) {
+    float inv = 1.0f / sqrtf(sum_squares(x, n, 0.0f) / (float)n + eps);
+    for (size_t k = 0; k < n; k++) y[k] = (x[k] * inv) * g[k];
+}
+
+void qn_ref_layernorm(float *y, const float *x, const float *g, const float *b, size_t n, float eps) {
+    float lane[16] = {0};
+    for (size_t k = 0; k < n; k++) lane[k % 16] += x[k];
+    float mean = qn_fold16(lane) / (float)n;
+    float inv = 1.0f / sqrtf(sum_squares(x, n, mean) / (float)n + eps);
+    for (size_t k = 0; k < n; k++) {
+        float v = (x[k] - mean) * inv;
+        y[k] = b ? fmaf(v, g[k], b[k]) : v * g[k];
+    }
+}
+
+void qn_ref_rope(float *x, size_t heads, size_t head_dim, size_t rot, const float *cs) {
+    size_t half = rot / 2;
+    for (size_t h = 0; h < heads; h++) {
+        float *a = x + h * head_dim, *b = a + half;
+        for (size_t i = 0; i < half; i++) {
+            float u = a[i], v = b[i], c = cs[i], s = cs[half + i];
+            a[i] = fmaf(u, c, -(v * s));
+            b[i] = fmaf(v, c, u * s);
+        }
+    }
+}
+
+void qn_ref_activate(float *y, const float *x, size_t n, enum qn_act_fn f) {
+    for (size_t k = 0; k < n; k++) y[k] = qn_act1(x[k], f);
+}
+
+void qn_ref_gated(float *y, const float *gate, const float *up, size_t n, enum qn_act_fn f) {
+    for (size_t k = 0; k < n; k++) y[k] = qn_act1(gate[k], f) * up[k];
+}
+
+void qn_ref_add(float *y, const float *x, size_t n) {
+    for (size_t k = 0; k < n; k++) y[k] += x[k];
+}
+
+void qn_ref_scale(float *y, float s, size_t n) {
+    for (size_t k = 0; k < n; k++) y[k] *= s;
+}
+
+float qn_ref_logsumexp(const float *x, size_t n, size_t *argmax) {
+    float top = -INFINITY, lane[16] = {0};
+    size_t at = 0;
+    for (size_t k = 0; k < n; k++) {
+        if (x[k] > top) {
+            top = x[k];
+            at = k;
+        }
+    }
+    if (argmax) *argmax = at;
+    for (size_t k = 0; k < n; k++) lane[k % 16] += qn_exp1(x[k] - top);
+    return top + logf(qn_fold16(lane));
+}
