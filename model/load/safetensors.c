@@ -70,7 +70,7 @@ static int read_shape(const char *name, const json_t *dtype, const json_t *shape
     if (!json_is_string(dtype)) return bad(err, name, "'dtype' is not a string");
     const struct dtype *d = NULL;
     for (i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
-        if (strcmp(dtypes[i].name, json_string_value(dtype)) == 0) d = &dtypes[i];
+        if (qn_str_is(qn_json_text(dtype), dtypes[i].name)) d = &dtypes[i];
     if (!d) return bad(err, name, "unknown 'dtype'");
     t->type = d->type;
     t->type_name = d->name;

@@ -1,0 +1,186 @@
+/* The family table. */
+#include "model/load/names.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+/* llama.cpp gives every architecture the same names. */
+static const struct qn_name_table gguf_names = {
+    .prefix = "",
+    .name =
+        {
+            [QN_SLOT_EMBED] = "token_embd",
+            [QN_SLOT_POS] = "position_embd",
+            [QN_SLOT_OUT_NORM] = "output_norm",
+            [QN_SLOT_OUTPUT] = "output",
+            [QN_SLOT_ROPE_FACTORS] = "rope_freqs",
+            [QN_SLOT_ATTN_NORM] = "blk.%u.attn_norm",
+            [QN_SLOT_Q] = "blk.%u.attn_q",
+            [QN_SLOT_K] = "blk.%u.attn_k",
+            [QN_SLOT_V] = "blk.%u.attn_v",
+            [QN_SLOT_QKV] = "blk.%u.attn_qkv",
+            [QN_SLOT_O] = "blk.%u.attn_output",
+            [QN_SLOT_Q_NORM] = "blk.%u.attn_q_norm",
+            [QN_SLOT_K_NORM] = "blk.%u.attn_k_norm",
+            [QN_SLOT_FFN_NORM] = "blk.%u.ffn_norm",
+            [QN_SLOT_GATE] = "blk.%u.ffn_gate",
+            [QN_SLOT_UP] = "blk.%u.ffn_up",
+            [QN_SLOT_DOWN] = "blk.%u.ffn_down",
+        },
+};
+
+static const struct qn_name_table hf_llama_names = {
+    .prefix = "model.",
+    .name =
+        {
+            [QN_SLOT_EMBED] = "embed_tokens",
+            [QN_SLOT_OUT_NORM] = "norm",
+            [QN_SLOT_OUTPUT] = "/lm_head",
+            [QN_SLOT_ATTN_NORM] = "layers.%u.input_layernorm",
+            [QN_SLOT_Q] = "layers.%u.self_attn.q_proj",
+            [QN_SLOT_K] = "layers.%u.self_attn.k_proj",
+            [QN_SLOT_V] = "layers.%u.self_attn.v_proj",
+            [QN_SLOT_O] = "layers.%u.self_attn.o_proj",
+            [QN_SLOT_Q_NORM] = "layers.%u.self_attn.q_norm",
+            [QN_SLOT_K_NORM] = "layers.%u.self_attn.k_norm",
+            [QN_SLOT_FFN_NORM] = "layers.%u.post_attention_layernorm",
+            [QN_SLOT_GATE] = "layers.%u.mlp.gate_proj",
+            [QN_SLOT_UP] = "layers.%u.mlp.up_proj",
+            [QN_SLOT_DOWN] = "layers.%u.mlp.down_proj",
+        },
+};
+
+static const struct qn_name_table hf_gpt2_names = {
+    .prefix = "transformer.",
+    .name =
+        {
+            [QN_SLOT_EMBED] = "wte",
+            [QN_SLOT_POS] = "wpe",
+            [QN_SLOT_OUT_NORM] = "ln_f",
+            [QN_SLOT_OUTPUT] = "/lm_head",
+            [QN_SLOT_ATTN_NORM] = "h.%u.ln_1",
+            [QN_SLOT_QKV] = "h.%u.attn.c_attn",
+            [QN_SLOT_O] = "h.%u.attn.c_proj",
+            [QN_SLOT_FFN_NORM] = "h.%u.ln_2",
+            [QN_SLOT_UP] = "h.%u.mlp.c_fc",
+            [QN_SLOT_DOWN] = "h.%u.mlp.c_proj",
+        },
+};
+
+static const struct qn_config_keys llama_keys = {
+    .d_model = "hidden_size",
+    .layers = "num_hidden_layers",
+    .heads = "num_attention_heads",
+    .kv_heads = "num_key_value_heads",
+    .ffn = "intermediate_size",
+    .context = "max_position_embeddings",
+    .eps = "rms_norm_eps",
+    .act = "hidden_act",
+};
+
+static const struct qn_config_keys gpt2_keys = {
+    .d_model = "n_embd",
+    .layers = "n_layer",
+    .heads = "n_head",
+    .ffn = "n_inner",
+    .context = "n_positions",
+    .eps = "layer_norm_epsilon",
+    .act = "activation_function",
+};
+
+#define LLAMA_LIKE                                                                                           \
+    .gguf_names = &gguf_names, .hf_names = &hf_llama_names, .hf_keys = &llama_keys, .norm = QN_NORM_RMS,     \
+    .pos = QN_POS_ROPE, .gated = true, .hf_eps = 1e-6f
+#define GPT2_LIKE                                                                                            \
+    .gguf_names = &gguf_names, .hf_names = &hf_gpt2_names, .hf_keys = &gpt2_keys, .norm = QN_NORM_LAYER,     \
+    .pos = QN_POS_LEARNED, .act = QN_ACT_GELU_TANH, .qkv_bias = QN_REQUIRED, .o_bias = QN_REQUIRED,          \
+    .ffn_bias = QN_REQUIRED, .gguf_qkv = QN_QKV_FUSED, .hf_qkv = QN_QKV_FUSED, .hf_eps = 1e-5f
+
+static const struct qn_family families[] = {
+    {.name = "llama",
+     .gguf_arch = "llama",
+     .hf_types = {"llama", "mistral"},
+     LLAMA_LIKE,
+     .act = QN_ACT_SILU,
+     .qkv_bias = QN_OPTIONAL,
+     .o_bias = QN_OPTIONAL,
+     .gguf_permuted = true},
+    {.name = "qwen2",
+     .gguf_arch = "qwen2",
+     .hf_types = {"qwen2"},
+     LLAMA_LIKE,
+     .act = QN_ACT_SILU,
+     .qkv_bias = QN_REQUIRED,
+     .hf_window_opt_in = true},
+    {.name = "qwen3",
+     .gguf_arch = "qwen3",
+     .hf_types = {"qwen3"},
+     LLAMA_LIKE,
+     .act = QN_ACT_SILU,
+     .qkv_bias = QN_OPTIONAL,
+     .o_bias = QN_OPTIONAL,
+     .qk_norm = true,
+     .hf_window_opt_in = true,
+     .hf_head_dim = 128},
+    {.name = "gemma",
+     .gguf_arch = "gemma",
+     .hf_types = {"gemma"},
+     LLAMA_LIKE,
+     .act = QN_ACT_GELU_TANH,
+     .act_fixed = true,
+     .qkv_bias = QN_OPTIONAL,
+     .o_bias = QN_OPTIONAL,
+     .embed_scaled = true,
+     .hf_head_dim = 256,
+     .hf_norm_minus_one = true},
+    {.name = "gpt2", .gguf_arch = "gpt2", .hf_types = {"gpt2"}, GPT2_LIKE, .hf_conv1d = true},
+    {.name = "gpt_bigcode",
+     .gguf_arch = "starcoder",
+     .hf_types = {"gpt_bigcode"},
+     GPT2_LIKE,
+     .one_kv_head = true},
+};
+#define N_FAMILIES (sizeof families / sizeof *families)
+
+const struct qn_family *qn_family_at(unsigned i) {
+    return i < N_FAMILIES ? &families[i] : NULL;
+}
+
+const struct qn_family *qn_family_by_gguf_arch(struct qn_str arch) {
+    for (size_t i = 0; i < N_FAMILIES; i++)
+        if (strlen(families[i].gguf_arch) == arch.n && memcmp(families[i].gguf_arch, arch.p, arch.n) == 0)
+            return &families[i];
+    return NULL;
+}
+
+const struct qn_family *qn_family_by_hf_type(const char *model_type) {
+    for (size_t i = 0; i < N_FAMILIES; i++)
+        for (size_t j = 0; j < 3 && families[i].hf_types[j]; j++)
+            if (strcmp(families[i].hf_types[j], model_type) == 0) return &families[i];
+    return NULL;
+}
+
+void qn_family_fill(const struct qn_family *f, struct qn_spec *spec) {
+    snprintf(spec->family, sizeof spec->family, "%s", f->name);
+    spec->norm = f->norm;
+    spec->pos = f->pos;
+    spec->qk_norm = f->qk_norm;
+    spec->embed_scale = f->embed_scaled ? sqrtf((float)spec->d_model) : 1.0f;
+}
+
+int qn_family_set_ffn(const struct qn_family *f, enum qn_act_fn act, struct qn_spec *spec,
+                      struct qn_err *err) {
+    static const char *const gated[QN_ACT_COUNT] = {
+        [QN_ACT_RELU] = "reglu",  [QN_ACT_GELU_ERF] = "geglu", [QN_ACT_GELU_TANH] = "geglu",
+        [QN_ACT_SILU] = "swiglu", [QN_ACT_SIGMOID] = "glu",    [QN_ACT_IDENTITY] = "bilinear"};
+    static const char *const plain[QN_ACT_COUNT] = {
+        [QN_ACT_RELU] = "relu", [QN_ACT_GELU_ERF] = "gelu", [QN_ACT_GELU_TANH] = "gelu"};
+    const char *name = f->gated ? gated[act] : plain[act];
+    if (!name)
+        return qn_err_set(err, QN_ERR_UNSUPPORTED, "this activation has no plain feed-forward structure");
+    snprintf(spec->ffn, sizeof spec->ffn, "%s", name);
+    spec->act = act;
+    return QN_OK;
+}
