@@ -1,0 +1,57 @@
+/* The one table of the fields of POST /v1/infer: the parser, its error messages, /openapi.json and the
+ * options of `quern run` are all driven by it. A new scalar field is one row here and one member of struct
+ * qn_api_infer. Thread: any; the table is constant. */
+#ifndef QN_API_INFER_FIELDS_H
+#define QN_API_INFER_FIELDS_H
+
+#include "api/infer.h"
+
+enum qn_field_type {
+    QN_FIELD_MODEL = 0, /* model id */
+    QN_FIELD_PART,      /* "gqa" or {"type":"gqa", …} */
+    QN_FIELD_BOOL,
+    QN_FIELD_U32,
+    QN_FIELD_U64,
+    QN_FIELD_FLOAT,
+    QN_FIELD_TASK,     /* generate | score | embed */
+    QN_FIELD_SEQUENCE, /* text, ids, or an array of either */
+    QN_FIELD_STOP      /* a string or an array of them */
+};
+
+enum { /* tasks in which a field has a meaning */
+       QN_FOR_GENERATE = 1,
+       QN_FOR_SCORE = 2,
+       QN_FOR_EMBED = 4,
+       QN_FOR_ALL = 7
+};
+
+struct qn_api_field {
+    const char *name;
+    enum qn_field_type type;
+    double min, max; /* numbers: the value; stop: bytes of one string; both inclusive unless min_open */
+    bool min_open;   /* min itself is not allowed */
+    unsigned tasks;  /* QN_FOR_…; elsewhere only the default (or 0 or false) may be given */
+    const char *def; /* default as JSON text; NULL: none */
+    const char *doc; /* one sentence, no quotes */
+    size_t offset;   /* of the member in struct qn_api_infer */
+    size_t given;    /* of the bool that remembers that it was given; 0: none */
+};
+
+/* The table, in the order of the documentation; *n rows. */
+const struct qn_api_field *qn_api_infer_fields(size_t *n);
+/* Row by name; NULL. */
+const struct qn_api_field *qn_api_infer_field(const char *name);
+
+/* Fills in the defaults. Everything else here expects a struct that went through this. */
+void qn_api_infer_init(struct qn_api_infer *r);
+/* Sets one field from text of a command line: numbers and true/false as JSON writes them (on, off, yes, no,
+ * 1, 0 also for booleans), structure parts as a name or a JSON object, `sequence` as plain text (replaces),
+ * `stop` as one string (adds). The same ranges and messages as over HTTP. 0, or -1 with *err. */
+int qn_api_infer_set(struct qn_api_infer *r, const char *name, const char *value, struct qn_api_err *err);
+/* What only the whole request can tell: a sequence is there, outputs fit, fields suit the task. lim NULL: the
+ * table's own limits. 0, or -1 with *err. */
+int qn_api_infer_check(const struct qn_api_infer *r, const struct qn_api_limits *lim, struct qn_api_err *err);
+
+const char *qn_api_task_name(enum qn_api_task t); /* "generate" "score" "embed" */
+
+#endif

@@ -1,0 +1,289 @@
+/* One field of POST /v1/infer from one JSON value, or from text of a command line. Data flow: table row +
+ * value -> member of struct qn_api_infer, or an error with the field's (or item's) name. Thread: any. */
+#include "api/infer_set.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/jget.h"
+
+/* ---- structure parts ---- */
+
+static int part_type(const json_t *v, const char *param, struct qn_api_part *out, struct qn_api_err *err) {
+    char show[QN_JSHOW];
+    if (!json_is_string(v) || !qn_jname_ok(json_string_value(v), json_string_length(v), sizeof out->type - 1))
+        return qn_api_fail(err, QN_API_INVALID, param,
+                           "\"%s\" must be a structure name of 1 to 23 characters a-z 0-9 _, got %s", param,
+                           qn_jshow(v, show));
+    memcpy(out->type, json_string_value(v), json_string_length(v) + 1);
+    return 0;
+}
+
+/* One parameter of {"type": …, name: value}. */
+static int part_param(const char *key, const json_t *v, const char *param, struct qn_api_part *out,
+                      struct qn_api_err *err) {
+    char show[QN_JSHOW];
+    if (!qn_jname_ok(key, strlen(key), sizeof out->params[0].name - 1))
+        return qn_api_fail(err, QN_API_INVALID, param,
+                           "\"%.48s\" is not a parameter name: 1 to 23 characters a-z 0-9 _", key);
+    if (out->n_params == QN_API_PARTS)
+        return qn_api_fail(err, QN_API_INVALID, param, "a structure takes at most %d parameters",
+                           QN_API_PARTS);
+    if (!json_is_number(v) && !json_is_boolean(v))
+        return qn_api_fail(err, QN_API_INVALID, param, "\"%s\" must be a number or a boolean, got %s", param,
+                           qn_jshow(v, show));
+    double value = json_is_boolean(v) ? (double)json_is_true(v) : json_number_value(v);
+    if (!isfinite(value) || (json_is_integer(v) && fabs(value) >= 9007199254740992.0))
+        return qn_api_fail(err, QN_API_INVALID, param, "\"%s\" is out of range: %s", param,
+                           qn_jshow(v, show));
+    memcpy(out->params[out->n_params].name, key, strlen(key) + 1);
+    out->params[out->n_params].kind = json_is_integer(v) ? QN_API_INT
+                                      : json_is_real(v)  ? QN_API_NUMBER
+                                                         : QN_API_BOOL;
+    out->params[out->n_params].value = value;
+    out->n_params++;
+    return 0;
+}
+
+static int set_part(json_t *v, const char *name, struct qn_api_part *out, struct qn_api_err *err) {
+    struct qn_api_part part = {0};
+    const char *key;
+    json_t *item;
+    char show[QN_JSHOW], param[64];
+    if (json_is_string(v)) {
+        if (part_type(v, name, &part, err)) return -1;
+    } else if (json_is_object(v)) {
+        snprintf(param, sizeof param, "%s.type", name);
+        item = json_object_get(v, "type");
+        if (!item)
+            return qn_api_fail(err, QN_API_INVALID, param,
+                               "\"%s\" needs a \"type\", for example {\"type\":\"gqa\"}", name);
+        if (part_type(item, param, &part, err)) return -1;
+        json_object_foreach(v, key, item) {
+            snprintf(param, sizeof param, "%s.%.40s", name, key);
+            if (!strcmp(key, "type") || json_is_null(item)) continue;
+            if (part_param(key, item, param, &part, err)) return -1;
+        }
+    } else {
+        return qn_api_fail(err, QN_API_INVALID, name,
+                           "\"%s\" must be a name or an object with a \"type\", got %s", name,
+                           qn_jshow(v, show));
+    }
+    *out = part;
+    return 0;
+}
+
+/* ---- sequences ---- */
+
+static void free_seqs(struct qn_api_infer *r) {
+    for (uint32_t i = 0; i < r->n_seqs; i++) {
+        free(r->seqs[i].text);
+        free(r->seqs[i].ids);
+    }
+    free(r->seqs);
+    r->seqs = NULL;
+    r->n_seqs = 0;
+}
+
+static int set_seq(const json_t *v, const char *param, bool deep, struct qn_api_seq *s,
+                   struct qn_api_err *err) {
+    char show[QN_JSHOW];
+    if (json_is_string(v)) return qn_jget_text(v, param, 1, SIZE_MAX - 1, &s->text, &s->n, err);
+    s->is_ids = true;
+    if (json_is_array(v)) return qn_jget_ids(v, &(struct qn_jids){param, deep, false}, &s->ids, &s->n, err);
+    return qn_api_fail(err, QN_API_INVALID, param, "\"%s\" must be text or an array of token ids, got %s",
+                       param, qn_jshow(v, show));
+}
+
+static int set_batch(const json_t *v, uint32_t most, struct qn_api_infer *r, struct qn_api_err *err) {
+    size_t n = json_array_size(v);
+    char param[64];
+    if (n > most)
+        return qn_api_fail(err, QN_API_INVALID, "sequence",
+                           "\"sequence\" holds %zu sequences, at most %u are allowed", n, (unsigned)most);
+    r->seqs = calloc(n, sizeof *r->seqs);
+    if (!r->seqs) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
+    r->batch = true;
+    r->n_seqs = (uint32_t)n;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *item = json_array_get(v, i);
+        snprintf(param, sizeof param, "sequence[%zu]", i);
+        if (json_is_integer(item))
+            return qn_api_fail(
+                err, QN_API_INVALID, param,
+                "\"%s\" is a number among sequences: an array holds token ids or sequences, not both", param);
+        if (set_seq(item, param, false, &r->seqs[i], err)) return -1;
+    }
+    return 0;
+}
+
+static int set_sequence(const json_t *v, const struct qn_api_limits *lim, struct qn_api_infer *r,
+                        struct qn_api_err *err) {
+    uint32_t most = lim && lim->max_outputs && lim->max_outputs < QN_API_MAX_OUTPUTS ? lim->max_outputs
+                                                                                     : QN_API_MAX_OUTPUTS;
+    free_seqs(r);
+    r->batch = false;
+    const json_t *first = json_is_array(v) ? json_array_get(v, 0) : NULL;
+    if (first && !json_is_number(first)) return set_batch(v, most, r, err);
+    r->seqs = calloc(1, sizeof *r->seqs);
+    if (!r->seqs) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
+    r->n_seqs = 1;
+    return set_seq(v, "sequence", true, &r->seqs[0], err);
+}
+
+/* ---- stop, task ---- */
+
+static void free_stop(struct qn_api_infer *r) {
+    for (uint32_t i = 0; i < r->n_stop; i++) free(r->stop[i]);
+    r->n_stop = 0;
+}
+
+static int add_stop(const json_t *v, const char *param, const struct qn_api_field *f, struct qn_api_infer *r,
+                    struct qn_api_err *err) {
+    if (r->n_stop == QN_API_MAX_STOP)
+        return qn_api_fail(err, QN_API_INVALID, "stop", "\"stop\" takes at most %d strings", QN_API_MAX_STOP);
+    uint32_t i = r->n_stop;
+    if (qn_jget_text(v, param, (size_t)f->min, (size_t)f->max, &r->stop[i], &r->stop_len[i], err)) return -1;
+    r->n_stop++;
+    return 0;
+}
+
+static int set_stop(const json_t *v, const struct qn_api_field *f, struct qn_api_infer *r,
+                    struct qn_api_err *err) {
+    char param[64], show[QN_JSHOW];
+    free_stop(r);
+    if (json_is_string(v)) return add_stop(v, "stop", f, r, err);
+    if (!json_is_array(v))
+        return qn_api_fail(err, QN_API_INVALID, "stop",
+                           "\"stop\" must be a string or an array of strings, got %s", qn_jshow(v, show));
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        snprintf(param, sizeof param, "stop[%zu]", i);
+        if (add_stop(json_array_get(v, i), param, f, r, err)) return -1;
+    }
+    return 0;
+}
+
+static int set_task(const json_t *v, struct qn_api_infer *r, struct qn_api_err *err) {
+    char show[QN_JSHOW];
+    for (unsigned t = 0; json_is_string(v) && t < 3; t++) {
+        if (strcmp(json_string_value(v), qn_api_task_name((enum qn_api_task)t))) continue;
+        r->task = (enum qn_api_task)t;
+        return 0;
+    }
+    return qn_api_fail(err, QN_API_INVALID, "task",
+                       "\"task\" must be \"generate\", \"score\" or \"embed\", got %s", qn_jshow(v, show));
+}
+
+/* ---- by the table ---- */
+
+static int set_uint(const json_t *v, const struct qn_api_field *f, const struct qn_api_limits *lim, char *at,
+                    struct qn_api_err *err) {
+    uint64_t value, max = (uint64_t)f->max;
+    bool bounded = f->offset == offsetof(struct qn_api_infer, max_tokens) && lim && lim->max_tokens;
+    if (bounded && lim->max_tokens < max) max = lim->max_tokens;
+    if (qn_jget_uint(v, f->name, (uint64_t)f->min, max, &value, err)) return -1;
+    uint32_t narrow = (uint32_t)value;
+    if (f->type == QN_FIELD_U64)
+        memcpy(at, &value, sizeof value);
+    else
+        memcpy(at, &narrow, sizeof narrow);
+    return 0;
+}
+
+static int set_float(const json_t *v, const struct qn_api_field *f, char *at, struct qn_api_err *err) {
+    float value;
+    if (qn_jget_float(v, f->name, &(struct qn_jrange){f->min, f->max, f->min_open}, &value, err)) return -1;
+    memcpy(at, &value, sizeof value);
+    return 0;
+}
+
+static int set_bool(const json_t *v, const struct qn_api_field *f, char *at, struct qn_api_err *err) {
+    bool value;
+    if (qn_jget_bool(v, f->name, &value, err)) return -1;
+    memcpy(at, &value, sizeof value);
+    return 0;
+}
+
+int qn_api_infer_set_json(struct qn_api_infer *r, const struct qn_api_field *f, json_t *v,
+                          const struct qn_api_limits *lim, struct qn_api_err *err) {
+    char *at = (char *)r + f->offset;
+    int rc = -1;
+    if (json_is_null(v)) return 0;
+    switch (f->type) {
+    case QN_FIELD_MODEL:
+        rc = qn_jget_model(v, r->model, err);
+        break;
+    case QN_FIELD_PART:
+        rc = set_part(v, f->name, (struct qn_api_part *)(void *)at, err);
+        break;
+    case QN_FIELD_BOOL:
+        rc = set_bool(v, f, at, err);
+        break;
+    case QN_FIELD_U32:
+    case QN_FIELD_U64:
+        rc = set_uint(v, f, lim, at, err);
+        break;
+    case QN_FIELD_FLOAT:
+        rc = set_float(v, f, at, err);
+        break;
+    case QN_FIELD_TASK:
+        rc = set_task(v, r, err);
+        break;
+    case QN_FIELD_SEQUENCE:
+        rc = set_sequence(v, lim, r, err);
+        break;
+    case QN_FIELD_STOP:
+        rc = set_stop(v, f, r, err);
+        break;
+    }
+    if (rc == 0 && f->given) *((bool *)(void *)((char *)r + f->given)) = true;
+    return rc;
+}
+
+/* ---- from a command line ---- */
+
+static json_t *bool_word(const char *s) {
+    static const char *const words[][2] = {{"false", "true"}, {"0", "1"}, {"off", "on"}, {"no", "yes"}};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        if (!strcmp(s, words[i][0])) return json_false();
+        if (!strcmp(s, words[i][1])) return json_true();
+    }
+    return json_string(s); /* refused with the field's own message */
+}
+
+/* The JSON value that the text stands for; NULL when it is not valid UTF-8 or memory is short. */
+static json_t *value_of(const struct qn_api_field *f, const char *text) {
+    bool numeric = f->type == QN_FIELD_U32 || f->type == QN_FIELD_U64 || f->type == QN_FIELD_FLOAT;
+    if (f->type == QN_FIELD_BOOL) return bool_word(text);
+    if (numeric || (f->type == QN_FIELD_PART && text[0] == '{')) {
+        json_error_t je;
+        json_t *v = json_loads(text, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &je);
+        if (v && (json_is_number(v) || json_is_object(v))) return v;
+        json_decref(v);
+    }
+    return json_string(text);
+}
+
+int qn_api_infer_set(struct qn_api_infer *r, const char *name, const char *value, struct qn_api_err *err) {
+    const struct qn_api_field *f = qn_api_infer_field(name);
+    int rc;
+    if (!f) return qn_api_fail(err, QN_API_UNKNOWN_FIELD, name, "unknown field \"%.48s\"", name);
+    json_t *v = value_of(f, value);
+    if (!v)
+        return qn_api_fail(err, QN_API_INVALID, name, "\"%s\" is not valid UTF-8, or memory is short", name);
+    if (f->type == QN_FIELD_STOP)
+        rc = add_stop(v, "stop", f, r, err);
+    else
+        rc = qn_api_infer_set_json(r, f, v, NULL, err);
+    json_decref(v);
+    return rc;
+}
+
+void qn_api_infer_free(struct qn_api_infer *r) {
+    if (!r) return;
+    free_seqs(r);
+    free_stop(r);
+    memset(r, 0, sizeof *r);
+}

@@ -1,0 +1,12 @@
+/* Pieces of replies that more than one endpoint writes. Internal to api/. Thread: any. */
+#ifndef QN_API_INFER_WRITE_H
+#define QN_API_INFER_WRITE_H
+
+#include "api/infer.h"
+
+void qn_api_part_write(struct qn_buf *b, const struct qn_api_part *p);           /* {"type":…, …} */
+void qn_api_structure_write(struct qn_buf *b, const struct qn_api_structure *s); /* {"attention":…, …} */
+void qn_api_ids_write(struct qn_buf *b, const int32_t *ids, size_t n);           /* [1,2] */
+void qn_api_top_write(struct qn_buf *b, const struct qn_api_token *t); /* [{"id","token","logprob"}] */
+
+#endif

@@ -1,0 +1,95 @@
+/* Replies that describe models: GET /v1/models, /v1/models/{id}, /v1/structures. Data flow: facts -> bytes.
+ * Thread: any. */
+#include "api/models.h"
+
+#include <string.h>
+
+#include "api/infer_write.h"
+
+static void add_str(struct qn_buf *b, const char *key, const char *v) {
+    qn_buf_str(b, key);
+    if (v && v[0])
+        qn_buf_json_str(b, v, strlen(v));
+    else
+        qn_buf_str(b, "null");
+}
+
+static void add_uint(struct qn_buf *b, const char *key, uint64_t v) {
+    qn_buf_str(b, key);
+    qn_buf_json_uint(b, v);
+}
+
+void qn_api_model_write(struct qn_buf *b, const struct qn_api_model *m) {
+    const struct {
+        const char *key;
+        uint64_t v;
+    } numbers[] = {
+        {",\"parameters\":", m->params_total},
+        {",\"parameters_active\":", m->params_active},
+        {",\"layers\":", m->layers},
+        {",\"d_model\":", m->d_model},
+        {",\"heads\":", m->heads},
+        {",\"kv_heads\":", m->kv_heads},
+        {",\"head_dim\":", m->head_dim},
+        {",\"ffn_dim\":", m->ffn_dim},
+        {",\"vocabulary\":", m->vocab},
+        {",\"context\":", m->context},
+        {",\"file_bytes\":", m->file_bytes},
+        {",\"weights_bytes\":", m->weights_bytes},
+        {",\"state_bytes_per_token\":", m->state_bytes_per_token},
+    };
+    add_str(b, "{\"id\":", m->id);
+    qn_buf_str(b, ",\"object\":\"model\",\"created\":");
+    qn_buf_json_int(b, m->created);
+    qn_buf_str(b, ",\"owned_by\":\"quern\"");
+    add_str(b, ",\"family\":", m->family);
+    add_str(b, ",\"format\":", m->format);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) add_uint(b, numbers[i].key, numbers[i].v);
+    qn_buf_str(b, ",\"structure\":");
+    qn_api_structure_write(b, &m->native);
+    qn_buf_str(b, ",\"file_bytes_by_type\":{");
+    for (size_t i = 0; i < sizeof m->by_type / sizeof m->by_type[0] && m->by_type[i].name; i++) {
+        if (i) qn_buf_str(b, ",");
+        qn_buf_json_str(b, m->by_type[i].name, strlen(m->by_type[i].name));
+        add_uint(b, ":", m->by_type[i].bytes);
+    }
+    qn_buf_str(b, "}}");
+}
+
+void qn_api_models_write(struct qn_buf *b, const struct qn_api_model *m, size_t n) {
+    qn_buf_str(b, "{\"object\":\"list\",\"data\":[");
+    for (size_t i = 0; i < n; i++) {
+        if (i) qn_buf_str(b, ",");
+        qn_api_model_write(b, &m[i]);
+    }
+    qn_buf_str(b, "]}");
+}
+
+static void write_entry(struct qn_buf *b, const struct qn_api_structure_entry *e) {
+    add_str(b, "{\"slot\":", e->slot);
+    qn_buf_str(b, ",\"structure\":");
+    qn_api_part_write(b, &e->part);
+    add_str(b, ",\"origin\":", e->origin);
+    add_str(b, ",\"exactness\":", e->exactness);
+    add_str(b, ",\"why\":", e->why);
+    qn_buf_str(b, e->causal ? ",\"causal\":true" : ",\"causal\":false");
+    qn_buf_str(b, e->rollback ? ",\"rollback\":true" : ",\"rollback\":false");
+    add_uint(b, ",\"state_bytes_per_token\":", e->state_bytes_per_token);
+    add_uint(b, ",\"state_fixed_bytes\":", e->state_fixed_bytes);
+    qn_buf_str(b, "}");
+}
+
+void qn_api_structures_write(struct qn_buf *b, const struct qn_api_structures *m, size_t n) {
+    qn_buf_str(b, "{\"object\":\"list\",\"data\":[");
+    for (size_t i = 0; i < n; i++) {
+        if (i) qn_buf_str(b, ",");
+        add_str(b, "{\"model\":", m[i].model);
+        qn_buf_str(b, ",\"structures\":[");
+        for (size_t j = 0; j < m[i].n; j++) {
+            if (j) qn_buf_str(b, ",");
+            write_entry(b, &m[i].entries[j]);
+        }
+        qn_buf_str(b, "]}");
+    }
+    qn_buf_str(b, "]}");
+}
