@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs missing Debian packages: tools/deps.sh build | test | check | load. Uses sudo only when not root.
 set -e
-build="gcc make pkg-config git libc6-dev libmicrohttpd-dev libuv1-dev libjansson-dev libopenblas-pthread-dev libutf8proc-dev curl"
+build="gcc make pkg-config git libc6-dev libmicrohttpd-dev libuv1-dev libjansson-dev libopenblas-pthread-dev libutf8proc-dev curl jq"
 test="$build libcmocka-dev python3 python3-venv wrk nginx-light"
 check="$test clang clang-tidy clang-format cppcheck shellcheck"
 case "$1" in
