@@ -2,7 +2,6 @@
 #include "server/cli.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,26 +112,4 @@ const char *qn_cli_bytes(char buf[32], uint64_t n) {
     }
     snprintf(buf, 32, u ? "%.1f %s" : "%.0f %s", v, unit[u]);
     return buf;
-}
-
-#define DEFAULT_MODEL "models/SmolLM2-135M-Instruct.Q4_1.gguf"
-
-const char *qn_cli_default_model(void) {
-    static char path[PATH_MAX];
-    if (access(DEFAULT_MODEL, R_OK) == 0) return DEFAULT_MODEL;
-    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
-    if (n <= 0) return NULL;
-    path[n] = '\0';
-    /* build/quern -> ../models; an installed binary -> models beside it. */
-    for (int up = 0; up < 2; up++) {
-        char *slash = strrchr(path, '/');
-        if (!slash || slash == path) return NULL;
-        *slash = '\0';
-        size_t used = strlen(path);
-        if (used + sizeof "/" DEFAULT_MODEL > sizeof path) return NULL;
-        memcpy(path + used, "/" DEFAULT_MODEL, sizeof "/" DEFAULT_MODEL);
-        if (access(path, R_OK) == 0) return path;
-        path[used] = '\0';
-    }
-    return NULL;
 }

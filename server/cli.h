@@ -43,8 +43,4 @@ void qn_cli_progress(void *ctx, const char *phase, double done);
 /* "1.5 MiB" into buf; returns buf. */
 const char *qn_cli_bytes(char buf[32], uint64_t n);
 
-/* The model to use when none is named: the first of models/… (working directory, then beside the program)
- * that exists; NULL when there is none. Static storage. */
-const char *qn_cli_default_model(void);
-
 #endif

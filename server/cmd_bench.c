@@ -233,7 +233,7 @@ int qn_cmd_bench(int argc, char **argv) {
     struct bench b = {
         .state_type = "f16", .prompt = 512, .generate = 128, .batch = 1, .repeats = 5, .step_tokens = 512};
     b.threads = qn_cpu_threads(NULL);
-    b.model_path = qn_cli_default_model();
+    b.model_path = qn_default_model();
     const struct qn_cli_option options[] = {
         {"model", QN_CLI_STRING, &b.model_path, 0, 0, "PATH", "checkpoint: GGUF, safetensors or a directory"},
         {"prompt", QN_CLI_UINT, &b.prompt, 0, 1u << 20, "N", "tokens of the prompt row, 0 leaves it out"},
@@ -255,8 +255,8 @@ int qn_cmd_bench(int argc, char **argv) {
     int r = qn_cli_parse(&cli, argc, argv);
     if (r) return r == 1 ? 0 : 2;
     if (!b.model_path || (strcmp(b.state_type, "f16") != 0 && strcmp(b.state_type, "f32") != 0)) {
-        fprintf(stderr, b.model_path ? "quern: --state-type must be f16 or f32\n"
-                                     : "quern: no --model; `make model` fetches one\n");
+        fprintf(stderr,
+                b.model_path ? "quern: --state-type must be f16 or f32\n" : "quern: " QN_NO_MODEL_HINT "\n");
         return 2;
     }
     struct qn_err err = {0};

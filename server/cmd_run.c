@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "api/fields.h"
+#include "api/infer_fields.h"
 #include "kernels/cpu.h"
 #include "kernels/pool.h"
 #include "server/cli.h"
@@ -82,7 +82,7 @@ static int set_field(void *ctx, const char *name, const char *value) {
     size_t n = strlen(name);
     if (n >= sizeof field) return 1;
     for (size_t i = 0; i <= n; i++) field[i] = name[i] == '-' ? '_' : name[i];
-    if (!qn_api_infer_has_field(field)) return 1;
+    if (!qn_api_infer_field(field) || !strcmp(field, "model") || !strcmp(field, "stream")) return 1;
     if (!value) {
         fprintf(stderr, "quern: --%s needs a value\n", name);
         return -1;
@@ -92,28 +92,40 @@ static int set_field(void *ctx, const char *name, const char *value) {
     return -1;
 }
 
-static char *read_stdin(size_t *n) {
-    char *p = malloc(MAX_STDIN);
-    if (!p) return NULL;
-    *n = fread(p, 1, MAX_STDIN, stdin);
-    return p;
+/* The request's fields as options; `model` is a path here, and streaming is what run does anyway. */
+static void field_help(void) {
+    size_t n = 0;
+    const struct qn_api_field *f = qn_api_infer_fields(&n);
+    printf("\nrequest fields (as in POST /v1/infer):\n");
+    for (size_t i = 0; i < n; i++) {
+        if (!strcmp(f[i].name, "model") || !strcmp(f[i].name, "stream")) continue;
+        char left[32] = "--";
+        for (size_t k = 0; f[i].name[k] && k + 3 < sizeof left; k++) {
+            left[k + 2] = f[i].name[k] == '_' ? '-' : f[i].name[k];
+            left[k + 3] = '\0';
+        }
+        printf("  %-24s %s%s%s%s\n", left, f[i].doc, f[i].def ? " (default " : "", f[i].def ? f[i].def : "",
+               f[i].def ? ")" : "");
+    }
+}
+
+static char *read_stdin(void) {
+    char *p = malloc(MAX_STDIN + 1);
+    size_t n = p ? fread(p, 1, MAX_STDIN, stdin) : 0;
+    if (n) {
+        p[n] = '\0';
+        return p;
+    }
+    free(p);
+    return NULL;
 }
 
 static int set_sequence(struct run *r, const char *text) {
     struct qn_api_err err = {0};
-    size_t n = text ? strlen(text) : 0;
     char *piped = NULL;
-    if (r->req.n_seqs) return 0;
-    if (!text) {
-        if (isatty(STDIN_FILENO) || !(piped = read_stdin(&n)) || !n) {
-            free(piped);
-            fprintf(stderr,
-                    "quern: no text: give it as an argument, with --sequence, or on standard input\n");
-            return 2;
-        }
-        text = piped;
-    }
-    int bad = qn_api_infer_set_text(&r->req, text, n, &err);
+    if (!text && !r->req.n_seqs && !isatty(STDIN_FILENO)) text = piped = read_stdin();
+    int bad = text ? qn_api_infer_set(&r->req, "sequence", text, &err) : 0;
+    if (!bad) bad = qn_api_infer_check(&r->req, NULL, &err);
     free(piped);
     if (bad) fprintf(stderr, "quern: %s\n", err.msg);
     return bad ? 2 : 0;
@@ -268,14 +280,14 @@ static int parse(struct run *r, int argc, char **argv, const char **text) {
         .options = options,
         .n_options = sizeof options / sizeof *options,
         .other = set_field,
-        .other_help = qn_api_infer_help,
+        .other_help = field_help,
         .ctx = r,
         .positional = text,
         .max_positional = 1};
     int bad = qn_cli_parse(&cli, argc, argv);
     if (bad) return bad;
     if (!r->model_path) {
-        fprintf(stderr, "quern: no --model; `make model` fetches one\n");
+        fprintf(stderr, "quern: " QN_NO_MODEL_HINT "\n");
         return 2;
     }
     if (strcmp(r->state_type, "f16") != 0 && strcmp(r->state_type, "f32") != 0) {
@@ -290,8 +302,8 @@ int qn_cmd_run(int argc, char **argv) {
                     .waiter = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false}};
     const char *text = NULL;
     r.threads = qn_cpu_threads(NULL);
-    r.model_path = qn_cli_default_model();
-    qn_api_infer_defaults(&r.req);
+    r.model_path = qn_default_model();
+    qn_api_infer_init(&r.req);
     int code = parse(&r, argc, argv, &text);
     if (code) {
         qn_api_infer_free(&r.req);
