@@ -26,14 +26,17 @@ struct qn_config {
     bool state_f32, prefix_cache, metrics_auth, log_json, access_log;
     int log_level;
     const char *api_key_file;
+    bool want_help, want_version, want_print, want_check; /* what to do instead of serving */
 };
 
-/* Defaults < file (--config, QUERN_CONFIG) < environment < argv. 0; 2 with a message on stderr for usage
- * errors; 1 for --help and --version handled by the caller (see main.c). Strings point into argv/environ or
- * are kept for the process's life. */
+/* Defaults < file (--config, QUERN_CONFIG) < environment < argv (argv[0] is skipped). 0; 2 with a message on
+ * stderr for usage errors; 1 for --help and --version, which the caller serves. Strings point into
+ * argv/environ or are kept for the process's life. */
 int qn_config_load(struct qn_config *c, int argc, char **argv);
 void qn_config_help(void); /* option table to stdout */
 void qn_config_print(
     const struct qn_config *c); /* --print-config: file syntax, every option with its value */
+/* The table of options as documentation: Markdown to stdout. */
+void qn_config_markdown(void);
 
 #endif

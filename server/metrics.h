@@ -52,4 +52,11 @@ void qn_metrics_observe(struct qn_metrics *m, enum qn_histogram h, double second
 void qn_metrics_refused(struct qn_metrics *m, enum qn_api_code reason); /* quern_refused_total{reason=…} */
 void qn_metrics_response(struct qn_metrics *m, unsigned http_status); /* quern_http_responses_total{code=…} */
 
+/* Appends all of the above in text format 0.0.4. Loop thread. */
+void qn_metrics_write(const struct qn_metrics *m, struct qn_buf *out);
+/* "# HELP" and "# TYPE" lines of one metric. */
+void qn_metrics_head(struct qn_buf *out, const char *name, const char *type, const char *help);
+/* A label's value, escaped. */
+void qn_metrics_label(struct qn_buf *out, const char *value);
+
 #endif
