@@ -1,0 +1,112 @@
+/* What a kind of attention must be able to do. A kind is one file that fills struct qn_attention_ops and one
+ * line in registry.c; nothing else in the tree knows its name.
+ *
+ *   request part -[resolve]-> struct qn_attention (how a layer runs) -[convert]-> weights of that form
+ *   step: forward.c projects, normalises and rotates q, k, v of all rows; run() appends k, v to each row's
+ * state and reads it with q.
+ *
+ * State comes in two forms, and a kind may use either or both: paged blocks of QN_KV_BLOCK tokens (one block
+ * holds all layers; a kind gets `block_bytes` of it per layer) and a fixed part per sequence. Layers of one
+ * checkpoint may run different kinds: each layer has its own struct qn_attention and its own place in the
+ * block. */
+#ifndef QN_MODEL_ATTENTION_ATTENTION_H
+#define QN_MODEL_ATTENTION_ATTENTION_H
+
+#include "kernels/kernels.h"
+#include "model/load/checkpoint.h"
+#include "model/model.h"
+#include "model/part.h"
+
+struct qn_attention_ops;
+
+/* An attention with all its parameters: what one or many layers run with. Immutable. */
+struct qn_attention {
+    const struct qn_attention_ops *ops;
+    struct qn_choice choice;
+    uint32_t heads, kv_heads, head_dim;
+    uint32_t window; /* tokens that a position sees, itself included; 0 = all */
+    float scale;     /* of q.k */
+    uint64_t arg[4]; /* a kind's own parameters (features, seed, slots), meaning is its own */
+};
+
+/* Bytes of state of one layer. */
+struct qn_state_size {
+    size_t block_bytes; /* per QN_KV_BLOCK tokens; multiple of QN_ALIGN; 0 = keeps no per-token state */
+    size_t fixed_bytes; /* per sequence; multiple of QN_ALIGN */
+};
+
+/* One row of a step: a token at an absolute position of its sequence. */
+struct qn_row {
+    uint8_t *const *blocks; /* data of the sequence's paged blocks, in order */
+    uint32_t pos;
+    int32_t token;
+};
+
+/* Rows of one sequence, ascending in position; recurrent kinds walk them in order. */
+struct qn_row_span {
+    uint32_t first, n; /* rows [first, first + n) */
+};
+
+struct qn_attention_call {
+    const struct qn_attention *a;
+    const struct qn_attn_weights *w;
+    struct qn_pool *pool;
+    const struct qn_row *rows;
+    uint32_t n_rows;
+    const struct qn_row_span *spans;
+    uint32_t n_spans;
+    size_t state_offset; /* of this layer in a block, bytes */
+    enum qn_kv_type type;
+    const float *q;     /* [n_rows, heads * head_dim] */
+    const float *k, *v; /* [n_rows, kv_heads * head_dim] */
+    float *out;         /* [n_rows, heads * head_dim] */
+};
+
+/* Arithmetic and traffic of one layer's append and read, projections not included. */
+struct qn_attention_cost {
+    double flops;       /* 2 per multiply-add */
+    double state_bytes; /* read and written; a step reads a sequence's state once for all its rows */
+};
+
+struct qn_attention_ops {
+    const char *name; /* as requests spell it */
+    bool causal;      /* row t depends on rows <= t only */
+    bool rollback;    /* the state can be cut back to any shorter length */
+
+    /* What the part `ask` (its type is this name, or "" for the native kind) means for this checkpoint. Fails
+     * only for parameters that make no sense (QN_ERR_INVALID, param "attention"); what the model can't run is
+     * a success with choice.exactness == QN_UNAVAILABLE and choice.why. */
+    int (*resolve)(const struct qn_spec *spec, const struct qn_part *ask, struct qn_attention *out,
+                   struct qn_err *err);
+    /* True when the checkpoint was trained with this kind. */
+    bool (*native)(const struct qn_spec *spec);
+    /* Fills up to max parts worth listing for this checkpoint (resolvable with resolve); returns how many. */
+    size_t (*options)(const struct qn_spec *spec, struct qn_part *out, size_t max);
+    struct qn_state_size (*state)(const struct qn_attention *a, enum qn_kv_type type);
+
+    /* Conversion of one weight block, when choice.origin is QN_ORIGIN_CONVERTED. bytes: what convert will
+     * allocate (SIZE_MAX on overflow); *replaced: bytes of src that it stands in for. convert: dst must be
+     * zero; what it does not change it borrows from src. QN_ERR_NOMEM leaves dst for release. release frees
+     * what convert made and takes a zero block. */
+    size_t (*convert_bytes)(const struct qn_attention *a, const struct qn_attn_weights *src,
+                            size_t *replaced);
+    int (*convert)(const struct qn_attention *a, const struct qn_attn_weights *src,
+                   struct qn_attn_weights *dst, struct qn_err *err);
+    void (*release)(struct qn_attn_weights *dst);
+
+    /* Appends k, v of every row to its state, then reads with q. A row's output depends on its own sequence
+     * only. Allocates nothing, can't fail. */
+    void (*run)(const struct qn_attention_call *call);
+    /* Positions [begin, end) of one sequence, `chunk` >= 1 positions per step. */
+    struct qn_attention_cost (*cost)(const struct qn_attention *a, enum qn_kv_type type, uint32_t begin,
+                                     uint32_t end, uint32_t chunk);
+};
+
+/* The list, NULL-terminated, in the order that /v1/structures shows. */
+extern const struct qn_attention_ops *const qn_attention_registry[];
+/* By name; "" gives the checkpoint's native kind. NULL when unknown. */
+const struct qn_attention_ops *qn_attention_find(const struct qn_spec *spec, const char *name);
+
+extern const struct qn_attention_ops qn_attention_mha, qn_attention_gqa, qn_attention_mqa;
+
+#endif

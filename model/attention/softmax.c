@@ -1,0 +1,333 @@
+/* Softmax attention over paged KV blocks: mha, gqa and mqa are one implementation with kv_heads as its
+ * parameter.
+ *
+ * Query head i reads KV head floor(i * kv_heads / heads): contiguous groups. A block holds, per layer and KV
+ * head, K as [head_dim][16 tokens] and then V as [16 tokens][head_dim]; keys are stored rotated. With a
+ * sliding window the older tokens stay in their blocks and are not read.
+ *
+ * Conversions: more KV heads by repeating rows of K and V (bit for bit, so logits stay those of the source);
+ * fewer by the mean over each group, as Ainslie et al. do before they train further. The mean is kept in F32.
+ * Thread: engine for run and convert, any for the rest. */
+#include "model/attention/attention.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels/mem.h"
+
+/* Fewer multiply-adds than this are not worth waking the pool for. */
+#define POOL_MIN_MACS 32768
+
+/* --- what a request's part means ---------------------------------------------------------------------------
+ */
+static const struct qn_attention_ops *ops_of(uint32_t heads, uint32_t kv_heads) {
+    if (kv_heads == heads) return &qn_attention_mha;
+    return kv_heads == 1 ? &qn_attention_mqa : &qn_attention_gqa;
+}
+
+static void label(const struct qn_spec *spec, struct qn_attention *a) {
+    struct qn_choice *c = &a->choice;
+    uint32_t from = spec->kv_heads, to = a->kv_heads;
+    if (spec->heads % to != 0) {
+        c->exactness = QN_UNAVAILABLE;
+        snprintf(c->why, sizeof c->why, "kv_heads must divide the %u query heads", spec->heads);
+    } else if (to == from) {
+        c->origin = QN_ORIGIN_NATIVE;
+    } else if (to % from == 0) {
+        c->exactness = QN_EXACT;
+        snprintf(c->why, sizeof c->why, "each of the %u KV heads is repeated %u times", from, to / from);
+    } else if (from % to == 0) {
+        c->exactness = QN_UNTRAINED;
+        snprintf(c->why, sizeof c->why,
+                 "mean of each %u KV heads' projections: structural conversion, quality not preserved",
+                 from / to);
+    } else {
+        c->exactness = QN_UNAVAILABLE;
+        snprintf(c->why, sizeof c->why,
+                 "%u KV heads are neither a multiple nor a divisor of the %u that the checkpoint has", to,
+                 from);
+    }
+}
+
+static void fill(const struct qn_spec *spec, uint32_t kv_heads, struct qn_attention *out) {
+    memset(out, 0, sizeof *out);
+    out->ops = ops_of(spec->heads, kv_heads);
+    out->heads = spec->heads;
+    out->kv_heads = kv_heads;
+    out->head_dim = spec->head_dim;
+    out->window = spec->window;
+    out->scale = (float)(1.0 / sqrt((double)spec->head_dim));
+    struct qn_choice *c = &out->choice;
+    c->origin = QN_ORIGIN_CONVERTED;
+    c->exactness = QN_EXACT;
+    qn_part_init(&c->part, out->ops->name);
+    qn_part_add(&c->part, "heads", QN_PARAM_INT, spec->heads);
+    qn_part_add(&c->part, "kv_heads", QN_PARAM_INT, kv_heads);
+    qn_part_add(&c->part, "causal", QN_PARAM_BOOL, 1);
+    if (spec->window > 0) qn_part_add(&c->part, "window", QN_PARAM_INT, spec->window);
+    label(spec, out);
+}
+
+static int resolve_gqa(const struct qn_spec *spec, const struct qn_part *ask, struct qn_attention *out,
+                       struct qn_err *err) {
+    uint32_t kv_heads = 0;
+    int rc = qn_part_uint(ask, "attention", "kv_heads", spec->heads, &kv_heads, err);
+    if (rc) return rc;
+    if (kv_heads == 0 && (spec->kv_heads == 1 || spec->kv_heads == spec->heads)) {
+        return qn_err_param(
+            err, QN_ERR_INVALID, "attention",
+            "attention \"gqa\" needs \"kv_heads\" here: the model's own %u can't tell a group size",
+            spec->kv_heads);
+    }
+    fill(spec, kv_heads ? kv_heads : spec->kv_heads, out);
+    return qn_part_check(ask, &out->choice.part, "attention", err);
+}
+
+static int resolve_mha(const struct qn_spec *spec, const struct qn_part *ask, struct qn_attention *out,
+                       struct qn_err *err) {
+    fill(spec, spec->heads, out);
+    return qn_part_check(ask, &out->choice.part, "attention", err);
+}
+
+static int resolve_mqa(const struct qn_spec *spec, const struct qn_part *ask, struct qn_attention *out,
+                       struct qn_err *err) {
+    fill(spec, 1, out);
+    return qn_part_check(ask, &out->choice.part, "attention", err);
+}
+
+static bool native_mha(const struct qn_spec *spec) {
+    return spec->kv_heads == spec->heads;
+}
+
+static bool native_mqa(const struct qn_spec *spec) {
+    return spec->kv_heads == 1 && spec->heads > 1;
+}
+
+static bool native_gqa(const struct qn_spec *spec) {
+    return !native_mha(spec) && !native_mqa(spec);
+}
+
+static size_t option_named(const char *name, struct qn_part *out, size_t max) {
+    if (max > 0) qn_part_init(&out[0], name);
+    return 1;
+}
+
+static size_t options_mha(const struct qn_spec *spec, struct qn_part *out, size_t max) {
+    (void)spec;
+    return option_named("mha", out, max);
+}
+
+static size_t options_mqa(const struct qn_spec *spec, struct qn_part *out, size_t max) {
+    return spec->heads > 1 ? option_named("mqa", out, max) : 0;
+}
+
+static size_t options_gqa(const struct qn_spec *spec, struct qn_part *out, size_t max) {
+    size_t n = 0;
+    for (uint32_t g = 2; g < spec->heads; g++) {
+        if (spec->heads % g != 0) continue;
+        if (n < max) {
+            qn_part_init(&out[n], "gqa");
+            qn_part_add(&out[n], "kv_heads", QN_PARAM_INT, g);
+        }
+        n++;
+    }
+    return n;
+}
+
+/* --- state and cost ----------------------------------------------------------------------------------------
+ */
+/* Bytes of K (and as many of V) of one KV head in a block. */
+static size_t half_bytes(const struct qn_attention *a, enum qn_kv_type type) {
+    return (size_t)QN_KV_BLOCK * a->head_dim * qn_kv_elem_bytes(type);
+}
+
+static struct qn_state_size state(const struct qn_attention *a, enum qn_kv_type type) {
+    return (struct qn_state_size){.block_bytes = 2 * half_bytes(a, type) * a->kv_heads};
+}
+
+/* Sum over positions [begin, end) of the tokens that each sees. */
+static double seen_sum(double begin, double end, double window) {
+    double full = 0.5 * (end * (end + 1) - begin * (begin + 1)); /* position p sees p + 1 */
+    if (window <= 0 || end <= window) return full;
+    if (begin >= window) return (end - begin) * window;
+    return 0.5 * (window * (window + 1) - begin * (begin + 1)) + (end - window) * window;
+}
+
+static struct qn_attention_cost cost(const struct qn_attention *a, enum qn_kv_type type, uint32_t begin,
+                                     uint32_t end, uint32_t chunk) {
+    double token = 2.0 * a->kv_heads * a->head_dim * (double)qn_kv_elem_bytes(type);
+    double macs = 2.0 * a->heads * a->head_dim * seen_sum(begin, end, a->window);
+    double read = 0;
+    for (uint64_t at = begin; at < end; at += chunk) {
+        uint64_t last = at + chunk < end ? at + chunk : end;
+        uint64_t first = a->window > 0 && at + 1 > a->window ? at + 1 - a->window : 0;
+        read += (double)(last - first);
+    }
+    return (struct qn_attention_cost){.flops = 2 * macs,
+                                      .state_bytes = token * (read + (double)(end - begin))};
+}
+
+/* --- conversion of weights
+ * ----------------------------------------------------------------------------------- */
+static size_t convert_bytes(const struct qn_attention *a, const struct qn_attn_weights *src,
+                            size_t *replaced) {
+    size_t rows = (size_t)a->kv_heads * a->head_dim, k, v;
+    size_t biases = (src->bk ? 1u : 0u) + (src->bv ? 1u : 0u);
+    *replaced = src->k.bytes + src->v.bytes + biases * src->k.rows * sizeof(float);
+    bool pool = rows < src->k.rows;
+    if (!qn_matrix_bytes(pool ? QN_F32 : src->k.type, rows, src->k.cols, &k)) return SIZE_MAX;
+    if (!qn_matrix_bytes(pool ? QN_F32 : src->v.type, rows, src->v.cols, &v)) return SIZE_MAX;
+    size_t total;
+    if (!qn_size_add(k, v, &total)) return SIZE_MAX;
+    return qn_size_add(total, biases * rows * sizeof(float), &total) ? total : SIZE_MAX;
+}
+
+static bool repeat_matrix(struct qn_matrix *dst, const struct qn_matrix *src, uint32_t times,
+                          uint32_t head_dim) {
+    size_t n = (size_t)src->rows * times;
+    uint32_t *index = qn_mem_alloc_array(n, sizeof *index);
+    if (!index) return false;
+    for (size_t i = 0; i < n; i++) {
+        size_t head = i / head_dim / times;
+        index[i] = (uint32_t)(head * head_dim + i % head_dim);
+    }
+    bool ok = qn_matrix_gather(dst, src, index, n);
+    qn_mem_free(index);
+    return ok;
+}
+
+static bool pool_matrix(struct qn_matrix *dst, const struct qn_matrix *src, uint32_t kv_heads,
+                        uint32_t head_dim) {
+    uint32_t per = src->rows / head_dim / kv_heads;
+    float *sum = qn_mem_alloc_array(src->cols, 2 * sizeof *sum);
+    if (!sum) return false;
+    float *row = sum + src->cols;
+    if (!qn_matrix_alloc(dst, QN_F32, (size_t)kv_heads * head_dim, src->cols)) {
+        qn_mem_free(sum);
+        return false;
+    }
+    for (uint32_t r = 0; r < dst->rows; r++) {
+        uint32_t first = r / head_dim * per * head_dim + r % head_dim;
+        memset(sum, 0, src->cols * sizeof *sum);
+        for (uint32_t i = 0; i < per; i++) {
+            qn_matrix_get_row(src, first + i * head_dim, row);
+            for (uint32_t c = 0; c < src->cols; c++) sum[c] += row[c];
+        }
+        for (uint32_t c = 0; c < src->cols; c++) sum[c] /= (float)per;
+        qn_matrix_set_row(dst, r, sum);
+    }
+    qn_mem_free(sum);
+    return true;
+}
+
+/* A bias of `from` KV heads for `to`: repeated or averaged like the rows it belongs to. */
+static float *convert_bias(const float *src, uint32_t from, uint32_t to, uint32_t head_dim) {
+    float *dst = qn_mem_alloc_array((size_t)to * head_dim, sizeof *dst);
+    if (!dst) return NULL;
+    for (uint32_t h = 0; h < to; h++) {
+        for (uint32_t d = 0; d < head_dim; d++) {
+            uint32_t per = to < from ? from / to : 1;
+            uint32_t head = to < from ? h * per : h / (to / from);
+            float sum = 0;
+            for (uint32_t i = 0; i < per; i++) sum += src[(head + i) * head_dim + d];
+            dst[h * head_dim + d] = sum / (float)per;
+        }
+    }
+    return dst;
+}
+
+static bool convert_matrix(const struct qn_attention *a, const struct qn_matrix *src, struct qn_matrix *dst) {
+    uint32_t from = src->rows / a->head_dim;
+    if (a->kv_heads < from) return pool_matrix(dst, src, a->kv_heads, a->head_dim);
+    return repeat_matrix(dst, src, a->kv_heads / from, a->head_dim);
+}
+
+static int convert(const struct qn_attention *a, const struct qn_attn_weights *src,
+                   struct qn_attn_weights *dst, struct qn_err *err) {
+    uint32_t from = src->k.rows / a->head_dim;
+    *dst = *src;
+    memset(&dst->k, 0, sizeof dst->k);
+    memset(&dst->v, 0, sizeof dst->v);
+    dst->bk = dst->bv = NULL;
+    bool ok = convert_matrix(a, &src->k, &dst->k) && convert_matrix(a, &src->v, &dst->v);
+    if (ok && src->bk) ok = (dst->bk = convert_bias(src->bk, from, a->kv_heads, a->head_dim)) != NULL;
+    if (ok && src->bv) ok = (dst->bv = convert_bias(src->bv, from, a->kv_heads, a->head_dim)) != NULL;
+    return ok ? QN_OK : qn_err_set(err, QN_ERR_NOMEM, "out of memory for converted attention weights");
+}
+
+static void release(struct qn_attn_weights *dst) {
+    qn_matrix_free(&dst->k);
+    qn_matrix_free(&dst->v);
+    qn_mem_free(dst->bk);
+    qn_mem_free(dst->bv);
+    memset(dst, 0, sizeof *dst);
+}
+
+/* --- one layer of one step
+ * ----------------------------------------------------------------------------------- */
+static void write_item(void *arg, size_t item, unsigned thread) {
+    (void)thread;
+    const struct qn_attention_call *c = arg;
+    const struct qn_attention *a = c->a;
+    size_t r = item / a->kv_heads, g = item % a->kv_heads, half = half_bytes(a, c->type);
+    const struct qn_row *row = &c->rows[r];
+    struct qn_kv_write w = {
+        .k = c->k + (r * a->kv_heads + g) * a->head_dim,
+        .v = c->v + (r * a->kv_heads + g) * a->head_dim,
+        .block = row->blocks[row->pos / QN_KV_BLOCK],
+        .k_offset = c->state_offset + g * 2 * half,
+        .v_offset = c->state_offset + g * 2 * half + half,
+        .type = c->type,
+        .head_dim = a->head_dim,
+        .slot = row->pos % QN_KV_BLOCK,
+    };
+    qn_ops()->kv_write(&w);
+}
+
+static void read_item(void *arg, size_t item, unsigned thread) {
+    (void)thread;
+    const struct qn_attention_call *c = arg;
+    const struct qn_attention *a = c->a;
+    size_t r = item / a->kv_heads, g = item % a->kv_heads, half = half_bytes(a, c->type);
+    const struct qn_row *row = &c->rows[r];
+    uint32_t group = a->heads / a->kv_heads, length = row->pos + 1;
+    size_t at = (r * a->heads + g * group) * a->head_dim;
+    struct qn_attend t = {
+        .q = c->q + at,
+        .ldq = a->head_dim,
+        .out = c->out + at,
+        .ldo = a->head_dim,
+        .blocks = (const uint8_t *const *)row->blocks,
+        .k_offset = c->state_offset + g * 2 * half,
+        .v_offset = c->state_offset + g * 2 * half + half,
+        .type = c->type,
+        .group = group,
+        .head_dim = a->head_dim,
+        .first = a->window > 0 && length > a->window ? length - a->window : 0,
+        .length = length,
+        .scale = a->scale,
+    };
+    qn_ops()->attend(&t);
+}
+
+static void run(const struct qn_attention_call *call) {
+    struct qn_attention_call c = *call;
+    size_t items = (size_t)c.n_rows * c.a->kv_heads;
+    double macs = 0;
+    for (uint32_t r = 0; r < c.n_rows; r++) macs += 2.0 * c.a->heads * c.a->head_dim * (c.rows[r].pos + 1.0);
+    struct qn_pool *pool = macs < POOL_MIN_MACS ? NULL : c.pool;
+    /* All appends come first: rows of one span read each other's keys. */
+    qn_pool_run(c.n_rows < 8 ? NULL : pool, items, write_item, &c);
+    qn_pool_run(pool, items, read_item, &c);
+}
+
+#define SOFTMAX_OPS(kind)                                                                                    \
+    {                                                                                                        \
+        .name = #kind, .causal = true, .rollback = true, .resolve = resolve_##kind, .native = native_##kind, \
+        .options = options_##kind, .state = state, .convert_bytes = convert_bytes, .convert = convert,       \
+        .release = release, .run = run, .cost = cost                                                         \
+    }
+const struct qn_attention_ops qn_attention_mha = SOFTMAX_OPS(mha);
+const struct qn_attention_ops qn_attention_gqa = SOFTMAX_OPS(gqa);
+const struct qn_attention_ops qn_attention_mqa = SOFTMAX_OPS(mqa);

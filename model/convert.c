@@ -1,0 +1,144 @@
+/* Converted attention weights: made once per resolved attention, kept within a budget, the least recently
+ * used unused ones going first. A conversion is in use while a referenced variant points at it. Thread:
+ * engine for prepare; the lock keeps qn_variant_resolve on other threads from seeing a half-changed list. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kernels/mem.h"
+#include "model/internal.h"
+
+size_t qn_conversion_bytes(const struct qn_model *m, const struct qn_attention *a, size_t *replaced) {
+    size_t total = 0;
+    *replaced = 0;
+    for (uint32_t i = 0; i < m->ckpt->spec.layers; i++) {
+        size_t instead = 0, n = a->ops->convert_bytes(a, &m->ckpt->attn[i], &instead);
+        if (n == SIZE_MAX || !qn_size_add(total, n, &total)) return SIZE_MAX;
+        *replaced += instead;
+    }
+    return total;
+}
+
+static void conversion_free(struct qn_conversion *c) {
+    for (uint32_t i = 0; c->attn && i < c->n; i++) c->ops->release(&c->attn[i]);
+    free(c->attn);
+    free(c);
+}
+
+void qn_conversion_free_all(struct qn_model *m) {
+    while (m->conversions) {
+        struct qn_conversion *c = m->conversions;
+        m->conversions = c->next;
+        conversion_free(c);
+    }
+    atomic_store(&m->converted_bytes, 0);
+}
+
+static struct qn_conversion *conversion_find(struct qn_model *m, const char *key) {
+    for (struct qn_conversion *c = m->conversions; c; c = c->next) {
+        if (strcmp(c->key, key) == 0) return c;
+    }
+    return NULL;
+}
+
+static bool in_use(const struct qn_model *m, const struct qn_conversion *c) {
+    for (const struct qn_variant *v = m->variants; v; v = v->next) {
+        if (v->refs > 0 && v->conversion == c) return true;
+    }
+    return false;
+}
+
+/* Drops the least recently used conversion that no referenced variant needs; false when all are needed. */
+static bool evict_one(struct qn_model *m) {
+    struct qn_conversion **oldest = NULL;
+    for (struct qn_conversion **c = &m->conversions; *c; c = &(*c)->next) {
+        if (!in_use(m, *c) && (!oldest || (*c)->used_at < (*oldest)->used_at)) oldest = c;
+    }
+    if (!oldest) return false;
+    struct qn_conversion *gone = *oldest;
+    *oldest = gone->next;
+    for (struct qn_variant *v = m->variants; v; v = v->next) {
+        if (v->conversion != gone) continue;
+        v->conversion = NULL;
+        v->attn = NULL;
+    }
+    atomic_fetch_sub(&m->converted_bytes, gone->bytes);
+    conversion_free(gone);
+    return true;
+}
+
+static int make_room(struct qn_model *m, size_t bytes, struct qn_err *err) {
+    int rc = QN_OK;
+    pthread_mutex_lock(&m->lock);
+    while (rc == QN_OK && (bytes > m->convert_budget || m->converted_bytes > m->convert_budget - bytes)) {
+        if (!evict_one(m)) {
+            rc = qn_err_set(err, QN_ERR_NO_STATE,
+                            "the budget for converted weights is held by running requests");
+        }
+    }
+    pthread_mutex_unlock(&m->lock);
+    return rc;
+}
+
+static int conversion_make(struct qn_variant *v, const char *key, struct qn_conversion **out,
+                           struct qn_err *err) {
+    struct qn_model *m = v->model;
+    size_t replaced, bytes = qn_conversion_bytes(m, &v->attention, &replaced);
+    int rc = make_room(m, bytes, err);
+    if (rc) return rc;
+    struct qn_conversion *c = calloc(1, sizeof *c);
+    if (!c) return qn_err_set(err, QN_ERR_NOMEM, "out of memory for converted weights");
+    c->ops = v->attention.ops;
+    c->n = m->ckpt->spec.layers;
+    c->bytes = bytes;
+    snprintf(c->key, sizeof c->key, "%s", key);
+    c->attn = calloc(c->n, sizeof *c->attn);
+    if (!c->attn) rc = qn_err_set(err, QN_ERR_NOMEM, "out of memory for converted weights");
+    for (uint32_t i = 0; rc == QN_OK && i < c->n; i++) {
+        rc = c->ops->convert(&v->attention, &m->ckpt->attn[i], &c->attn[i], err);
+    }
+    if (rc) {
+        conversion_free(c);
+        return rc;
+    }
+    *out = c;
+    return QN_OK;
+}
+
+static double now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+}
+
+static void attach(struct qn_variant *v, struct qn_conversion *c) {
+    v->conversion = c;
+    v->attn = c->attn;
+    c->used_at = ++v->model->last_use;
+}
+
+int qn_variant_prepare(struct qn_variant *v, double *ms, struct qn_err *err) {
+    struct qn_model *m = v->model;
+    char key[QN_PART_TEXT];
+    if (ms) *ms = 0;
+    if (v->attention.choice.origin == QN_ORIGIN_NATIVE) return QN_OK;
+    qn_part_print(&v->attention.choice.part, key, sizeof key);
+    pthread_mutex_lock(&m->lock);
+    struct qn_conversion *c = conversion_find(m, key);
+    if (c) attach(v, c);
+    pthread_mutex_unlock(&m->lock);
+    if (c) return QN_OK;
+
+    double start = now_ms();
+    int rc = conversion_make(v, key, &c, err);
+    if (rc) return rc;
+    pthread_mutex_lock(&m->lock);
+    c->next = m->conversions;
+    m->conversions = c;
+    atomic_fetch_add(&m->converted_bytes, c->bytes);
+    attach(v, c);
+    pthread_mutex_unlock(&m->lock);
+    if (ms) *ms = now_ms() - start;
+    return QN_OK;
+}

@@ -1,0 +1,63 @@
+/* What a kind of feed-forward network must be able to do. A kind is one file (or one row of a file that
+ * serves a family) and one line in registry.c. As in attention.h: resolve says what a request's part means
+ * for a checkpoint, run does one layer's rows. A row's output depends on that row only. */
+#ifndef QN_MODEL_FFN_FFN_H
+#define QN_MODEL_FFN_FFN_H
+
+#include "model/linear.h"
+#include "model/load/checkpoint.h"
+#include "model/part.h"
+
+struct qn_ffn_ops;
+
+struct qn_ffn {
+    const struct qn_ffn_ops *ops;
+    struct qn_choice choice;
+    uint32_t d_model, dim; /* width of the model and of the hidden layer */
+    enum qn_act_fn act;
+    uint64_t arg[4]; /* a kind's own parameters (experts per token), meaning is its own */
+};
+
+struct qn_ffn_call {
+    const struct qn_ffn *f;
+    const struct qn_ffn_weights *w;
+    const struct qn_linear_env *env;
+    const float *x; /* [rows, d_model], normalised */
+    float *y;       /* [rows, d_model] */
+    uint32_t rows;
+    float *work; /* scratch_floats(f, rows) floats */
+};
+
+struct qn_ffn_ops {
+    const char *name;
+    /* As qn_attention_ops.resolve; param of errors is "ffn". */
+    int (*resolve)(const struct qn_ffn_ops *self, const struct qn_spec *spec, const struct qn_part *ask,
+                   struct qn_ffn *out, struct qn_err *err);
+    bool (*native)(const struct qn_ffn_ops *self, const struct qn_spec *spec);
+    /* Work memory for that many rows, floats; SIZE_MAX on overflow. */
+    size_t (*scratch_floats)(const struct qn_spec *spec, size_t rows);
+    void (*run)(const struct qn_ffn_call *call);
+    /* Multiply-adds of one row, and bytes of weights that one row reads. */
+    double (*row_macs)(const struct qn_ffn *f);
+    size_t (*row_weight_bytes)(const struct qn_ffn *f, const struct qn_ffn_weights *w);
+    enum qn_act_fn act; /* of the kind; a checkpoint that says more (erf or tanh GELU) overrules it */
+};
+
+extern const struct qn_ffn_ops *const qn_ffn_registry[];
+/* By name; "" gives the checkpoint's native kind. NULL when unknown. */
+const struct qn_ffn_ops *qn_ffn_find(const struct qn_spec *spec, const char *name);
+
+/* Common to dense kinds (dense.c): native when the spec names it, else unavailable; one parameter, ffn_dim.
+ */
+int qn_ffn_dense_resolve(const struct qn_ffn_ops *self, const struct qn_spec *spec, const struct qn_part *ask,
+                         struct qn_ffn *out, struct qn_err *err);
+bool qn_ffn_dense_native(const struct qn_ffn_ops *self, const struct qn_spec *spec);
+size_t qn_ffn_dense_weight_bytes(const struct qn_ffn *f, const struct qn_ffn_weights *w);
+/* y[i] = f(y[i], b[i]) for the call's rows x dim elements, shared by the pool; b may be NULL. */
+typedef void (*qn_ffn_elementwise)(float *y, const float *a, const float *b, size_t n, enum qn_act_fn act);
+void qn_ffn_apply(const struct qn_ffn_call *c, qn_ffn_elementwise f, float *y, const float *b);
+
+extern const struct qn_ffn_ops qn_ffn_swiglu, qn_ffn_geglu, qn_ffn_reglu, qn_ffn_glu, qn_ffn_bilinear;
+extern const struct qn_ffn_ops qn_ffn_gelu, qn_ffn_relu;
+
+#endif

@@ -1,0 +1,295 @@
+/* The forward pass: one step over a ragged batch.
+ *
+ *   tokens -> embedding rows [M, d] -> per layer: norm, q k v, rotate, attention (append + read), output
+ * projection, residual, norm, FFN, residual -> wanted rows: last norm -> logits in groups, or the hidden row
+ * -> on_row
+ *
+ * It reads spec, weights and the variant's per-layer choices, never a family's or a structure's name. Rows
+ * are independent but for attention, where a row reads its own sequence only; every product has one order of
+ * summation whatever M is; so a row's result depends on its sequence's tokens alone. Nothing is allocated,
+ * and nothing can fail once the step has been checked. Thread: engine (the pool's threads inside one call).
+ */
+#include <math.h>
+#include <string.h>
+
+#include "model/internal.h"
+
+#define ROWS_PER_ITEM 8 /* rows of element-wise work that one pool item does */
+
+struct forward {
+    struct qn_model *m;
+    const struct qn_variant *v;
+    const struct qn_step *step;
+    const struct qn_spec *spec;
+    struct qn_scratch *s;
+    struct qn_linear_env env;
+    uint32_t rows;
+    const struct qn_layer *layer;
+    const struct qn_attn_weights *aw;
+    const struct qn_norm_weights *norm; /* argument of norm_row */
+};
+
+/* --- check
+ * ------------------------------------------------------------------------------------------------------- */
+static int check_span(const struct forward *f, uint32_t i, struct qn_err *err) {
+    const struct qn_span *sp = &f->step->spans[i];
+    struct qn_seq *q = sp->seq;
+    if (q->variant != f->v || q->mark == f->m->step_mark) {
+        return qn_err_set(err, QN_ERR_INVALID,
+                          "span %u: its sequence is of another structure or stands twice", i);
+    }
+    q->mark = f->m->step_mark;
+    if (sp->n == 0 || sp->n > f->m->max_rows - f->rows) {
+        return qn_err_set(err, QN_ERR_INVALID, "span %u: a step has 1 to %u rows", i, f->m->max_rows);
+    }
+    if (q->length > f->spec->context || sp->n > f->spec->context - q->length) {
+        return qn_err_set(err, QN_ERR_TOO_LONG, "span %u: longer than the context of %u", i,
+                          f->spec->context);
+    }
+    for (uint32_t t = 0; t < sp->n; t++) {
+        if (sp->tokens[t] < 0 || (uint32_t)sp->tokens[t] >= f->spec->vocab) {
+            return qn_err_set(err, QN_ERR_INVALID, "span %u: token %d is not in the vocabulary", i,
+                              sp->tokens[t]);
+        }
+    }
+    if (!qn_kv_writable(&q->kv, q->length, q->length + sp->n)) {
+        return qn_err_set(err, QN_ERR_NO_STATE, "span %u: state is not reserved", i);
+    }
+    return QN_OK;
+}
+
+/* Checks every span and lists the rows. */
+static int plan(struct forward *f, struct qn_err *err) {
+    const struct qn_step *step = f->step;
+    if (!f->v->attn) return qn_err_set(err, QN_ERR_INVALID, "the variant is not prepared");
+    if (step->n_spans == 0 || step->n_spans > f->m->max_rows) {
+        return qn_err_set(err, QN_ERR_INVALID, "a step has 1 to %u spans", f->m->max_rows);
+    }
+    f->m->step_mark++;
+    for (uint32_t i = 0; i < step->n_spans; i++) {
+        int rc = check_span(f, i, err);
+        if (rc) return rc;
+        const struct qn_span *sp = &step->spans[i];
+        f->s->spans[i] = (struct qn_row_span){.first = f->rows, .n = sp->n};
+        for (uint32_t t = 0; t < sp->n; t++) {
+            f->s->rows[f->rows++] = (struct qn_row){
+                .blocks = sp->seq->kv.data, .pos = sp->seq->length + t, .token = sp->tokens[t]};
+        }
+    }
+    return QN_OK;
+}
+
+/* --- work on single rows
+ * ------------------------------------------------------------------------------------------ */
+typedef void (*row_fn)(struct forward *f, size_t row);
+struct row_job {
+    struct forward *f;
+    row_fn fn;
+};
+
+static void row_item(void *arg, size_t item, unsigned thread) {
+    (void)thread;
+    struct row_job *j = arg;
+    size_t end = (item + 1) * ROWS_PER_ITEM;
+    if (end > j->f->rows) end = j->f->rows;
+    for (size_t r = item * ROWS_PER_ITEM; r < end; r++) j->fn(j->f, r);
+}
+
+static void each_row(struct forward *f, row_fn fn) {
+    struct row_job j = {f, fn};
+    size_t items = (f->rows + ROWS_PER_ITEM - 1) / ROWS_PER_ITEM;
+    qn_pool_run(items > 1 ? f->m->pool : NULL, items, row_item, &j);
+}
+
+static void normalise(const struct qn_spec *spec, const struct qn_norm_weights *w, float *y, const float *x) {
+    if (spec->norm == QN_NORM_RMS) {
+        qn_ops()->rmsnorm(y, x, w->g, spec->d_model, spec->norm_eps);
+    } else {
+        qn_ops()->layernorm(y, x, w->g, w->b, spec->d_model, spec->norm_eps);
+    }
+}
+
+/* The embedding, and the cosines and sines of the row's position, in double so that far positions stay exact.
+ */
+static void embed_row(struct forward *f, size_t r) {
+    const struct qn_row *row = &f->s->rows[r];
+    size_t d = f->spec->d_model, half = f->spec->rope_dim / 2;
+    float *x = f->s->x + r * d;
+    qn_matrix_get_row(&f->m->ckpt->embed, (uint32_t)row->token, x);
+    if (f->spec->embed_scale != 1.0f) qn_ops()->scale(x, f->spec->embed_scale, d);
+    if (f->m->ckpt->pos_embed) qn_ops()->add(x, f->m->ckpt->pos_embed + row->pos * d, d);
+    float *cs = f->s->cs + r * 2 * half;
+    for (size_t i = 0; i < half; i++) {
+        double angle = (double)row->pos * (double)f->m->inv_freq[i];
+        cs[i] = (float)cos(angle);
+        cs[half + i] = (float)sin(angle);
+    }
+}
+
+static void norm_row(struct forward *f, size_t r) {
+    size_t d = f->spec->d_model;
+    normalise(f->spec, f->norm, f->s->h + r * d, f->s->x + r * d);
+}
+
+static void heads_norm(const struct forward *f, float *x, uint32_t heads, const float *g) {
+    size_t dh = f->spec->head_dim;
+    for (size_t h = 0; g && h < heads; h++)
+        qn_ops()->rmsnorm(x + h * dh, x + h * dh, g, dh, f->spec->norm_eps);
+}
+
+static void rotate_row(struct forward *f, size_t r) {
+    const struct qn_attention *a = f->layer->attention;
+    size_t dh = a->head_dim, rot = f->spec->rope_dim;
+    float *q = f->s->q + r * a->heads * dh, *k = f->s->k + r * a->kv_heads * dh;
+    if (f->spec->qk_norm) {
+        heads_norm(f, q, a->heads, f->aw->q_norm);
+        heads_norm(f, k, a->kv_heads, f->aw->k_norm);
+    }
+    if (f->spec->pos != QN_POS_ROPE) return;
+    qn_ops()->rope(q, a->heads, dh, rot, f->s->cs + r * rot);
+    qn_ops()->rope(k, a->kv_heads, dh, rot, f->s->cs + r * rot);
+}
+
+static void add_row(struct forward *f, size_t r) {
+    size_t d = f->spec->d_model;
+    qn_ops()->add(f->s->x + r * d, f->s->y + r * d, d);
+}
+
+/* --- layers
+ * ------------------------------------------------------------------------------------------------------- */
+static void attention_layer(struct forward *f) {
+    struct qn_scratch *s = f->s;
+    const struct qn_attention *a = f->layer->attention;
+    const struct qn_attn_weights *w = f->aw;
+    uint32_t d = f->spec->d_model, inner = a->heads * a->head_dim, kv = a->kv_heads * a->head_dim;
+    f->norm = &w->norm;
+    each_row(f, norm_row);
+    struct qn_act in = qn_linear_input(s->h, d, f->rows, d);
+    qn_linear_apply(&f->env, &w->q, &in, w->bq, s->q, inner);
+    qn_linear_apply(&f->env, &w->k, &in, w->bk, s->k, kv);
+    qn_linear_apply(&f->env, &w->v, &in, w->bv, s->v, kv);
+    each_row(f, rotate_row);
+    struct qn_attention_call call = {
+        .a = a,
+        .w = w,
+        .pool = f->m->pool,
+        .rows = s->rows,
+        .n_rows = f->rows,
+        .spans = s->spans,
+        .n_spans = f->step->n_spans,
+        .state_offset = f->layer->state_offset,
+        .type = f->m->kv_type,
+        .q = s->q,
+        .k = s->k,
+        .v = s->v,
+        .out = s->h,
+    };
+    a->ops->run(&call);
+    struct qn_act read = qn_linear_input(s->h, inner, f->rows, inner);
+    qn_linear_apply(&f->env, &w->o, &read, w->bo, s->y, d);
+    each_row(f, add_row);
+}
+
+static void ffn_layer(struct forward *f) {
+    const struct qn_ffn_weights *w = &f->m->ckpt->ffn[f->layer->ffn_block];
+    f->norm = &w->norm;
+    each_row(f, norm_row);
+    struct qn_ffn_call call = {
+        .f = f->layer->ffn,
+        .w = w,
+        .env = &f->env,
+        .x = f->s->h,
+        .y = f->s->y,
+        .rows = f->rows,
+        .work = f->s->ffn,
+    };
+    call.f->ops->run(&call);
+    each_row(f, add_row);
+}
+
+/* --- results
+ * ------------------------------------------------------------------------------------------------------ */
+/* Rows that wait for their logits: normalised in scratch.h, in order. */
+struct group {
+    uint32_t n;
+    struct {
+        uint32_t span, pos;
+    } of[QN_LOGIT_ROWS];
+};
+
+static void flush(struct forward *f, struct group *g) {
+    if (g->n == 0) return;
+    const struct qn_checkpoint *c = f->m->ckpt;
+    const struct qn_matrix *out = c->output.data ? &c->output : &c->embed;
+    struct qn_act in = qn_linear_input(f->s->h, f->spec->d_model, g->n, f->spec->d_model);
+    qn_linear_apply(&f->env, out, &in, NULL, f->s->logits, f->spec->vocab);
+    for (uint32_t i = 0; i < g->n; i++) {
+        float *row = f->s->logits + (size_t)i * f->spec->vocab;
+        f->step->on_row(f->step->ctx, g->of[i].span, g->of[i].pos, row);
+    }
+    g->n = 0;
+}
+
+static void emit_row(struct forward *f, struct group *g, uint32_t span, uint32_t r) {
+    size_t d = f->spec->d_model;
+    bool hidden = f->step->spans[span].want == QN_WANT_HIDDEN;
+    if (hidden) flush(f, g); /* keeps the order, and frees scratch.h */
+    float *h = f->s->h + g->n * d;
+    normalise(f->spec, &f->m->ckpt->out_norm, h, f->s->x + r * d);
+    if (hidden) {
+        f->step->on_row(f->step->ctx, span, f->s->rows[r].pos, h);
+        return;
+    }
+    g->of[g->n].span = span;
+    g->of[g->n].pos = f->s->rows[r].pos;
+    if (++g->n == QN_LOGIT_ROWS) flush(f, g);
+}
+
+static void emit(struct forward *f) {
+    struct group g = {0};
+    for (uint32_t i = 0; i < f->step->n_spans; i++) {
+        const struct qn_row_span *sp = &f->s->spans[i];
+        enum qn_want want = f->step->spans[i].want;
+        if (want == QN_WANT_NONE || !f->step->on_row) continue;
+        uint32_t first = want == QN_WANT_LAST ? sp->n - 1 : 0;
+        for (uint32_t t = first; t < sp->n; t++) emit_row(f, &g, i, sp->first + t);
+    }
+    flush(f, &g);
+}
+
+/* The state now holds the step's tokens. */
+static void commit(struct forward *f) {
+    for (uint32_t i = 0; i < f->step->n_spans; i++) {
+        const struct qn_span *sp = &f->step->spans[i];
+        struct qn_seq *q = sp->seq;
+        uint32_t from = q->length;
+        qn_kv_set_tokens(&q->kv, from, sp->tokens, sp->n);
+        q->length = from + sp->n;
+        if (f->step->math != QN_MATH_PACKED) q->publish = false;
+        if (q->publish) qn_kv_publish(&q->kv, from, q->length);
+    }
+}
+
+int qn_step_run(const struct qn_step *step, struct qn_err *err) {
+    struct qn_model *m = step->variant->model;
+    struct forward f = {
+        .m = m,
+        .v = step->variant,
+        .step = step,
+        .spec = &m->ckpt->spec,
+        .s = &m->scratch,
+        .env = {.pool = m->pool, .math = step->math, .act_mem = m->scratch.act, .gemm_work = m->scratch.gemm},
+    };
+    int rc = plan(&f, err);
+    if (rc) return rc;
+    each_row(&f, embed_row);
+    for (uint32_t i = 0; i < f.spec->layers; i++) {
+        f.layer = &f.v->layers[i];
+        f.aw = &f.v->attn[f.layer->attn_block];
+        attention_layer(&f);
+        ffn_layer(&f);
+    }
+    commit(&f);
+    emit(&f);
+    return QN_OK;
+}

@@ -1,0 +1,131 @@
+/* What the files of model/ know of each other's structs; nothing outside model/ and its tests includes it.
+ *
+ *   struct qn_model       checkpoint, state pool, scratch; the lists of variants and conversions under one
+ * lock struct qn_variant     one resolved structure: per layer, what runs and with which weights struct
+ * qn_conversion  converted attention weights, shared by the variants that resolve to the same attention
+ *   struct qn_seq         one sequence: its table of blocks and how many tokens are in them
+ */
+#ifndef QN_MODEL_INTERNAL_H
+#define QN_MODEL_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "model/attention/attention.h"
+#include "model/batch.h"
+#include "model/ffn/ffn.h"
+#include "model/load/checkpoint.h"
+#include "model/sharing.h"
+#include "model/state/kv.h"
+
+#define QN_LOGIT_ROWS      32 /* rows of logits that are computed at once */
+#define QN_MAX_STEP_TOKENS 65536
+#define QN_IDLE_VARIANTS                                                                                     \
+    64 /* unreferenced variants that are kept, so that their cached blocks stay findable */
+#define QN_KEY_MAX (3 * QN_PART_TEXT)
+
+/* Work memory of one step, one allocation made at open. M = max_step_tokens; inner = heads * head_dim. */
+struct qn_scratch {
+    uint8_t *memory;
+    size_t bytes;
+    float *x;                  /* [M, d_model] the residual stream */
+    float *h;                  /* [M, max(d_model, inner)] a normalised input, or what attention read */
+    float *y;                  /* [M, d_model] what a sub-layer adds */
+    float *q, *k, *v;          /* [M, inner] each: a conversion may use as many KV heads as there are heads */
+    float *ffn;                /* the FFN's own */
+    float *cs;                 /* [M, rope_dim] cos and sin of each row's position */
+    float *logits;             /* [QN_LOGIT_ROWS, vocab] */
+    void *act;                 /* quantised form of one input */
+    void *gemm;                /* OpenBLAS panels */
+    struct qn_row *rows;       /* [M] */
+    struct qn_row_span *spans; /* [M] */
+};
+
+struct qn_model {
+    struct qn_checkpoint *ckpt;
+    struct qn_model_info info;
+    char *path;
+    struct qn_pool *pool;
+    enum qn_kv_type kv_type;
+    uint32_t max_rows;
+    bool prefix_cache;
+    float *inv_freq; /* [rope_dim / 2] */
+    struct qn_kv_pool *kv;
+    struct qn_scratch scratch;
+    uint64_t step_mark;   /* finds a sequence that stands twice in one step */
+    pthread_mutex_t lock; /* guards all below */
+    bool has_lock;
+    struct qn_variant *variants;
+    uint64_t last_variant, last_use;
+    struct qn_conversion *conversions;
+    size_t convert_budget;
+    _Atomic size_t converted_bytes;
+};
+
+struct qn_conversion {
+    char key[QN_PART_TEXT];
+    const struct qn_attention_ops *ops;
+    struct qn_attn_weights *attn; /* [n], by weight block of the checkpoint */
+    uint32_t n;
+    size_t bytes;
+    uint64_t used_at;
+    struct qn_conversion *next;
+};
+
+struct qn_layer {
+    const struct qn_attention *attention;
+    const struct qn_ffn *ffn;
+    uint32_t attn_block, ffn_block; /* weight blocks of the checkpoint */
+    size_t state_offset;            /* in a block of state, bytes */
+};
+
+struct qn_variant {
+    struct qn_model *model;
+    uint64_t id; /* never used twice in a process: the prefix cache's domain */
+    char key[QN_KEY_MAX];
+    uint32_t refs;    /* under the model's lock */
+    uint64_t used_at; /* when refs fell to 0 */
+    struct qn_structure info;
+    struct qn_attention attention;
+    struct qn_ffn ffn;
+    struct qn_sharing sharing;
+    struct qn_layer *layers; /* [spec.layers] */
+    size_t block_bytes;      /* of state, QN_KV_BLOCK tokens */
+    const struct qn_attn_weights
+        *attn; /* by block: the checkpoint's or the conversion's; NULL = to be prepared */
+    struct qn_conversion *conversion;
+    struct qn_variant *next;
+};
+
+struct qn_seq {
+    struct qn_variant *variant;
+    struct qn_kv_seq kv;
+    uint32_t length;
+    bool publish; /* may enter the prefix cache: asked for, and every row so far in packed arithmetic */
+    bool use_cache;
+    uint64_t mark;
+};
+
+/* As qn_model_open, from a checkpoint in memory, which the model takes over also when this fails. */
+int qn_model_from_checkpoint(struct qn_checkpoint *c, const char *path, const struct qn_open_options *opt,
+                             struct qn_model **out, struct qn_err *err);
+
+/* scratch.c. QN_OK, QN_ERR_NOMEM. free takes a zero one. */
+int qn_scratch_init(struct qn_scratch *s, const struct qn_spec *spec, uint32_t rows, unsigned threads,
+                    struct qn_err *err);
+void qn_scratch_free(struct qn_scratch *s);
+
+/* convert.c; the lock is held by the caller of release_all and bytes needs none. */
+size_t qn_conversion_bytes(const struct qn_model *m, const struct qn_attention *a, size_t *replaced);
+void qn_conversion_free_all(struct qn_model *m);
+
+/* structures.c: frees every variant; none may be referenced. */
+void qn_variant_free_all(struct qn_model *m);
+
+/* cost.c: fills weights_bytes, weights_active_bytes, state_bytes_per_token, state_fixed_bytes. */
+void qn_structure_sizes(const struct qn_model *m, const struct qn_attention *a, struct qn_structure *s);
+/* State of all layers with this attention, per block of tokens and per sequence. */
+struct qn_state_size qn_state_size_of(const struct qn_spec *spec, const struct qn_attention *a,
+                                      enum qn_kv_type type);
+
+#endif

@@ -1,0 +1,229 @@
+/* From a row of logits to one token: see sample.h. Pure; thread: any.
+ *
+ * Order: (log-probabilities of the raw row) -> penalties -> top_k -> top_p -> min_p -> temperature -> draw.
+ * This is llama.cpp's default chain: top_p and min_p look at the distribution before temperature. Penalties
+ * as llama.cpp and Hugging Face define them: repetition divides positive and multiplies negative logits of
+ * every token of the history once; frequency takes off per occurrence, presence once, over generated tokens.
+ *
+ * NaN counts as -inf, and infinities as the largest finite values, so every row has a token to give: a row
+ * without any finite logit is a uniform distribution. Greedy (temperature 0) and every tie take the lowest
+ * id. A draw walks the candidates in a fixed order (by id, or by falling logit when a cut had to sort) with
+ * the sum in double, against one number made from (seed, choice, position). */
+#include "model/sample.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+struct candidate {
+    float logit;
+    int32_t id;
+};
+
+/* Work memory: [vocab] candidates, then [vocab] counts of generated tokens. */
+#define SEEN UINT32_C(0x80000000) /* bit of a count: the token stands in the history */
+
+size_t qn_sample_work_bytes(uint32_t vocab) {
+    return (size_t)vocab * (sizeof(struct candidate) + sizeof(uint32_t));
+}
+
+static float clean(float x) {
+    if (isnan(x) || x < -FLT_MAX) return -FLT_MAX;
+    return x > FLT_MAX ? FLT_MAX : x;
+}
+
+static uint32_t argmax(const float *x, uint32_t n) {
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n; i++) {
+        if (x[i] > x[best]) best = i;
+    }
+    return best;
+}
+
+/* --- log-probabilities
+ * --------------------------------------------------------------------------------------------- */
+static double log_sum(const float *x, uint32_t n) {
+    size_t at;
+    float fast = qn_ops()->logsumexp(x, n, &at);
+    if (isfinite(fast)) return fast;
+    double max = -FLT_MAX, sum = 0; /* some value is not a number: slowly, with such values replaced */
+    for (uint32_t i = 0; i < n; i++) max = fmax(max, (double)clean(x[i]));
+    for (uint32_t i = 0; i < n; i++) sum += exp((double)clean(x[i]) - max);
+    return max + log(sum);
+}
+
+static float log_prob(float logit, double lse) {
+    double p = (double)clean(logit) - lse;
+    return (float)(p > 0 ? 0 : p < -FLT_MAX ? -FLT_MAX : p);
+}
+
+/* Ascending ids and a strict comparison put the lowest id first among equals. */
+static void top_of(const float *x, uint32_t n, uint32_t want, double lse, struct qn_sampled *out) {
+    uint32_t have = 0;
+    float value[QN_TOP_LOGPROBS];
+    if (want > QN_TOP_LOGPROBS) want = QN_TOP_LOGPROBS;
+    for (uint32_t i = 0; i < n && want > 0; i++) {
+        float v = clean(x[i]);
+        if (have == want && !(v > value[want - 1])) continue;
+        uint32_t at = have < want ? have++ : want - 1;
+        for (; at > 0 && v > value[at - 1]; at--) {
+            value[at] = value[at - 1];
+            out->top[at] = out->top[at - 1];
+        }
+        value[at] = v;
+        out->top[at] = (struct qn_token_logprob){(int32_t)i, log_prob(v, lse)};
+    }
+    out->n_top = have;
+}
+
+void qn_logprob_of(const float *logits, uint32_t vocab, int32_t id, uint32_t n_top, struct qn_sampled *out) {
+    memset(out, 0, sizeof *out);
+    out->id = id;
+    double lse = log_sum(logits, vocab);
+    if (id >= 0 && (uint32_t)id < vocab) out->logprob = log_prob(logits[id], lse);
+    top_of(logits, vocab, n_top, lse, out);
+}
+
+/* --- penalties
+ * ------------------------------------------------------------------------------------------------------ */
+static void penalise(const struct qn_sampling *p, const struct qn_sample_input *in, uint32_t *count) {
+    bool repeat = p->repetition_penalty != 1.0f && p->repetition_penalty > 0;
+    if (!repeat && p->presence_penalty == 0 && p->frequency_penalty == 0) return;
+    memset(count, 0, in->vocab * sizeof *count);
+    uint32_t generated_from =
+        in->n_history - (in->n_generated < in->n_history ? in->n_generated : in->n_history);
+    for (uint32_t i = 0; i < in->n_history; i++) {
+        int32_t id = in->history[i];
+        if (id < 0 || (uint32_t)id >= in->vocab) continue;
+        count[id] |= SEEN;
+        if (i >= generated_from) count[id]++;
+    }
+    for (uint32_t i = 0; i < in->vocab; i++) {
+        if (count[i] == 0) continue;
+        uint32_t n = count[i] & ~SEEN;
+        float x = clean(in->logits[i]);
+        if (repeat) x = x > 0 ? x / p->repetition_penalty : x * p->repetition_penalty;
+        x -= (float)n * p->frequency_penalty + (n > 0 ? p->presence_penalty : 0.0f);
+        in->logits[i] = x;
+    }
+}
+
+/* --- candidates: a heap with the likeliest on top, so that a cut sorts no more than it keeps
+ * ---------------------- */
+static bool before(const struct candidate *a, const struct candidate *b) {
+    return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
+}
+
+static void sift(struct candidate *h, uint32_t n, uint32_t at) {
+    for (;;) {
+        uint32_t best = at, left = 2 * at + 1;
+        if (left < n && before(&h[left], &h[best])) best = left;
+        if (left + 1 < n && before(&h[left + 1], &h[best])) best = left + 1;
+        if (best == at) return;
+        struct candidate t = h[at];
+        h[at] = h[best];
+        h[best] = t;
+        at = best;
+    }
+}
+
+/* Takes the top off a heap of n; it lands at h[n - 1]. Pops therefore line up from the end, likeliest last.
+ */
+static void pop(struct candidate *h, uint32_t n) {
+    struct candidate t = h[0];
+    h[0] = h[n - 1];
+    h[n - 1] = t;
+    sift(h, n - 1, 0);
+}
+
+/* Keeps the candidates that top_k and then top_p leave; returns how many, at the end of h in rising order. */
+static uint32_t cut_sorted(const struct qn_sampling *p, struct candidate *h, uint32_t n) {
+    uint32_t limit = p->top_k > 0 && p->top_k < n ? p->top_k : n, kept = 0;
+    for (uint32_t i = n / 2; i-- > 0;) sift(h, n, i);
+    double max = h[0].logit, total = 0, sum = 0;
+    if (limit < n) {
+        for (; kept < limit; kept++) pop(h, n - kept);
+        for (uint32_t i = n - kept; i < n; i++) total += exp((double)h[i].logit - max);
+    } else {
+        for (uint32_t i = 0; i < n; i++) total += exp((double)h[i].logit - max);
+    }
+    if (!(p->top_p < 1.0f)) return limit < n ? kept : n;
+    uint32_t take = 0;
+    while (take < limit && (take == 0 || sum < (double)p->top_p * total)) {
+        if (take >= kept) pop(h, n - take);
+        sum += exp((double)h[n - 1 - take].logit - max);
+        take++;
+    }
+    return take;
+}
+
+/* --- the draw
+ * ------------------------------------------------------------------------------------------------------- */
+static uint64_t mix(uint64_t z) { /* splitmix64's finaliser */
+    z += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+/* In [0, 1), 53 bits, a function of (seed, choice, position). */
+static double uniform(uint64_t seed, uint32_t choice, uint32_t position) {
+    uint64_t z = mix(mix(seed) ^ (((uint64_t)choice << 32) | position));
+    return (double)(mix(z) >> 11) * 0x1p-53;
+}
+
+static int32_t draw(const struct qn_sampling *p, const struct candidate *c, uint32_t n, double u) {
+    double max = -INFINITY, total = 0, t = p->temperature;
+    for (uint32_t i = 0; i < n; i++) max = fmax(max, (double)c[i].logit);
+    double floor_logit = p->min_p > 0 ? max + log((double)p->min_p) : -INFINITY;
+    for (uint32_t i = 0; i < n; i++) {
+        if ((double)c[i].logit >= floor_logit) total += exp(((double)c[i].logit - max) / t);
+    }
+    double target = u * total, sum = 0;
+    int32_t last = c[0].id;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!((double)c[i].logit >= floor_logit)) continue;
+        double w = exp(((double)c[i].logit - max) / t);
+        sum += w;
+        if (w > 0) last = c[i].id;
+        if (sum > target) return c[i].id;
+    }
+    return last; /* rounding: target reached the very end */
+}
+
+void qn_sample(const struct qn_sampling *p, const struct qn_sample_input *in, struct qn_sampled *out) {
+    memset(out, 0, sizeof *out);
+    struct candidate *c = in->work;
+    uint32_t *count = (uint32_t *)(void *)(c + in->vocab), n = in->vocab, kept = n;
+    double lse = 0;
+    bool logs = p->logprobs || p->top_logprobs > 0;
+    if (logs) {
+        lse = log_sum(in->logits, n);
+        top_of(in->logits, n, p->top_logprobs, lse, out);
+        /* The raw row is needed again for the token that is not yet known. */
+        for (uint32_t i = 0; i < n; i++) c[i].logit = in->logits[i];
+    }
+    if (!(p->temperature > 0)) {
+        penalise(p, in, count);
+        for (uint32_t i = 0; i < n; i++) in->logits[i] = clean(in->logits[i]);
+        out->id = (int32_t)argmax(in->logits, n);
+        if (logs) out->logprob = log_prob(c[out->id].logit, lse);
+        return;
+    }
+    penalise(p, in, count);
+    float *raw = in->logits; /* after this loop logits hold the raw row when it is wanted */
+    for (uint32_t i = 0; i < n; i++) {
+        float x = clean(in->logits[i]);
+        if (logs) raw[i] = c[i].logit;
+        c[i] = (struct candidate){x, (int32_t)i};
+    }
+    const struct candidate *from = c;
+    if ((p->top_k > 0 && p->top_k < n) || p->top_p < 1.0f) {
+        kept = cut_sorted(p, c, n);
+        from = c + (n - kept);
+    }
+    out->id = draw(p, from, kept, uniform(p->seed, in->choice, in->position));
+    if (logs) out->logprob = log_prob(raw[out->id], lse);
+}

@@ -1,0 +1,250 @@
+/* A sequence's table of blocks: reserve, copy on write, share, match, publish, account. See kv.h for the
+ * rules. Thread: engine. */
+#include "model/state/kv.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/mem.h"
+#include "model/state/pool.h"
+
+static uint32_t blocks_for(uint32_t tokens) {
+    return tokens / QN_KV_BLOCK + (tokens % QN_KV_BLOCK != 0);
+}
+
+void qn_kv_seq_init(struct qn_kv_seq *s, struct qn_kv_pool *p, size_t block_bytes, uint64_t salt,
+                    uint64_t domain) {
+    memset(s, 0, sizeof *s);
+    s->pool = p;
+    s->block_bytes = block_bytes;
+    s->salt = salt;
+    s->domain = domain;
+    s->next = p->seqs;
+    if (s->next) s->next->prev = s;
+    p->seqs = s;
+}
+
+void qn_kv_seq_done(struct qn_kv_seq *s) {
+    qn_kv_truncate(s, 0);
+    if (s->prev) {
+        s->prev->next = s->next;
+    } else {
+        s->pool->seqs = s->next;
+    }
+    if (s->next) s->next->prev = s->prev;
+    free(s->entries);
+    free(s->data);
+    memset(s, 0, sizeof *s);
+}
+
+/* --- the table
+ * ------------------------------------------------------------------------------------------------ */
+static bool grow(struct qn_kv_seq *s, uint32_t n) {
+    if (n <= s->cap) return true;
+    uint32_t cap = s->cap ? s->cap : 8;
+    while (cap < n) cap = cap > UINT32_MAX / 2 ? n : cap * 2;
+    size_t bytes;
+    if (!qn_size_mul(cap, sizeof *s->entries, &bytes)) return false;
+    struct qn_kv_entry *entries = realloc(s->entries, bytes);
+    if (!entries) return false;
+    s->entries = entries;
+    uint8_t **data = realloc(s->data, cap * sizeof *data);
+    if (!data) return false;
+    s->data = data;
+    s->cap = cap;
+    return true;
+}
+
+static void note_peak(struct qn_kv_seq *s) {
+    if (s->n < s->peak) return;
+    s->peak = s->n;
+    s->peak_shared = s->shared;
+}
+
+static void set_entry(struct qn_kv_seq *s, uint32_t i, struct qn_kv_block *b) {
+    s->entries[i] = (struct qn_kv_entry){.block = b, .generation = b->generation};
+    s->data[i] = b->data;
+}
+
+/* Makes another holder of b the one that counts it. Holders have a block at the same place of their tables,
+ * since a block stands for fixed positions. */
+static void pass_on(struct qn_kv_seq *from, uint32_t i) {
+    struct qn_kv_block *b = from->entries[i].block;
+    for (struct qn_kv_seq *s = from->pool->seqs; s; s = s->next) {
+        if (s == from || i >= s->n || s->entries[i].block != b) continue;
+        b->owner = s;
+        s->shared--;
+        return;
+    }
+}
+
+/* Gives up the block of entry i; the entry itself is the caller's to overwrite or cut off. */
+static void leave(struct qn_kv_seq *s, uint32_t i) {
+    struct qn_kv_block *b = s->entries[i].block;
+    if (b->owner != s) {
+        s->shared--;
+    } else if (b->refs > 1) {
+        pass_on(s, i);
+    }
+    qn_kv_block_unref(s->pool, b);
+}
+
+static bool slot_writable(const struct qn_kv_seq *s, uint32_t i, uint32_t slot) {
+    const struct qn_kv_entry *e = &s->entries[i];
+    const struct qn_kv_block *b = e->block;
+    if (b->generation != e->generation || b->published) return false;
+    return b->refs == 1 || (b->owner == s && slot >= b->sealed);
+}
+
+/* The open block must be replaced by a copy before slot length % 16 can be written. A published one that
+ * nobody else holds only has to leave the cache. */
+static bool must_copy(const struct qn_kv_seq *s, uint32_t length) {
+    uint32_t i = length / QN_KV_BLOCK;
+    return i < s->n && s->entries[i].block->refs > 1 && !slot_writable(s, i, length % QN_KV_BLOCK);
+}
+
+size_t qn_kv_need(const struct qn_kv_seq *s, uint32_t length, uint32_t to) {
+    if (to <= length) return 0;
+    uint32_t n = blocks_for(to);
+    size_t fresh = n > s->n ? n - s->n : 0;
+    return (fresh + (must_copy(s, length) ? 1 : 0)) * s->block_bytes;
+}
+
+static int copy_open(struct qn_kv_seq *s, uint32_t i) {
+    int rc;
+    struct qn_kv_block *from = s->entries[i].block;
+    struct qn_kv_block *b = qn_kv_block_take(s->pool, s, &rc);
+    if (!b) return rc;
+    memcpy(b->data, from->data, b->bytes);
+    memcpy(b->tokens, from->tokens, sizeof b->tokens);
+    leave(s, i);
+    set_entry(s, i, b);
+    return QN_OK;
+}
+
+int qn_kv_reserve(struct qn_kv_seq *s, uint32_t length, uint32_t to) {
+    if (to <= length) return QN_OK;
+    uint32_t n = blocks_for(to), before = s->n;
+    size_t need = qn_kv_need(s, length, to), used = atomic_load(&s->pool->used);
+    if (need > 0 && (need > s->pool->budget || used > s->pool->budget - need)) return QN_ERR_NO_STATE;
+    if (!grow(s, n)) return QN_ERR_NOMEM;
+    int rc = QN_OK;
+    while (s->n < n) {
+        struct qn_kv_block *b = qn_kv_block_take(s->pool, s, &rc);
+        if (!b) break;
+        set_entry(s, s->n++, b);
+    }
+    uint32_t open = length / QN_KV_BLOCK;
+    if (rc == QN_OK && must_copy(s, length)) rc = copy_open(s, open);
+    if (rc != QN_OK) {
+        while (s->n > before) leave(s, --s->n);
+        return rc;
+    }
+    struct qn_kv_block *b = s->entries[open].block;
+    if (b->published) {
+        qn_kv_unpublish(s->pool, b);
+        b->sealed = 0;
+        s->entries[open].uid = 0;
+    }
+    note_peak(s);
+    return QN_OK;
+}
+
+bool qn_kv_writable(const struct qn_kv_seq *s, uint32_t length, uint32_t to) {
+    uint32_t n = blocks_for(to);
+    if (n > s->n) return false;
+    for (uint32_t i = 0; i < length / QN_KV_BLOCK; i++) {
+        if (s->entries[i].generation != s->entries[i].block->generation) return false;
+    }
+    for (uint32_t i = length / QN_KV_BLOCK; i < n; i++) {
+        uint32_t first = i * QN_KV_BLOCK;
+        if (!slot_writable(s, i, length > first ? length - first : 0)) return false;
+    }
+    return true;
+}
+
+void qn_kv_set_tokens(struct qn_kv_seq *s, uint32_t length, const int32_t *tokens, uint32_t n) {
+    for (uint32_t t = 0; t < n; t++) {
+        uint32_t p = length + t;
+        s->entries[p / QN_KV_BLOCK].block->tokens[p % QN_KV_BLOCK] = tokens[t];
+    }
+}
+
+void qn_kv_truncate(struct qn_kv_seq *s, uint32_t length) {
+    uint32_t n = blocks_for(length);
+    /* From the end: of equally recent cached blocks the deepest go first, since nothing is found behind a
+     * gap. */
+    while (s->n > n) leave(s, --s->n);
+    if (length % QN_KV_BLOCK != 0 && s->n > 0) s->entries[s->n - 1].uid = 0;
+}
+
+/* --- sharing
+ * -------------------------------------------------------------------------------------------------- */
+static void adopt(struct qn_kv_seq *s, struct qn_kv_block *b) {
+    qn_kv_block_ref(s->pool, b, s);
+    if (b->owner != s) s->shared++;
+    set_entry(s, s->n++, b);
+}
+
+uint32_t qn_kv_match(struct qn_kv_seq *s, const int32_t *tokens, uint32_t n) {
+    struct qn_kv_pool *p = s->pool;
+    if (s->n > 0 || n == 0) return 0;
+    uint32_t most = (n - 1) / QN_KV_BLOCK;
+    uint64_t hash = 0, parent = 0;
+    atomic_fetch_add(&p->lookups_tokens, n);
+    while (s->n < most) {
+        const int32_t *t = tokens + (size_t)s->n * QN_KV_BLOCK;
+        hash = qn_kv_hash(p, s, hash, t);
+        struct qn_kv_block *b = qn_kv_find(p, s, hash, parent, t);
+        if (!b || !grow(s, s->n + 1)) break;
+        adopt(s, b);
+        parent = b->uid;
+        s->entries[s->n - 1].uid = b->uid;
+        s->entries[s->n - 1].hash = hash;
+    }
+    note_peak(s);
+    atomic_fetch_add(&p->hits_tokens, s->n * QN_KV_BLOCK);
+    return s->n * QN_KV_BLOCK;
+}
+
+void qn_kv_publish(struct qn_kv_seq *s, uint32_t from, uint32_t to) {
+    struct qn_kv_pool *p = s->pool;
+    for (uint32_t i = from / QN_KV_BLOCK; i < to / QN_KV_BLOCK; i++) {
+        struct qn_kv_entry *e = &s->entries[i];
+        uint64_t parent = i > 0 ? e[-1].uid : 0, before = i > 0 ? e[-1].hash : 0;
+        if (i > 0 && parent == 0) return; /* the chain is broken: nothing behind can be found */
+        e->hash = qn_kv_hash(p, s, before, e->block->tokens);
+        struct qn_kv_block *twin = qn_kv_find(p, s, e->hash, parent, e->block->tokens);
+        if (!twin) {
+            qn_kv_insert(p, e->block, e->hash, parent);
+            twin = e->block;
+        }
+        e->uid = twin->uid;
+    }
+}
+
+int qn_kv_fork(struct qn_kv_seq *dst, struct qn_kv_seq *src, uint32_t length) {
+    uint32_t n = blocks_for(length), slot = length % QN_KV_BLOCK;
+    if (!grow(dst, n)) return QN_ERR_NOMEM;
+    for (uint32_t i = 0; i < n; i++) {
+        adopt(dst, src->entries[i].block);
+        dst->entries[i].uid = src->entries[i].uid;
+        dst->entries[i].hash = src->entries[i].hash;
+    }
+    if (slot > 0) {
+        struct qn_kv_block *b = src->entries[n - 1].block;
+        if (b->sealed < slot) b->sealed = slot;
+        dst->entries[n - 1].uid = 0;
+    }
+    note_peak(dst);
+    return QN_OK;
+}
+
+struct qn_seq_bytes qn_kv_bytes(const struct qn_kv_seq *s) {
+    return (struct qn_seq_bytes){
+        .held = s->n * s->block_bytes,
+        .shared = s->shared * s->block_bytes,
+        .peak = s->peak * s->block_bytes,
+        .peak_shared = s->peak_shared * s->block_bytes,
+    };
+}

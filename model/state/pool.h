@@ -1,0 +1,49 @@
+/* Inside of model/state: blocks and their memory (pool.c) as kv.c and prefix.c see them. Thread: engine. */
+#ifndef QN_MODEL_STATE_POOL_H
+#define QN_MODEL_STATE_POOL_H
+
+#include <stdatomic.h>
+
+#include "model/state/kv.h"
+
+#define QN_KV_CLASSES 32 /* block sizes with a free list; a further one gives memory back at once */
+
+struct qn_kv_class {
+    size_t bytes; /* 0: entry unused */
+    struct qn_kv_block *free;
+};
+
+struct qn_kv_pool {
+    size_t budget;
+    size_t total; /* bytes of data allocated: used + cached + free */
+    struct qn_kv_class classes[QN_KV_CLASSES];
+    struct qn_kv_block *spare;               /* headers without data */
+    struct qn_kv_block *lru_head, *lru_tail; /* cached blocks, least recently used first */
+    struct qn_kv_seq *seqs;
+    struct qn_kv_block **buckets; /* [n_buckets], a power of two */
+    size_t n_buckets;
+    uint64_t hash_seed, last_uid;
+    _Atomic size_t used, cached, blocks_used, blocks_cached, hits_tokens, lookups_tokens;
+};
+
+/* A block with one reference, owned by s, not published; zeroed unless its last content had the same salt.
+ * NULL: over budget (*rc = QN_ERR_NO_STATE) or out of memory (QN_ERR_NOMEM). */
+struct qn_kv_block *qn_kv_block_take(struct qn_kv_pool *p, struct qn_kv_seq *s, int *rc);
+/* One more holder of a used or cached block. */
+void qn_kv_block_ref(struct qn_kv_pool *p, struct qn_kv_block *b, struct qn_kv_seq *s);
+/* One holder fewer; the last one's block is cached or freed. The caller has settled the owner. */
+void qn_kv_block_unref(struct qn_kv_pool *p, struct qn_kv_block *b);
+/* Evicts a cached block: out of the table, to its free list. */
+void qn_kv_block_evict(struct qn_kv_pool *p, struct qn_kv_block *b);
+/* Gives free blocks back to the system until `bytes` more fit, or all (SIZE_MAX). */
+void qn_kv_pool_trim(struct qn_kv_pool *p, size_t bytes);
+
+/* prefix.c: the hash table of published blocks. */
+uint64_t qn_kv_hash(const struct qn_kv_pool *p, const struct qn_kv_seq *s, uint64_t before,
+                    const int32_t *tokens);
+struct qn_kv_block *qn_kv_find(const struct qn_kv_pool *p, const struct qn_kv_seq *s, uint64_t hash,
+                               uint64_t parent, const int32_t *tokens);
+void qn_kv_insert(struct qn_kv_pool *p, struct qn_kv_block *b, uint64_t hash, uint64_t parent);
+void qn_kv_unpublish(struct qn_kv_pool *p, struct qn_kv_block *b);
+
+#endif

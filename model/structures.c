@@ -1,0 +1,286 @@
+/* From what a request asks for to a variant: resolve each part through its registry, refuse with a list of
+ * what the model can run, find or make the variant object. Also the rows of GET /v1/structures. No name of a
+ * structure stands here. Thread: any; the model's lock guards the list of variants. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/internal.h"
+
+#define MAX_OPTIONS 256
+
+const char *qn_exactness_name(enum qn_exactness e) {
+    static const char *const names[] = {"exact", "approximate", "untrained", "unavailable"};
+    return (unsigned)e < 4 ? names[e] : "unavailable";
+}
+
+/* --- rows of /v1/structures
+ * -------------------------------------------------------------------------------------- */
+struct rows {
+    struct qn_structure_entry *out;
+    size_t max, n;
+};
+
+static struct qn_structure_entry *next_row(struct rows *r, const char *slot, const struct qn_choice *c) {
+    struct qn_structure_entry *e = r->n < r->max ? &r->out[r->n] : NULL;
+    r->n++;
+    if (!e) return NULL;
+    memset(e, 0, sizeof *e);
+    e->slot = slot;
+    e->part = c->part;
+    e->origin = c->origin;
+    e->exactness = c->exactness;
+    snprintf(e->why, sizeof e->why, "%s", c->why);
+    return e;
+}
+
+static void attention_rows(const struct qn_model *m, const struct qn_attention_ops *ops, struct rows *r) {
+    const struct qn_spec *spec = &m->ckpt->spec;
+    struct qn_part options[MAX_OPTIONS];
+    size_t n = ops->options(spec, options, MAX_OPTIONS);
+    for (size_t i = 0; i < n && i < MAX_OPTIONS; i++) {
+        struct qn_attention a;
+        if (ops->resolve(spec, &options[i], &a, NULL) != QN_OK) continue;
+        struct qn_structure_entry *e = next_row(r, "attention", &a.choice);
+        if (!e) continue;
+        struct qn_state_size size = qn_state_size_of(spec, &a, m->kv_type);
+        e->causal = a.ops->causal;
+        e->rollback = a.ops->rollback;
+        e->state_bytes_per_token = size.block_bytes / QN_KV_BLOCK;
+        e->state_fixed_bytes = size.fixed_bytes;
+    }
+}
+
+size_t qn_model_structures(const struct qn_model *m, struct qn_structure_entry *out, size_t max) {
+    const struct qn_spec *spec = &m->ckpt->spec;
+    static const struct qn_part any = {0};
+    struct rows r = {out, max, 0};
+    for (size_t i = 0; qn_attention_registry[i]; i++) attention_rows(m, qn_attention_registry[i], &r);
+    for (size_t i = 0; qn_ffn_registry[i]; i++) {
+        struct qn_ffn f;
+        const struct qn_ffn_ops *ops = qn_ffn_registry[i];
+        if (ops->resolve(ops, spec, &any, &f, NULL) == QN_OK) next_row(&r, "ffn", &f.choice);
+    }
+    for (size_t i = 0; qn_sharing_registry[i]; i++) {
+        struct qn_sharing s;
+        const struct qn_sharing_ops *ops = qn_sharing_registry[i];
+        if (ops->resolve(ops, spec, &any, &s, NULL) == QN_OK) next_row(&r, "sharing", &s.choice);
+    }
+    return r.n;
+}
+
+/* --- refusals
+ * ------------------------------------------------------------------------------------------------------ */
+/* "gqa(heads=9,kv_heads=3,…) native, mha(…) exact, …" of one slot, cut at size. */
+static void list_slot(const struct qn_model *m, const char *slot, char *out, size_t size) {
+    out[0] = 0;
+    size_t n = qn_model_structures(m, NULL, 0), at = 0;
+    struct qn_structure_entry *rows = calloc(n ? n : 1, sizeof *rows);
+    if (!rows) return;
+    n = qn_model_structures(m, rows, n);
+    for (size_t i = 0; i < n && at < size; i++) {
+        if (strcmp(rows[i].slot, slot) != 0 || rows[i].exactness == QN_UNAVAILABLE) continue;
+        char part[QN_PART_TEXT];
+        const char *how =
+            rows[i].origin == QN_ORIGIN_NATIVE ? "native" : qn_exactness_name(rows[i].exactness);
+        int k = snprintf(out + at, size - at, "%s%s %s", at ? ", " : "",
+                         qn_part_print(&rows[i].part, part, sizeof part), how);
+        at += k > 0 ? (size_t)k : 0;
+    }
+    free(rows);
+}
+
+static int refuse(const struct qn_model *m, const char *slot, const char *what, const char *why,
+                  struct qn_err *err) {
+    char list[600];
+    list_slot(m, slot, list, sizeof list);
+    return qn_err_param(err, QN_ERR_INVALID, slot, "%s \"%.23s\" %s; this model can run: %s", slot, what, why,
+                        list);
+}
+
+/* Whether a resolved part may run, given the request's consent to conversions. */
+static int admit(const struct qn_model *m, const char *slot, const struct qn_choice *c, bool convert,
+                 struct qn_err *err) {
+    char why[QN_WHY_MAX + 96];
+    if (c->exactness == QN_UNAVAILABLE) {
+        snprintf(why, sizeof why, "is not available: %s", c->why);
+        return refuse(m, slot, c->part.type, why, err);
+    }
+    if (c->exactness == QN_EXACT || convert) return QN_OK;
+    snprintf(why, sizeof why, "is an %s conversion (%s): set \"convert\": true to run it",
+             qn_exactness_name(c->exactness), c->why);
+    return refuse(m, slot, c->part.type, why, err);
+}
+
+struct resolved {
+    struct qn_attention attention;
+    struct qn_ffn ffn;
+    struct qn_sharing sharing;
+};
+
+static int resolve_attention(const struct qn_model *m, const struct qn_structure_request *req,
+                             struct resolved *r, struct qn_err *err) {
+    const struct qn_spec *spec = &m->ckpt->spec;
+    const struct qn_attention_ops *ops = qn_attention_find(spec, req->attention.type);
+    if (!ops) return refuse(m, "attention", req->attention.type, "is not known", err);
+    int rc = ops->resolve(spec, &req->attention, &r->attention, err);
+    if (rc == QN_OK) rc = admit(m, "attention", &r->attention.choice, req->convert, err);
+    if (rc || r->attention.choice.origin == QN_ORIGIN_NATIVE) return rc;
+    size_t replaced, bytes = qn_conversion_bytes(m, &r->attention, &replaced);
+    if (bytes <= m->convert_budget) return QN_OK;
+    return qn_err_param(err, QN_ERR_INVALID, "attention",
+                        "converted weights for attention \"%s\" need %zu bytes, more than the budget of %zu",
+                        r->attention.choice.part.type, bytes, m->convert_budget);
+}
+
+static int resolve_ffn(const struct qn_model *m, const struct qn_structure_request *req, struct resolved *r,
+                       struct qn_err *err) {
+    const struct qn_spec *spec = &m->ckpt->spec;
+    const struct qn_ffn_ops *ops = qn_ffn_find(spec, req->ffn.type);
+    if (!ops) return refuse(m, "ffn", req->ffn.type, "is not known", err);
+    int rc = ops->resolve(ops, spec, &req->ffn, &r->ffn, err);
+    return rc ? rc : admit(m, "ffn", &r->ffn.choice, req->convert, err);
+}
+
+static int resolve_sharing(const struct qn_model *m, const struct qn_structure_request *req,
+                           struct resolved *r, struct qn_err *err) {
+    const struct qn_spec *spec = &m->ckpt->spec;
+    const struct qn_sharing_ops *ops = qn_sharing_find(spec, req->sharing.type);
+    if (!ops) return refuse(m, "sharing", req->sharing.type, "is not known", err);
+    int rc = ops->resolve(ops, spec, &req->sharing, &r->sharing, err);
+    return rc ? rc : admit(m, "sharing", &r->sharing.choice, req->convert, err);
+}
+
+/* --- variants
+ * ------------------------------------------------------------------------------------------------------ */
+static void variant_free(struct qn_variant *v) {
+    free(v->layers);
+    free(v);
+}
+
+static void absorb(struct qn_structure *s, const struct qn_choice *c) {
+    if (c->origin == QN_ORIGIN_CONVERTED) s->origin = QN_ORIGIN_CONVERTED;
+    if (c->exactness > s->exactness) s->exactness = c->exactness;
+}
+
+static void lay_out(struct qn_variant *v) {
+    const struct qn_spec *spec = &v->model->ckpt->spec;
+    size_t at = 0;
+    for (uint32_t i = 0; i < spec->layers; i++) {
+        v->layers[i] = (struct qn_layer){
+            .attention = &v->attention,
+            .ffn = &v->ffn,
+            .attn_block = v->sharing.ops->attn_block(&v->sharing, i),
+            .ffn_block = v->sharing.ops->ffn_block(&v->sharing, i),
+            .state_offset = at,
+        };
+        at += v->attention.ops->state(&v->attention, v->model->kv_type).block_bytes;
+    }
+    v->block_bytes = at;
+}
+
+static struct qn_variant *variant_new(struct qn_model *m, const struct resolved *r) {
+    struct qn_variant *v = calloc(1, sizeof *v);
+    if (!v) return NULL;
+    v->layers = calloc(m->ckpt->spec.layers, sizeof *v->layers);
+    if (!v->layers) {
+        free(v);
+        return NULL;
+    }
+    v->model = m;
+    v->refs = 1;
+    v->attention = r->attention;
+    v->ffn = r->ffn;
+    v->sharing = r->sharing;
+    v->info.attention = r->attention.choice.part;
+    v->info.ffn = r->ffn.choice.part;
+    v->info.sharing = r->sharing.choice.part;
+    absorb(&v->info, &r->attention.choice);
+    absorb(&v->info, &r->ffn.choice);
+    absorb(&v->info, &r->sharing.choice);
+    qn_structure_sizes(m, &v->attention, &v->info);
+    if (r->attention.choice.origin == QN_ORIGIN_NATIVE) v->attn = m->ckpt->attn;
+    lay_out(v);
+    return v;
+}
+
+/* Keeps at most QN_IDLE_VARIANTS unreferenced variants: the oldest go. Their blocks in the prefix cache are
+ * not found again, since ids are never used twice, and age out. */
+static void drop_idle(struct qn_model *m) {
+    size_t idle = 0;
+    struct qn_variant **oldest = NULL;
+    for (struct qn_variant **v = &m->variants; *v; v = &(*v)->next) {
+        if ((*v)->refs > 0) continue;
+        idle++;
+        if (!oldest || (*v)->used_at < (*oldest)->used_at) oldest = v;
+    }
+    if (idle <= QN_IDLE_VARIANTS || !oldest) return;
+    struct qn_variant *gone = *oldest;
+    *oldest = gone->next;
+    variant_free(gone);
+}
+
+static struct qn_variant *find_or_add(struct qn_model *m, const struct resolved *r) {
+    char key[QN_KEY_MAX], a[QN_PART_TEXT], f[QN_PART_TEXT], s[QN_PART_TEXT - 4];
+    snprintf(key, sizeof key, "%s|%s|%s", qn_part_print(&r->attention.choice.part, a, sizeof a),
+             qn_part_print(&r->ffn.choice.part, f, sizeof f),
+             qn_part_print(&r->sharing.choice.part, s, sizeof s));
+    pthread_mutex_lock(&m->lock);
+    struct qn_variant *v = m->variants;
+    while (v && strcmp(v->key, key) != 0) v = v->next;
+    if (v) {
+        v->refs++;
+    } else if ((v = variant_new(m, r)) != NULL) {
+        v->id = ++m->last_variant;
+        memcpy(v->key, key, sizeof key);
+        v->next = m->variants;
+        m->variants = v;
+    }
+    pthread_mutex_unlock(&m->lock);
+    return v;
+}
+
+int qn_variant_resolve(struct qn_model *m, const struct qn_structure_request *req, struct qn_variant **out,
+                       struct qn_err *err) {
+    struct resolved r;
+    *out = NULL;
+    int rc = resolve_attention(m, req, &r, err);
+    if (rc == QN_OK) rc = resolve_ffn(m, req, &r, err);
+    if (rc == QN_OK) rc = resolve_sharing(m, req, &r, err);
+    if (rc) return rc;
+    *out = find_or_add(m, &r);
+    return *out ? QN_OK : qn_err_set(err, QN_ERR_NOMEM, "out of memory for a structure");
+}
+
+void qn_variant_ref(struct qn_variant *v) {
+    pthread_mutex_lock(&v->model->lock);
+    v->refs++;
+    pthread_mutex_unlock(&v->model->lock);
+}
+
+void qn_variant_unref(struct qn_variant *v) {
+    if (!v) return;
+    struct qn_model *m = v->model;
+    pthread_mutex_lock(&m->lock);
+    if (--v->refs == 0) {
+        v->used_at = ++m->last_use;
+        drop_idle(m);
+    }
+    pthread_mutex_unlock(&m->lock);
+}
+
+void qn_variant_free_all(struct qn_model *m) {
+    while (m->variants) {
+        struct qn_variant *v = m->variants;
+        m->variants = v->next;
+        variant_free(v);
+    }
+}
+
+const struct qn_structure *qn_variant_structure(const struct qn_variant *v) {
+    return &v->info;
+}
+
+struct qn_model *qn_variant_model(const struct qn_variant *v) {
+    return v->model;
+}
