@@ -7,8 +7,9 @@
 #include "kernels/mem.h"
 #include "model/load/want.h"
 
-#define ITEM_ROWS (8 * QN_PANEL) /* rows that one item of the pool packs: whole panels, so items never meet  \
-                                  */
+#define ITEM_ROWS                                                                                            \
+    (8 * QN_PANEL) /* rows that one item of the pool packs: whole panels, so items never meet                \
+                    */
 
 /* Which row of the file is row r of ours: heads of `block` rows, `stride` apart, beginning at `offset`;
  * inside a head the first `rot` rows are in adjacent-pair order and come back to rotate-half order. */

@@ -1,0 +1,268 @@
+/* Opens a checkpoint: tells the format, glues parser, spec, weights and vocabulary, and frees it all again.
+ */
+#include "model/load/checkpoint.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "kernels/mem.h"
+#include "model/load/gguf_spec.h"
+#include "model/load/hf_config.h"
+#include "model/load/json.h"
+#include "model/load/open.h"
+#include "model/load/weights.h"
+
+static const struct qn_json_limits config_limits = {32, 100000};
+static const struct qn_json_limits tokenizer_limits = {32, 16000000};
+
+static double now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+static void progress(const struct qn_load_options *opt, const char *phase, double done) {
+    if (opt->progress) opt->progress(opt->progress_ctx, phase, done);
+}
+
+/* ---- GGUF ---- */
+
+/* general.name, reduced to printable ASCII so that it can go into logs and replies as it is. */
+static void take_name(const struct qn_gguf *g, struct qn_checkpoint *c) {
+    struct qn_str name;
+    if (qn_gguf_str(g, "general.name", &name, NULL) != QN_OK || name.n == 0) return;
+    size_t n = name.n < sizeof c->name - 1 ? name.n : sizeof c->name - 1;
+    for (size_t i = 0; i < n; i++) c->name[i] = name.p[i] >= 32 && name.p[i] < 127 ? name.p[i] : '?';
+    c->name[n] = 0;
+}
+
+static int build_gguf(const struct qn_gguf *g, const struct qn_load_options *opt, struct qn_checkpoint *c,
+                      struct qn_err *err) {
+    struct qn_weights_source src = {.dir = &g->dir, .gguf = true};
+    snprintf(c->format, sizeof c->format, "gguf");
+    take_name(g, c);
+    int rc = qn_gguf_spec(g, &c->spec, &src.family, err);
+    if (rc != QN_OK) return rc;
+    src.qkv = src.family->gguf_qkv;
+    double t0 = now_ms();
+    rc = qn_weights_load(&src, opt, c, err);
+    double t1 = now_ms();
+    c->ms_pack = t1 - t0;
+    if (rc != QN_OK) return rc;
+    progress(opt, "tokenizer", 0);
+    rc = qn_vocab_from_gguf(g, c->spec.vocab, &c->tokenizer, err);
+    c->ms_tokenizer = now_ms() - t1;
+    if (rc == QN_OK) progress(opt, "tokenizer", 1);
+    return rc;
+}
+
+int qn_open_gguf(const void *data, size_t size, const struct qn_load_options *opt, struct qn_checkpoint *c,
+                 struct qn_err *err) {
+    struct qn_gguf g;
+    double t0 = now_ms();
+    int rc = qn_gguf_parse(data, size, &g, err);
+    c->ms_map += now_ms() - t0;
+    if (rc != QN_OK) return rc;
+    c->file_bytes = size;
+    rc = build_gguf(&g, opt, c, err);
+    qn_gguf_free(&g);
+    return rc;
+}
+
+static int load_gguf(const struct qn_mapfile *m, const struct qn_load_options *opt, struct qn_checkpoint *c,
+                     struct qn_err *err) {
+    progress(opt, "map", 1);
+    return qn_open_gguf(m->data, m->size, opt, c, err);
+}
+
+/* ---- Hugging Face ---- */
+
+int qn_open_tokenizer_json(const char *text, size_t len, json_t **out, struct qn_err *err) {
+    return qn_json_parse(text, len, "tokenizer.json", tokenizer_limits, out, err);
+}
+
+int qn_open_hf(const struct qn_hf_vocab *files, const struct qn_tensor_dir *dir,
+               const struct qn_load_options *opt, struct qn_checkpoint *c, struct qn_err *err) {
+    struct qn_hf_model m;
+    snprintf(c->format, sizeof c->format, "safetensors");
+    int rc = qn_hf_config(files->config, dir, &m, err);
+    if (rc != QN_OK) return rc;
+    c->spec = m.spec;
+    struct qn_weights_source src = {.dir = dir, .family = m.family, .qkv = m.qkv};
+    double t0 = now_ms();
+    rc = qn_weights_load(&src, opt, c, err);
+    double t1 = now_ms();
+    c->ms_pack = t1 - t0;
+    if (rc != QN_OK) return rc;
+    progress(opt, "tokenizer", 0);
+    rc = qn_vocab_from_hf(files, c->spec.vocab, &c->tokenizer, err);
+    c->ms_tokenizer += now_ms() - t1;
+    if (rc == QN_OK) progress(opt, "tokenizer", 1);
+    return rc;
+}
+
+struct hf_files {
+    json_t *config, *tokenizer, *settings, *generation;
+};
+
+static int read_side_file(const char *dir, const char *name, bool optional, struct qn_json_limits limits,
+                          json_t **out, struct qn_err *err) {
+    char path[PATH_MAX];
+    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path)
+        return qn_err_set(err, QN_ERR_IO, "the path is too long");
+    return qn_json_file(path, name, optional, limits, out, err);
+}
+
+static int read_side_files(const char *dir, struct hf_files *f, struct qn_err *err) {
+    int rc = read_side_file(dir, "config.json", false, config_limits, &f->config, err);
+    if (rc == QN_OK) rc = read_side_file(dir, "tokenizer.json", true, tokenizer_limits, &f->tokenizer, err);
+    if (rc == QN_OK)
+        rc = read_side_file(dir, "tokenizer_config.json", true, config_limits, &f->settings, err);
+    if (rc == QN_OK)
+        rc = read_side_file(dir, "generation_config.json", true, config_limits, &f->generation, err);
+    return rc;
+}
+
+static int load_hf(const char *path, const char *dir, const struct qn_load_options *opt,
+                   struct qn_checkpoint *c, struct qn_err *err) {
+    struct hf_files f = {0};
+    struct qn_safetensors s = {0};
+    double t0 = now_ms();
+    int rc = read_side_files(dir, &f, err);
+    double t1 = now_ms();
+    if (rc == QN_OK) rc = qn_safetensors_open(path, &s, err);
+    c->ms_tokenizer = t1 - t0; /* nearly all of it is tokenizer.json */
+    c->ms_map = now_ms() - t1;
+    c->file_bytes = s.bytes;
+    if (rc == QN_OK) {
+        struct qn_hf_vocab files = {f.tokenizer, f.settings, f.generation, f.config};
+        progress(opt, "map", 1);
+        rc = qn_open_hf(&files, &s.dir, opt, c, err);
+    }
+    qn_safetensors_close(&s);
+    json_decref(f.config);
+    json_decref(f.tokenizer);
+    json_decref(f.settings);
+    json_decref(f.generation);
+    return rc;
+}
+
+/* ---- the front door ---- */
+
+/* "models/Foo.Q4_1.gguf" -> "Foo.Q4_1"; "models/foo/" -> "foo". */
+static void stem_of(const char *path, char *out, size_t room) {
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/') end--;
+    size_t begin = end;
+    while (begin > 0 && path[begin - 1] != '/') begin--;
+    static const char *const endings[] = {".gguf", ".safetensors"};
+    for (size_t i = 0; i < 2; i++) {
+        size_t n = strlen(endings[i]);
+        if (end - begin > n && memcmp(path + end - n, endings[i], n) == 0) end -= n;
+    }
+    snprintf(out, room, "%.*s", (int)(end - begin < 4096 ? end - begin : 4096), path + begin);
+}
+
+static int parent_of(const char *path, char *dir, struct qn_err *err) {
+    const char *slash = strrchr(path, '/');
+    int n = slash ? snprintf(dir, PATH_MAX, "%.*s", (int)(slash - path < PATH_MAX ? slash - path : PATH_MAX),
+                             path)
+                  : snprintf(dir, PATH_MAX, ".");
+    if (n >= PATH_MAX) return qn_err_set(err, QN_ERR_IO, "the path is too long");
+    if (n == 0) snprintf(dir, PATH_MAX, "/");
+    return QN_OK;
+}
+
+/* A safetensors file has no magic: eight length bytes, then a JSON object. */
+static bool looks_like_safetensors(const struct qn_mapfile *m) {
+    return m->size >= 9 && m->data[8] == '{';
+}
+
+static int load_file(const char *path, const struct qn_load_options *opt, struct qn_checkpoint *c,
+                     struct qn_err *err) {
+    struct qn_mapfile m;
+    char dir[PATH_MAX];
+    double t0 = now_ms();
+    int rc = qn_mapfile_open(&m, path, err);
+    if (rc != QN_OK) return rc;
+    c->ms_map = now_ms() - t0;
+    if (m.size >= 4 && memcmp(m.data, "GGUF", 4) == 0) {
+        rc = load_gguf(&m, opt, c, err);
+        qn_mapfile_close(&m);
+        return rc;
+    }
+    bool safetensors = looks_like_safetensors(&m);
+    qn_mapfile_close(&m);
+    if (!safetensors) return qn_err_set(err, QN_ERR_FORMAT, "'%s' is neither GGUF nor safetensors", path);
+    rc = parent_of(path, dir, err);
+    return rc == QN_OK ? load_hf(path, dir, opt, c, err) : rc;
+}
+
+int qn_checkpoint_load(const char *path, const struct qn_load_options *opt, struct qn_checkpoint **out,
+                       struct qn_err *err) {
+    static const struct qn_load_options defaults = {0};
+    struct stat st;
+    *out = NULL;
+    if (!opt) opt = &defaults;
+    if (stat(path, &st) != 0)
+        return qn_err_set(err, QN_ERR_IO, "cannot open '%s': %s", path, strerror(errno));
+    struct qn_checkpoint *c = calloc(1, sizeof *c);
+    if (!c) return qn_err_set(err, QN_ERR_NOMEM, "out of memory for the checkpoint");
+    progress(opt, "map", 0);
+    stem_of(path, c->name, sizeof c->name);
+    int rc = S_ISDIR(st.st_mode) ? load_hf(path, path, opt, c, err) : load_file(path, opt, c, err);
+    if (rc != QN_OK) {
+        qn_checkpoint_free(c);
+        return rc;
+    }
+    *out = c;
+    return QN_OK;
+}
+
+static void free_norm(struct qn_norm_weights *n) {
+    qn_mem_free(n->g);
+    qn_mem_free(n->b);
+}
+
+static void free_attn(struct qn_attn_weights *a) {
+    free_norm(&a->norm);
+    qn_matrix_free(&a->q);
+    qn_matrix_free(&a->k);
+    qn_matrix_free(&a->v);
+    qn_matrix_free(&a->o);
+    qn_mem_free(a->bq);
+    qn_mem_free(a->bk);
+    qn_mem_free(a->bv);
+    qn_mem_free(a->bo);
+    qn_mem_free(a->q_norm);
+    qn_mem_free(a->k_norm);
+}
+
+static void free_ffn(struct qn_ffn_weights *f) {
+    free_norm(&f->norm);
+    qn_matrix_free(&f->gate);
+    qn_matrix_free(&f->up);
+    qn_matrix_free(&f->down);
+    qn_mem_free(f->b_up);
+    qn_mem_free(f->b_down);
+}
+
+void qn_checkpoint_free(struct qn_checkpoint *c) {
+    if (!c) return;
+    for (uint32_t i = 0; c->attn && i < c->spec.layers; i++) free_attn(&c->attn[i]);
+    for (uint32_t i = 0; c->ffn && i < c->spec.layers; i++) free_ffn(&c->ffn[i]);
+    free(c->attn);
+    free(c->ffn);
+    qn_matrix_free(&c->embed);
+    qn_matrix_free(&c->output);
+    qn_mem_free(c->pos_embed);
+    qn_mem_free(c->rope_factors);
+    free_norm(&c->out_norm);
+    qn_tokenizer_free(c->tokenizer);
+    free(c);
+}
