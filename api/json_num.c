@@ -4,7 +4,8 @@
  * by a power of ten so that v has 9 digits the interval is some hundreds of integers wide at most (wider only
  * for subnormals); its member with the most trailing zeros is the shortest text. The scaling is done in
  * double, whose error is far below the interval's width, and the interval is shrunk by more than that error,
- * so the text always reads back exactly, through strtof and through a double alike. Thread: any. */
+ * so the text always reads back exactly, through strtof and through a double alike (a text exactly half-way
+ * is not used). Thread: any. */
 #include "api/buf.h"
 
 #include <math.h>
