@@ -66,6 +66,7 @@ struct qn_request {
 
 void qn_request_ref(struct qn_request *r);
 void qn_request_unref(struct qn_request *r);
+void qn_request_drop_body(struct qn_request *r); /* it was parsed: give its memory back */
 
 /* Fill the reply: error object, or what is in r->reply already. */
 void qn_reply_error(struct qn_request *r, const struct qn_api_err *err);

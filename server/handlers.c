@@ -1,0 +1,170 @@
+/* Handlers that answer at once: health, metrics, descriptions of models. Thread: loop. */
+#include "server/handlers.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/models.h"
+#include "server/metrics_page.h"
+
+void qn_handle_livez(struct qn_request *r) {
+    qn_reply_text(r, 200, "ok\n");
+}
+
+void qn_handle_readyz(struct qn_request *r) {
+    static const char *const why[] = {"loading\n", "ok\n", "draining\n", "draining\n", "draining\n"};
+    enum qn_server_state s = r->srv->state;
+    qn_reply_text(r, s == QN_SERVER_READY ? 200 : 503, why[s]);
+    if (s != QN_SERVER_READY) r->retry_after = 1;
+}
+
+void qn_handle_metrics(struct qn_request *r) {
+    qn_metrics_page(r->srv, &r->reply);
+    qn_reply_json(r);
+    if (r->status == 200) r->type = "text/plain; version=0.0.4; charset=utf-8";
+}
+
+void qn_handle_index(struct qn_request *r) {
+    qn_reply_text(r, 200,
+                  "quern: transformer inference; every request chooses its structure.\n\n"
+                  "POST /v1/infer       run a sequence\n"
+                  "GET  /v1/structures  what each model can run as\n"
+                  "GET  /v1/models      models\n"
+                  "POST /tokenize       POST /detokenize\n"
+                  "GET  /openapi.json   the whole interface\n"
+                  "GET  /livez /readyz /metrics\n");
+}
+
+void qn_handle_openapi(struct qn_request *r) {
+    qn_buf_add(&r->reply, r->srv->openapi.p, r->srv->openapi.n);
+    qn_reply_json(r);
+}
+
+/* model/'s parts and api/'s are the same thing on two sides of a wall. */
+static void part_to_api(const struct qn_part *from, struct qn_api_part *to) {
+    memset(to, 0, sizeof *to);
+    memcpy(to->type, from->type, sizeof to->type);
+    to->n_params = from->n_params;
+    for (uint32_t i = 0; i < from->n_params && i < QN_API_PARTS; i++) {
+        memcpy(to->params[i].name, from->params[i].name, sizeof to->params[i].name);
+        to->params[i].kind = (enum qn_api_kind)from->params[i].kind;
+        to->params[i].value = from->params[i].value;
+    }
+}
+
+static const char *origin_name(enum qn_origin o) {
+    return o == QN_ORIGIN_NATIVE ? "native" : "converted";
+}
+
+static void describe_native(struct qn_model *m, struct qn_api_model *out) {
+    struct qn_structure_request native;
+    struct qn_variant *v = NULL;
+    memset(&native, 0, sizeof native);
+    if (qn_variant_resolve(m, &native, &v, NULL) != QN_OK) return;
+    const struct qn_structure *s = qn_variant_structure(v);
+    part_to_api(&s->attention, &out->native.attention);
+    part_to_api(&s->ffn, &out->native.ffn);
+    part_to_api(&s->sharing, &out->native.sharing);
+    out->native.origin = origin_name(s->origin);
+    out->native.exactness = qn_exactness_name(s->exactness);
+    out->state_bytes_per_token = s->state_bytes_per_token;
+    qn_variant_unref(v);
+}
+
+static void describe(struct qn_model *m, struct qn_api_model *out) {
+    const struct qn_model_info *i = qn_model_info(m);
+    memset(out, 0, sizeof *out);
+    out->native.origin = "native";
+    out->native.exactness = "exact";
+    out->id = i->id;
+    out->family = i->family;
+    out->format = i->format;
+    out->created = i->opened_at;
+    out->params_total = i->params_total;
+    out->params_active = i->params_active;
+    out->layers = i->layers;
+    out->d_model = i->d_model;
+    out->heads = i->heads;
+    out->kv_heads = i->kv_heads;
+    out->head_dim = i->head_dim;
+    out->ffn_dim = i->ffn_dim;
+    out->vocab = i->vocab;
+    out->context = i->context;
+    out->file_bytes = i->file_bytes;
+    out->weights_bytes = i->weights_bytes;
+    for (size_t k = 0; k < QN_TYPE_SLOTS; k++) {
+        out->by_type[k].name = i->by_type[k].name;
+        out->by_type[k].bytes = i->by_type[k].bytes;
+    }
+    describe_native(m, out);
+}
+
+void qn_handle_models(struct qn_request *r) {
+    const struct qn_registry *g = &r->srv->models;
+    struct qn_api_model *list = calloc(g->n ? g->n : 1, sizeof *list);
+    if (!list) {
+        qn_reply_fail(r, QN_API_OUT_OF_MEMORY, "no memory for the reply");
+        return;
+    }
+    for (uint32_t i = 0; i < g->n; i++) describe(g->models[i], &list[i]);
+    qn_api_models_write(&r->reply, list, g->n);
+    free(list);
+    qn_reply_json(r);
+}
+
+void qn_handle_model(struct qn_request *r) {
+    struct qn_model *m = qn_registry_find(&r->srv->models, r->arg);
+    if (!m) {
+        struct qn_api_err err = {.code = QN_API_OK};
+        qn_api_fail(&err, QN_API_MODEL_NOT_FOUND, "model", "no model '%.64s'; GET /v1/models lists them",
+                    r->arg);
+        qn_reply_error(r, &err);
+        return;
+    }
+    struct qn_api_model one;
+    describe(m, &one);
+    qn_api_model_write(&r->reply, &one);
+    qn_reply_json(r);
+}
+
+#define MAX_ENTRIES 128
+
+struct rows { /* one model's structures on both sides of the wall */
+    struct qn_structure_entry from[MAX_ENTRIES];
+    struct qn_api_structure_entry to[MAX_ENTRIES];
+};
+
+static void list_structures(const struct qn_model *m, struct rows *rows, struct qn_api_structures *out) {
+    size_t n = qn_model_structures(m, rows->from, MAX_ENTRIES);
+    if (n > MAX_ENTRIES) n = MAX_ENTRIES;
+    for (size_t i = 0; i < n; i++) {
+        const struct qn_structure_entry *e = &rows->from[i];
+        struct qn_api_structure_entry *a = &rows->to[i];
+        a->slot = e->slot;
+        part_to_api(&e->part, &a->part);
+        a->origin = origin_name(e->origin);
+        a->exactness = qn_exactness_name(e->exactness);
+        a->why = e->why;
+        a->causal = e->causal;
+        a->rollback = e->rollback;
+        a->state_bytes_per_token = e->state_bytes_per_token;
+        a->state_fixed_bytes = e->state_fixed_bytes;
+    }
+    out->model = qn_model_info(m)->id;
+    out->entries = rows->to;
+    out->n = n;
+}
+
+void qn_handle_structures(struct qn_request *r) {
+    const struct qn_registry *g = &r->srv->models;
+    struct rows *rows = calloc(g->n ? g->n : 1, sizeof *rows);
+    struct qn_api_structures list[QN_MAX_MODELS];
+    if (!rows) {
+        qn_reply_fail(r, QN_API_OUT_OF_MEMORY, "no memory for the reply");
+        return;
+    }
+    for (uint32_t i = 0; i < g->n; i++) list_structures(g->models[i], &rows[i], &list[i]);
+    qn_api_structures_write(&r->reply, list, g->n);
+    free(rows);
+    qn_reply_json(r);
+}

@@ -1,0 +1,28 @@
+/* What each route does. The run functions are named in route.c; see route.h for what they may touch. */
+#ifndef QN_SERVER_HANDLERS_H
+#define QN_SERVER_HANDLERS_H
+
+#include "server/request.h"
+
+void qn_handle_livez(struct qn_request *r);
+void qn_handle_readyz(struct qn_request *r);
+void qn_handle_metrics(struct qn_request *r);
+void qn_handle_index(struct qn_request *r);
+void qn_handle_openapi(struct qn_request *r);
+void qn_handle_models(struct qn_request *r);
+void qn_handle_model(struct qn_request *r);
+void qn_handle_structures(struct qn_request *r);
+void qn_handle_infer(struct qn_request *r);
+void qn_handle_tokenize(struct qn_request *r);
+void qn_handle_detokenize(struct qn_request *r);
+
+/* The request is complete: runs its handler here, or on a worker when the body is large. Afterwards r->ready
+ * (a reply), r->stream.open (a stream) or neither (the reply comes later: the caller suspends). Loop thread.
+ */
+void qn_request_start(struct qn_request *r);
+/* Everything the engine has finished or produced, to its requests. The caller pumps HTTP afterwards. */
+void qn_handle_events(struct qn_server *srv);
+/* The client left: stop working for it, within one step of the engine. */
+void qn_request_cancel(struct qn_request *r);
+
+#endif

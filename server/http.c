@@ -1,0 +1,709 @@
+/* libmicrohttpd inside the loop.
+ *
+ *   accept -> qn_conn -> [head -> guards, auth, route -> body -> handler -> suspend … resume -> reply]*
+ *
+ * libmicrohttpd leaves five things to its user, all done here: it doesn't notice that the client of a
+ * suspended connection left (a second epoll set watches every socket for EPOLLRDHUP), its timeouts restart
+ * with every byte (the sweep has absolute deadlines), it must run again after a close at its connection
+ * limit, it loses a FIN that arrives with the request (the watch shuts the reading side, which makes a fresh
+ * edge), and it accepts ambiguous framing (http_guard.c). Bodies of refused requests are read and dropped for
+ * a bounded time, so that the client gets to read the refusal. Thread: loop. */
+#include "server/http.h"
+
+#include <errno.h>
+#include <microhttpd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "server/handlers.h"
+#include "server/http_guard.h"
+#include "server/loop.h"
+#include "server/route.h"
+#include "server/stream.h"
+
+#define POOL_BYTES  ((size_t)16 * 1024) /* per connection; libmicrohttpd clears it for every request */
+#define DRAIN_BYTES ((size_t)8 * 1024 * 1024)
+#define DRAIN_NS    2000000000u
+#define OVER_NS     2000000000u /* how long a connection above the limit may take to ask */
+#define BODIES_MIN  ((size_t)64 * 1024 * 1024)
+#define PATH_BYTES  1024
+
+struct qn_http {
+    struct qn_server *srv;
+    struct MHD_Daemon *mhd;
+    int fd, watch_fd;
+    bool closed; /* a connection was closed during this run */
+    bool quiet;  /* no longer listening */
+    unsigned n_conns, n_active;
+    struct qn_conn *conns;
+    struct qn_request *free_requests;
+    size_t bodies; /* bytes of request bodies held now */
+};
+
+/* ---- requests ---- */
+
+static struct qn_request *request_new(struct qn_http *h, struct qn_conn *c) {
+    struct qn_request *r = h->free_requests;
+    if (r) {
+        h->free_requests = r->next_free;
+        memset(r, 0, offsetof(struct qn_request, id));
+        r->id[0] = r->arg[0] = '\0';
+    } else if (!(r = calloc(1, sizeof *r))) {
+        return NULL;
+    }
+    r->srv = h->srv;
+    r->conn = c;
+    r->refs = 1;
+    r->t_start_ns = qn_now_ns();
+    r->body.limit = h->srv->cfg.max_body;
+    return r;
+}
+
+void qn_request_ref(struct qn_request *r) {
+    r->refs++;
+}
+
+void qn_request_drop_body(struct qn_request *r) {
+    r->srv->http->bodies -= r->body.n;
+    qn_buf_free(&r->body);
+}
+
+static void log_request(const struct qn_request *r);
+
+void qn_request_unref(struct qn_request *r) {
+    if (--r->refs > 0) return;
+    struct qn_http *h = r->srv->http;
+    log_request(r);
+    qn_request_drop_body(r);
+    qn_buf_free(&r->reply);
+    qn_buf_free(&r->timing);
+    qn_buf_free(&r->stream.buf);
+    if (r->job) qn_job_unref(r->job);
+    r->job = NULL;
+    r->next_free = h->free_requests;
+    h->free_requests = r;
+}
+
+static void add_str(struct qn_log_field *f, size_t *n, const char *name, const char *s) {
+    if (s && *s) f[(*n)++] = (struct qn_log_field){.name = name, .kind = QN_LF_STR, .s = s};
+}
+
+static void add_uint(struct qn_log_field *f, size_t *n, const char *name, uint64_t u) {
+    f[(*n)++] = (struct qn_log_field){.name = name, .kind = QN_LF_UINT, .u = u};
+}
+
+static void add_ms(struct qn_log_field *f, size_t *n, const char *name, double ms) {
+    f[(*n)++] = (struct qn_log_field){.name = name, .kind = QN_LF_MS, .ms = ms};
+}
+
+/* What the job did; only after its DONE event, when the engine no longer writes it. */
+static size_t log_job(const struct qn_request *r, struct qn_log_field *f, size_t n) {
+    const struct qn_job *j = r->job;
+    const struct qn_api_timings *t = &j->timings;
+    uint64_t prompt = 0, made = 0, cached = 0, bytes = 0;
+    for (uint32_t i = 0; i < j->n_outputs && j->outputs; i++) {
+        prompt += j->outputs[i].n_prompt;
+        made += j->outputs[i].n_tokens;
+        cached += j->outputs[i].cached_tokens;
+        bytes += j->outputs[i].bytes.peak;
+    }
+    const struct qn_structure *s = qn_variant_structure(j->variant);
+    add_str(f, &n, "job", j->id);
+    add_str(f, &n, "model", qn_model_info(j->model)->id);
+    add_str(f, &n, "attention", s->attention.type);
+    add_str(f, &n, "ffn", s->ffn.type);
+    add_str(f, &n, "sharing", s->sharing.type);
+    add_uint(f, &n, "prompt_tokens", prompt);
+    add_uint(f, &n, "completion_tokens", made);
+    add_uint(f, &n, "cached_tokens", cached);
+    add_ms(f, &n, "queue_ms", t->queue);
+    add_ms(f, &n, "prefill_ms", t->prefill);
+    add_ms(f, &n, "decode_ms", t->decode);
+    add_uint(f, &n, "state_bytes", bytes);
+    if (r->stream.open) f[n++] = (struct qn_log_field){.name = "stream", .kind = QN_LF_BOOL, .u = 1};
+    return n;
+}
+
+static void log_request(const struct qn_request *r) {
+    struct qn_server *srv = r->srv;
+    unsigned status = r->queued ? r->status : 499;
+    qn_metrics_response(srv->metrics, status);
+    if (!srv->cfg.access_log || !qn_log_on(srv->log, QN_LOG_INFO)) return;
+    if (r->route && r->route->quiet && status < 500 && status != 401) return;
+    if (r->route && r->route->access == QN_OPEN && r->route->quiet) return;
+    struct qn_log_field f[24];
+    size_t n = 0;
+    add_str(f, &n, "id", r->id);
+    add_str(f, &n, "route", r->route ? r->route->path : "-");
+    add_uint(f, &n, "status", status);
+    if (r->error) add_str(f, &n, "error", qn_api_code_name(r->error));
+    add_ms(f, &n, "ms", (double)(qn_now_ns() - r->t_start_ns) * 1e-6);
+    if (r->job && r->job_done) n = log_job(r, f, n);
+    if (r->gone || r->killed) f[n++] = (struct qn_log_field){.name = "cancelled", .kind = QN_LF_BOOL, .u = 1};
+    qn_log_fields(srv->log, QN_LOG_INFO, "request", f, n);
+}
+
+/* ---- replies ---- */
+
+static void reply_as(struct qn_request *r, unsigned status, const char *type) {
+    r->status = status;
+    r->type = type;
+    r->ready = true;
+}
+
+void qn_reply_error(struct qn_request *r, const struct qn_api_err *err) {
+    qn_buf_clear(&r->reply);
+    r->reply.failed = false;
+    qn_api_error_write(&r->reply, err);
+    r->error = err->code;
+    if (!r->retry_after && (qn_api_status(err->code) == 429 || qn_api_status(err->code) == 503))
+        r->retry_after = 1;
+    qn_metrics_refused(r->srv->metrics, err->code);
+    reply_as(r, qn_api_status(err->code), "application/json");
+}
+
+void qn_reply_fail(struct qn_request *r, enum qn_api_code code, const char *msg) {
+    struct qn_api_err err = {.code = QN_API_OK};
+    qn_api_fail(&err, code, "", "%s", msg);
+    qn_reply_error(r, &err);
+}
+
+void qn_reply_json(struct qn_request *r) {
+    if (r->reply.failed)
+        qn_reply_fail(r, QN_API_OUT_OF_MEMORY, "no memory for the reply");
+    else
+        reply_as(r, 200, "application/json");
+}
+
+void qn_reply_text(struct qn_request *r, unsigned status, const char *text) {
+    qn_buf_clear(&r->reply);
+    qn_buf_str(&r->reply, text);
+    reply_as(r, status, "text/plain; charset=utf-8");
+}
+
+static void add_cors(const struct qn_request *r, struct MHD_Response *resp) {
+    MHD_add_response_header(resp, "Access-Control-Allow-Origin", "*");
+    MHD_add_response_header(resp, "Access-Control-Expose-Headers",
+                            "x-request-id, server-timing, retry-after");
+    if (r->method != QN_OPTIONS) return;
+    MHD_add_response_header(resp, "Access-Control-Allow-Methods", "GET, HEAD, POST, OPTIONS");
+    MHD_add_response_header(resp, "Access-Control-Allow-Headers", r->preflight ? r->preflight : "*");
+    MHD_add_response_header(resp, "Access-Control-Max-Age", "600");
+}
+
+static void add_headers(const struct qn_request *r, struct MHD_Response *resp) {
+    char number[16];
+    if (r->type) MHD_add_response_header(resp, "Content-Type", r->type);
+    MHD_add_response_header(resp, "x-request-id", r->id);
+    if (r->stream.open) {
+        MHD_add_response_header(resp, "Cache-Control", "no-cache");
+        MHD_add_response_header(resp, "X-Accel-Buffering", "no");
+    }
+    if (r->timing.n && !r->timing.failed) MHD_add_response_header(resp, "Server-Timing", r->timing.p);
+    if (r->allow) MHD_add_response_header(resp, "Allow", r->allow);
+    if (r->status == 401) MHD_add_response_header(resp, "WWW-Authenticate", "Bearer");
+    if (r->retry_after) {
+        snprintf(number, sizeof number, "%u", r->retry_after);
+        MHD_add_response_header(resp, "Retry-After", number);
+    }
+    if (r->cors) add_cors(r, resp);
+    if (r->close || r->conn->over_limit || qn_server_closing(r->srv))
+        MHD_add_response_header(resp, "Connection", "close");
+}
+
+static enum MHD_Result queue_reply(struct qn_request *r) {
+    struct MHD_Response *resp;
+    if (r->stream.open) {
+        resp = qn_stream_response(r);
+    } else { /* the buffer becomes the response's: malloc'ed by api/buf */
+        resp = MHD_create_response_from_buffer(r->reply.n, r->reply.n ? r->reply.p : (void *)"",
+                                               r->reply.n ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
+        if (resp && r->reply.n) r->reply = (struct qn_buf){0};
+    }
+    if (!resp) return MHD_NO;
+    add_headers(r, resp);
+    enum MHD_Result ok = MHD_queue_response(r->conn->mc, r->status, resp);
+    MHD_destroy_response(resp);
+    r->queued = ok == MHD_YES;
+    return ok;
+}
+
+/* An answer past libmicrohttpd, for a request that it is still reading: a whole small reply straight to the
+ * socket. Only while nothing of a reply was sent. The caller shuts the connection down. */
+static void raw_reply(struct qn_request *r) {
+    char head[512];
+    int n = snprintf(head, sizeof head,
+                     "HTTP/1.1 %u %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
+                     "x-request-id: %s\r\n%sConnection: close\r\n\r\n",
+                     r->status, MHD_get_reason_phrase_for(r->status), r->reply.n, r->id,
+                     r->retry_after ? "Retry-After: 1\r\n" : "");
+    if (n <= 0 || (size_t)n >= sizeof head || !r->reply.p) return;
+    struct iovec iov[2] = {{head, (size_t)n}, {r->reply.p, r->reply.n}};
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 2};
+    if (sendmsg(r->conn->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) > 0) r->queued = true;
+}
+
+/* Makes libmicrohttpd see the end of the connection at its next run. */
+static void shut(struct qn_conn *c) {
+    c->closing = true;
+    shutdown(c->fd, SHUT_RD);
+}
+
+/* ---- the handler ---- */
+
+static enum MHD_Result each_header(void *cls, enum MHD_ValueKind kind, const char *name, size_t name_n,
+                                   const char *value, size_t value_n) {
+    (void)kind;
+    qn_head_add(cls, name, name_n, value, value_n);
+    return MHD_YES;
+}
+
+static void make_id(struct qn_server *srv, struct qn_request *r, const char *asked) {
+    if (asked && qn_request_id_sane(asked)) {
+        memcpy(r->id, asked, strlen(asked) + 1);
+        return;
+    }
+    static const char hex[] = "0123456789abcdef";
+    uint64_t x = srv->id_seed ^ (++srv->id_count * 0x9e3779b97f4a7c15u);
+    memcpy(r->id, "req-", 4);
+    for (unsigned i = 0; i < 24; i++) {
+        if (i == 16) x = srv->id_count;
+        r->id[4 + i] = hex[x & 15];
+        x >>= 4;
+    }
+    r->id[28] = '\0';
+}
+
+static const char *bearer(const struct qn_head *head) {
+    if (head->authorization && strncasecmp(head->authorization, "Bearer ", 7) == 0) {
+        const char *key = head->authorization + 7;
+        while (*key == ' ') key++;
+        return key;
+    }
+    return head->api_key;
+}
+
+/* May this request have its route? The key decides before anything about the path is told. */
+static bool allowed(struct qn_request *r, const struct qn_head *head) {
+    struct qn_server *srv = r->srv;
+    const char *key = bearer(head);
+    bool ok = qn_auth_check(srv->auth, key, key ? strlen(key) : 0, &r->salt);
+    if (ok) return true;
+    if (r->route && r->route->access == QN_OPEN) return true;
+    if (r->route && r->route->access == QN_METRICS && !srv->cfg.metrics_auth) return true;
+    return r->method == QN_OPTIONS && head->preflight_method; /* says the same for every path */
+}
+
+static void check_route(struct qn_request *r, const struct qn_head *head, const char *path) {
+    struct qn_server *srv = r->srv;
+    struct qn_api_err err = {.code = QN_API_OK};
+    char decoded[PATH_BYTES];
+    const char *arg = "";
+    size_t n = strlen(path);
+    if (n < sizeof decoded) {
+        memcpy(decoded, path, n + 1);
+        if (qn_path_decode(decoded)) r->route = qn_route_find(decoded, &arg);
+    }
+    if (!allowed(r, head)) {
+        qn_reply_fail(r, QN_API_UNAUTHORIZED,
+                      "an API key is needed: Authorization: Bearer <key>, or x-api-key: <key>");
+    } else if (r->method == QN_OPTIONS && (r->route || head->preflight_method)) {
+        r->allow = r->route ? r->route->allow : NULL;
+        reply_as(r, 204, NULL);
+    } else if (!r->route || strlen(arg) >= sizeof r->arg) {
+        qn_api_fail(&err, QN_API_NOT_FOUND, "", "no such route; GET /openapi.json lists them");
+        qn_reply_error(r, &err);
+    } else if (!(r->route->methods & (r->method == QN_HEAD ? (unsigned)QN_GET : r->method))) {
+        r->allow = r->route->allow;
+        qn_api_fail(&err, QN_API_METHOD, "", "this route takes %s", r->route->allow);
+        qn_reply_error(r, &err);
+    } else if (srv->state >= QN_SERVER_DRAINING && r->route->needs_model) {
+        qn_reply_fail(r, QN_API_DRAINING, "the server is stopping");
+    } else if (r->route->needs_model && !qn_server_loaded(srv)) {
+        qn_reply_fail(r, QN_API_LOADING, "the model is still loading");
+    }
+    if (r->route) memcpy(r->arg, arg, strlen(arg) < sizeof r->arg ? strlen(arg) + 1 : 0);
+}
+
+static void check_size(struct qn_request *r, const struct qn_head *head) {
+    struct qn_http *h = r->srv->http;
+    size_t bound = h->srv->cfg.max_body * 16 > BODIES_MIN ? h->srv->cfg.max_body * 16 : BODIES_MIN;
+    struct qn_api_err err = {.code = QN_API_OK};
+    if (head->length > h->srv->cfg.max_body) {
+        qn_api_fail(&err, QN_API_BODY_TOO_LARGE, "", "the body is longer than %zu bytes",
+                    h->srv->cfg.max_body);
+        qn_reply_error(r, &err);
+    } else if ((head->length || head->chunked) && h->bodies > bound) {
+        qn_reply_fail(r, QN_API_QUEUE_FULL, "too many request bodies are being received");
+    }
+}
+
+/* The head is here: everything that can be decided without the body. */
+static enum MHD_Result first_call(struct qn_http *h, struct qn_request *r, const char *url,
+                                  const char *version) {
+    struct qn_head head;
+    struct qn_api_err err = {.code = QN_API_OK};
+    memset(&head, 0, sizeof head);
+    MHD_get_connection_values_n(r->conn->mc, MHD_HEADER_KIND, each_header, &head);
+    make_id(h->srv, r, head.request_id);
+    r->cors = head.origin != NULL;
+    r->preflight = head.preflight_headers;
+    qn_metrics_add(h->srv->metrics, QN_C_HTTP_REQUESTS, 1);
+    bool bad = qn_head_check(&head, version, &err) != 0, now = false;
+    if (bad) {
+        qn_reply_error(r, &err);
+        now = err.code != QN_API_MEDIA_TYPE; /* where the body ends is uncertain */
+    } else if (r->conn->over_limit) {
+        qn_reply_fail(r, QN_API_TOO_MANY_CONNECTIONS, "too many open connections");
+    } else {
+        check_route(r, &head, url);
+        if (!r->ready) check_size(r, &head);
+    }
+    r->refused = r->ready;
+    r->discard = r->refused || !(r->method & QN_POST);
+    if (r->ready && (now || head.expect || head.length > DRAIN_BYTES)) {
+        r->close = true;
+        return queue_reply(r); /* from here this closes the connection after the reply */
+    }
+    return MHD_YES;
+}
+
+static void body_too_large(struct qn_request *r) {
+    struct qn_api_err err = {.code = QN_API_OK};
+    qn_api_fail(&err, QN_API_BODY_TOO_LARGE, "", "the body is longer than %zu bytes", r->srv->cfg.max_body);
+    qn_reply_error(r, &err);
+    qn_request_drop_body(r);
+    r->refused = r->discard = true;
+}
+
+static enum MHD_Result body_call(struct qn_http *h, struct qn_request *r, const char *data, size_t *n) {
+    if (r->discard) {
+        r->drained += *n;
+        *n = 0;
+        if (r->drained <= DRAIN_BYTES) return MHD_YES;
+        if (!r->ready) body_too_large(r);
+        raw_reply(r);
+        return MHD_NO;
+    }
+    size_t before = r->body.n;
+    if (before + *n > h->srv->cfg.max_body) {
+        body_too_large(r);
+        return MHD_YES; /* called again with the same bytes, which are dropped then */
+    }
+    qn_buf_add(&r->body, data, *n);
+    h->bodies += r->body.n - before;
+    *n = 0;
+    if (r->body.failed) {
+        qn_reply_fail(r, QN_API_OUT_OF_MEMORY, "no memory for the body");
+        r->refused = r->discard = true;
+    }
+    return MHD_YES;
+}
+
+/* The request is complete, or was resumed. */
+static enum MHD_Result final_call(struct qn_request *r) {
+    if (!r->received) {
+        r->received = true;
+        r->t_body_ns = qn_now_ns();
+    }
+    if (!r->ready && !r->started) { /* who left gets what needs no waiting: it may only have half-closed */
+        if (r->conn->gone && r->route->methods == QN_POST) return MHD_NO;
+        r->started = true;
+        qn_request_start(r);
+    }
+    if (r->ready || r->stream.open) return queue_reply(r);
+    if (r->conn->gone) return MHD_NO;
+    qn_http_suspend(r);
+    return MHD_YES;
+}
+
+static enum MHD_Result on_request(void *cls, struct MHD_Connection *mc, const char *url, const char *method,
+                                  const char *version, const char *data, size_t *data_n, void **ctx) {
+    struct qn_http *h = cls;
+    struct qn_request *r = *ctx;
+    if (!r) {
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(mc, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+        struct qn_conn *c = info ? info->socket_context : NULL;
+        if (!c || !(r = request_new(h, c))) return MHD_NO;
+        *ctx = r;
+        c->cur = r;
+        h->n_active++;
+        r->method = qn_method_of(method);
+        return first_call(h, r, url, version);
+    }
+    if (*data_n) return body_call(h, r, data, data_n);
+    return final_call(r);
+}
+
+static void on_completed(void *cls, struct MHD_Connection *mc, void **ctx,
+                         enum MHD_RequestTerminationCode code) {
+    struct qn_http *h = cls;
+    struct qn_request *r = *ctx;
+    (void)mc;
+    if (!r) return;
+    struct qn_conn *c = r->conn;
+    *ctx = NULL;
+    r->suspended = false;
+    if (code != MHD_REQUEST_TERMINATED_COMPLETED_OK && !r->refused) {
+        r->gone = true;
+        qn_request_cancel(r);
+    }
+    r->conn = NULL;
+    c->cur = NULL;
+    c->used = true;
+    c->since_ns = qn_now_ns();
+    h->n_active--;
+    if (c->gone) shut(c); /* its edge may have been lost while the request ran */
+    qn_request_unref(r);
+}
+
+/* ---- connections ---- */
+
+static void conn_started(struct qn_http *h, struct MHD_Connection *mc, void **sctx) {
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(mc, MHD_CONNECTION_INFO_CONNECTION_FD);
+    struct qn_conn *c = calloc(1, sizeof *c);
+    *sctx = c;
+    if (!c || !info) return; /* requests on it are refused by on_request */
+    c->mc = mc;
+    c->http = h;
+    c->fd = info->connect_fd;
+    c->since_ns = qn_now_ns();
+    c->over_limit = h->n_conns >= h->srv->cfg.max_connections;
+    c->next = h->conns;
+    if (h->conns) h->conns->prev = c;
+    h->conns = c;
+    h->n_conns++;
+    qn_metrics_add(h->srv->metrics, QN_C_CONNECTIONS, 1);
+    struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET, .data.ptr = c};
+    epoll_ctl(h->watch_fd, EPOLL_CTL_ADD, c->fd, &ev);
+}
+
+static void conn_closed(struct qn_http *h, void **sctx) {
+    struct qn_conn *c = *sctx;
+    h->closed = true;
+    *sctx = NULL;
+    if (!c) return;
+    if (c->http) { /* was registered */
+        epoll_ctl(h->watch_fd, EPOLL_CTL_DEL, c->fd, NULL);
+        if (c->prev)
+            c->prev->next = c->next;
+        else
+            h->conns = c->next;
+        if (c->next) c->next->prev = c->prev;
+        h->n_conns--;
+    }
+    free(c);
+}
+
+static void on_connection(void *cls, struct MHD_Connection *mc, void **sctx,
+                          enum MHD_ConnectionNotificationCode code) {
+    if (code == MHD_CONNECTION_NOTIFY_STARTED)
+        conn_started(cls, mc, sctx);
+    else
+        conn_closed(cls, sctx);
+}
+
+/* Paths stay as they came: route.c decodes them, so that %2F and %00 are seen. */
+static size_t keep_path(void *cls, struct MHD_Connection *mc, char *s) {
+    (void)cls;
+    (void)mc;
+    return strlen(s);
+}
+
+static void on_mhd_log(void *cls, const char *fmt, va_list ap) {
+    struct qn_http *h = cls;
+    char msg[256];
+    if (!qn_log_on(h->srv->log, QN_LOG_DEBUG)) return;
+    vsnprintf(msg, sizeof msg, fmt, ap);
+    msg[strcspn(msg, "\n")] = '\0';
+    qn_log_line(h->srv->log, QN_LOG_DEBUG, "http: %s", msg);
+}
+
+/* ---- start, run, stop ---- */
+
+static struct MHD_Daemon *start_mhd(struct qn_http *h, int listen_fd) {
+    const struct qn_config *cfg = &h->srv->cfg;
+    unsigned over = cfg->max_connections / 2 > 1024 ? cfg->max_connections / 2 : 1024;
+    unsigned idle_s = (cfg->idle_timeout_ms + 999) / 1000;
+    struct MHD_OptionItem options[] = {
+        {MHD_OPTION_LISTEN_SOCKET, listen_fd, NULL},
+        {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)(cfg->max_connections + over), NULL},
+        {MHD_OPTION_CONNECTION_TIMEOUT, idle_s < 30 ? 30 : (intptr_t)idle_s, NULL},
+        {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)POOL_BYTES, NULL},
+        {MHD_OPTION_STRICT_FOR_CLIENT, 1, NULL},
+        {MHD_OPTION_END, 0, NULL}};
+    return MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
+                            on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, h,
+                            MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_NOTIFY_CONNECTION,
+                            on_connection, h, MHD_OPTION_UNESCAPE_CALLBACK, keep_path, NULL, MHD_OPTION_ARRAY,
+                            options, MHD_OPTION_END);
+}
+
+struct qn_http *qn_http_new(struct qn_server *srv, int listen_fd, char *why, size_t why_n) {
+    struct qn_http *h = calloc(1, sizeof *h);
+    if (!h) {
+        snprintf(why, why_n, "out of memory");
+        return NULL;
+    }
+    h->srv = srv;
+    h->watch_fd = epoll_create1(EPOLL_CLOEXEC);
+    h->mhd = h->watch_fd < 0 ? NULL : start_mhd(h, listen_fd);
+    const union MHD_DaemonInfo *info = h->mhd ? MHD_get_daemon_info(h->mhd, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
+    if (!info) {
+        snprintf(why, why_n, "the HTTP library did not start");
+        if (h->mhd) MHD_stop_daemon(h->mhd);
+        if (h->watch_fd >= 0) close(h->watch_fd);
+        free(h);
+        return NULL;
+    }
+    h->fd = info->epoll_fd;
+    return h;
+}
+
+int qn_http_fd(const struct qn_http *h) {
+    return h->fd;
+}
+
+int qn_http_watch_fd(const struct qn_http *h) {
+    return h->watch_fd;
+}
+
+unsigned qn_http_connections(const struct qn_http *h) {
+    return h->n_conns;
+}
+
+unsigned qn_http_active(const struct qn_http *h) {
+    return h->n_active;
+}
+
+int qn_http_run(struct qn_http *h) {
+    MHD_UNSIGNED_LONG_LONG ms = 0;
+    enum MHD_Result timed;
+    unsigned rounds = 0;
+    do { /* libmicrohttpd puts the listener back only at the run after a close */
+        h->closed = false;
+        MHD_run(h->mhd);
+        timed = MHD_get_timeout(h->mhd, &ms);
+    } while (((timed == MHD_YES && ms == 0) || h->closed) && ++rounds < 8);
+    if (h->closed || (timed == MHD_YES && ms == 0)) return 0;
+    if (timed != MHD_YES) return -1;
+    return ms > 60000 ? 60001 : (int)ms + 1;
+}
+
+void qn_http_suspend(struct qn_request *r) {
+    r->suspended = true;
+    MHD_suspend_connection(r->conn->mc);
+}
+
+void qn_http_resume(struct qn_request *r) {
+    if (!r->suspended) return;
+    r->suspended = false;
+    MHD_resume_connection(r->conn->mc);
+}
+
+/* The other side of a connection closed, or half-closed: both mean that nobody waits for the answer. */
+static void conn_gone(struct qn_conn *c) {
+    c->gone = true;
+    struct qn_request *r = c->cur;
+    if (!r || !r->received) {
+        shutdown(c->fd, SHUT_RD);
+        return;
+    }
+    if (!r->queued || r->stream.open) {
+        r->gone = true;
+        qn_request_cancel(r);
+    }
+    qn_http_resume(r);
+}
+
+void qn_http_watch(struct qn_http *h) {
+    struct epoll_event ev[128];
+    int n;
+    do {
+        n = epoll_wait(h->watch_fd, ev, 128, 0);
+        for (int i = 0; i < n; i++) conn_gone(ev[i].data.ptr);
+    } while (n == 128);
+}
+
+/* Answers a request whose body takes too long, and ends its connection. */
+static void expire_body(struct qn_request *r) {
+    if (!r->ready) qn_reply_fail(r, QN_API_TIMEOUT, "the request's body did not arrive in time");
+    raw_reply(r);
+    r->refused = true;
+    shut(r->conn);
+}
+
+static void sweep_conn(struct qn_http *h, struct qn_conn *c, uint64_t now) {
+    const struct qn_config *cfg = &h->srv->cfg;
+    struct qn_request *r = c->cur;
+    if (c->closing) return;
+    if (r) {
+        uint64_t limit = r->refused ? DRAIN_NS : cfg->body_timeout_ms * (uint64_t)1000000;
+        if (!r->received && !r->queued && now - r->t_start_ns > limit)
+            expire_body(r);
+        else if (r->stream.open)
+            qn_stream_ping(r, now);
+        return;
+    }
+    uint64_t limit = (c->used ? cfg->idle_timeout_ms : cfg->header_timeout_ms) * (uint64_t)1000000;
+    if (c->over_limit && limit > OVER_NS) limit = OVER_NS;
+    if (now - c->since_ns > limit) shut(c);
+}
+
+void qn_http_sweep(struct qn_http *h) {
+    uint64_t now = qn_now_ns();
+    for (struct qn_conn *c = h->conns; c; c = c->next) sweep_conn(h, c, now);
+}
+
+void qn_http_quiesce(struct qn_http *h) {
+    if (h->quiet) return;
+    h->quiet = true;
+    int fd = MHD_quiesce_daemon(h->mhd);
+    if (fd >= 0) close(fd);
+}
+
+void qn_http_close_idle(struct qn_http *h) {
+    for (struct qn_conn *c = h->conns; c; c = c->next)
+        if (!c->cur && !c->closing) shut(c);
+}
+
+void qn_http_cancel_all(struct qn_http *h) {
+    for (struct qn_conn *c = h->conns; c; c = c->next) {
+        struct qn_request *r = c->cur;
+        if (!r) continue;
+        if (!r->received) {
+            shut(c);
+        } else if (!r->queued || r->stream.open) {
+            r->killed = true;
+            qn_request_cancel(r);
+        }
+    }
+}
+
+void qn_http_free(struct qn_http *h) {
+    if (!h) return;
+    qn_http_quiesce(h);
+    for (struct qn_conn *c = h->conns; c; c = c->next) { /* stopping with suspended connections is an error */
+        c->gone = true;
+        if (c->cur) {
+            c->cur->gone = true;
+            qn_http_resume(c->cur);
+        }
+        shut(c);
+    }
+    (void)qn_http_run(h);
+    (void)qn_http_run(h);
+    MHD_stop_daemon(h->mhd);
+    close(h->watch_fd);
+    while (h->free_requests) {
+        struct qn_request *r = h->free_requests;
+        h->free_requests = r->next_free;
+        free(r);
+    }
+    free(h);
+}
