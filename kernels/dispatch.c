@@ -6,13 +6,28 @@
 #include "kernels/gemm.h"
 #include "kernels/kernels.h"
 #include "kernels/ref/ref.h"
+#if defined(__x86_64__)
+#include "kernels/x86/x86.h"
+#endif
 
 static struct qn_ops table;
 static const struct qn_ops *in_force = &qn_ref_ops;
 
 void qn_ops_fill(struct qn_ops *ops, enum qn_isa max) {
-    (void)max;
+    enum qn_isa isa = qn_cpu_isa();
+    if (isa > max) isa = max;
     *ops = qn_ref_ops;
+#if defined(__x86_64__)
+    if (isa < QN_ISA_AVX2) return;
+    qn_avx2_fill(ops);
+    if (isa < QN_ISA_AVX512) return;
+    qn_avx512_fill(ops);
+    if (isa < QN_ISA_AVX512_VNNI) return;
+    qn_avx512vnni_fill(ops);
+    /* vdpbf16ps adds two products per lane with its own rounding: it can't keep the order that products
+     * promise, so the BF16 level runs BF16 weights through the same fused multiply-adds as below it. */
+    if (isa >= QN_ISA_AVX512_BF16) ops->isa = QN_ISA_AVX512_BF16;
+#endif
 }
 
 void qn_kernels_init(enum qn_isa max) {

@@ -1,0 +1,333 @@
+/* Quantised products with 16 lanes = 16 output rows, for the AVX-512 files that include this: with VNNI a
+ * four-way byte dot product is one instruction, without it two and an addition. Everything is inlined with a
+ * constant type and a constant number of rows, so each pair becomes its own loop; accumulators stay in
+ * registers.
+ *
+ * Per panel and tile of R activation rows, for each 32 values of K ascending: the codes of 16 rows x 32 k are
+ * unpacked once into 8 registers, then used by every row. The arithmetic is the one of kernels/ref/linear.c.
+ */
+#ifndef QN_KERNELS_X86_LINEAR512_H
+#define QN_KERNELS_X86_LINEAR512_H
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "kernels/act.h"
+#include "kernels/quant.h"
+
+#define QN_INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define QN_UNROLL _Pragma("unroll")
+#else
+#define QN_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* K is walked in chunks of this many 32-value blocks, for which the rows' scale * sum lie ready on the stack.
+ */
+#define CHUNK    64
+#define MAX_ROWS 12
+
+/* acc + sum of 4 products u8 * s8 per lane. Exact for codes up to 127 without VNNI, up to 255 with it. */
+QN_INLINE __m512i dot4(__m512i acc, __m512i u, __m512i x) {
+#if defined(__AVX512VNNI__)
+    return _mm512_dpbusd_epi32(acc, u, x);
+#else
+    __m512i pairs = _mm512_maddubs_epi16(u, x);
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+#endif
+}
+
+/* The same for 8-bit codes (value + 128): without VNNI pairs of products would not fit 16 bits, so it takes
+ * |value| and moves the sign to x. Result is the product with values there, with codes here; see dot_start.
+ */
+QN_INLINE __m512i dot4_full(__m512i acc, __m512i u, __m512i x) {
+#if defined(__AVX512VNNI__)
+    return _mm512_dpbusd_epi32(acc, u, x);
+#else
+    __m512i w = _mm512_xor_si512(u, _mm512_set1_epi8((char)0x80));
+    __m512i sx = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
+    return dot4(acc, _mm512_abs_epi8(w), sx);
+#endif
+}
+
+/* What the integer dot product of a block starts from, so that it ends as the one of values: -offset * sum.
+ */
+QN_INLINE __m512i dot_start(enum qn_type t, int32_t sum) {
+#if !defined(__AVX512VNNI__)
+    if (t == QN_Q8_0) return _mm512_setzero_si512();
+#endif
+    if (t == QN_Q8_0) return _mm512_set1_epi32(-128 * sum);
+    if (t == QN_Q4_0) return _mm512_set1_epi32(-8 * sum);
+    if (t == QN_Q5_0) return _mm512_set1_epi32(-16 * sum);
+    return _mm512_setzero_si512();
+}
+
+/* Codes of sub-block `sub` of a packed block: w[chunk]. */
+QN_INLINE void unpack(enum qn_type t, const uint8_t *block, size_t sub, __m512i w[8]) {
+    const __m512i low = _mm512_set1_epi8(15);
+    size_t lo_at = 0, hi_at = 0;
+    switch (t) {
+    case QN_Q8_0:
+        lo_at = offsetof(struct qn_panel_q8_0, q);
+        break;
+    case QN_Q4_0:
+        lo_at = offsetof(struct qn_panel_q4_0, lo);
+        break;
+    case QN_Q4_1:
+        lo_at = offsetof(struct qn_panel_q4_1, lo);
+        break;
+    case QN_Q5_0:
+        lo_at = offsetof(struct qn_panel_q5_0, lo);
+        hi_at = offsetof(struct qn_panel_q5_0, hi);
+        break;
+    case QN_Q5_1:
+        lo_at = offsetof(struct qn_panel_q5_1, lo);
+        hi_at = offsetof(struct qn_panel_q5_1, hi);
+        break;
+    case QN_Q4_K:
+        lo_at = offsetof(struct qn_panel_q4_k, lo) + 256 * sub;
+        break;
+    case QN_Q5_K:
+        lo_at = offsetof(struct qn_panel_q5_k, lo) + 256 * sub;
+        hi_at = offsetof(struct qn_panel_q5_k, hi) + 64 * sub;
+        break;
+    default:
+        lo_at = offsetof(struct qn_panel_q6_k, lo) + 256 * sub;
+        hi_at = offsetof(struct qn_panel_q6_k, hi) + 128 * sub;
+        break;
+    }
+    const uint8_t *lo = block + lo_at, *hi = block + hi_at;
+    if (t == QN_Q8_0) {
+        QN_UNROLL for (int c = 0; c < 8; c++) w[c] = _mm512_loadu_si512(lo + 64 * c);
+        return;
+    }
+    QN_UNROLL for (int j = 0; j < 4; j++) {
+        __m512i v = _mm512_loadu_si512(lo + 64 * j);
+        w[2 * j] = _mm512_and_si512(v, low);
+        w[2 * j + 1] = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+    }
+    if (t == QN_Q5_0 || t == QN_Q5_1 || t == QN_Q5_K) {
+        const __m512i bit = _mm512_set1_epi8(16);
+        __m512i h = _mm512_loadu_si512(hi);
+        QN_UNROLL for (unsigned c = 0; c < 8; c++) {
+            __m512i s = c < 4 ? _mm512_slli_epi32(h, 4 - c) : _mm512_srli_epi32(h, c - 4);
+            w[c] = _mm512_ternarylogic_epi64(w[c], s, bit, 0xf8); /* w | (s & bit) */
+        }
+    } else if (t == QN_Q6_K) {
+        const __m512i bits = _mm512_set1_epi8(48);
+        QN_UNROLL for (unsigned c = 0; c < 8; c++) {
+            __m512i h = _mm512_loadu_si512(hi + 64 * (c / 4));
+            unsigned f = c % 4;
+            __m512i s = f < 2 ? _mm512_slli_epi32(h, 4 - 2 * f) : _mm512_srli_epi32(h, 2 * f - 4);
+            w[c] = _mm512_ternarylogic_epi64(w[c], s, bits, 0xf8);
+        }
+    }
+}
+
+QN_INLINE __m512 load_f16(const void *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+QN_INLINE __m512 load_u8(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+
+QN_INLINE __m512i load_s8(const int8_t *p) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+QN_INLINE bool has_min(enum qn_type t) {
+    return t == QN_Q4_1 || t == QN_Q5_1 || t == QN_Q4_K || t == QN_Q5_K;
+}
+
+QN_INLINE unsigned subs_of(enum qn_type t) {
+    return t == QN_Q4_K || t == QN_Q5_K || t == QN_Q6_K ? 8 : 1;
+}
+
+QN_INLINE size_t bytes_of(enum qn_type t) {
+    switch (t) {
+    case QN_Q8_0:
+        return sizeof(struct qn_panel_q8_0);
+    case QN_Q4_0:
+        return sizeof(struct qn_panel_q4_0);
+    case QN_Q4_1:
+        return sizeof(struct qn_panel_q4_1);
+    case QN_Q5_0:
+        return sizeof(struct qn_panel_q5_0);
+    case QN_Q5_1:
+        return sizeof(struct qn_panel_q5_1);
+    case QN_Q4_K:
+        return sizeof(struct qn_panel_q4_k);
+    case QN_Q5_K:
+        return sizeof(struct qn_panel_q5_k);
+    default:
+        return sizeof(struct qn_panel_q6_k);
+    }
+}
+
+/* Scales of a sub-block: value = d * code + m; Q6_K: d * sc[half] * value. */
+struct lane_scales {
+    __m512 d, m;
+    __m512i sc0, sc1;
+};
+
+QN_INLINE void load_scales(enum qn_type t, const uint8_t *block, size_t sub, struct lane_scales *s) {
+    s->d = load_f16(block); /* d is the first part of every packed block, m the second where there is one */
+    s->m = has_min(t) ? load_f16(block + 2 * QN_PANEL) : _mm512_setzero_ps();
+    s->sc0 = s->sc1 = _mm512_setzero_si512();
+    if (t == QN_Q4_K || t == QN_Q5_K) {
+        const uint8_t *sc = block + offsetof(struct qn_panel_q4_k, sc) + QN_PANEL * sub;
+        const uint8_t *mn = block + offsetof(struct qn_panel_q4_k, mn) + QN_PANEL * sub;
+        s->d = _mm512_mul_ps(s->d, load_u8(sc));
+        __m512 m = _mm512_mul_ps(s->m, load_u8(mn));
+        s->m = _mm512_xor_ps(m, _mm512_set1_ps(-0.0f));
+    } else if (t == QN_Q6_K) {
+        const int8_t *sc = (const int8_t *)block + offsetof(struct qn_panel_q6_k, sc) + 2 * QN_PANEL * sub;
+        s->sc0 = load_s8(sc);
+        s->sc1 = load_s8(sc + QN_PANEL);
+    }
+}
+
+/* Row-side terms of a chunk: scale * sum (types with a minimum) or -32 * the sums of both halves (Q6_K). */
+struct row_terms {
+    float ss[MAX_ROWS][CHUNK];
+    int32_t half[MAX_ROWS][CHUNK][2];
+};
+
+QN_INLINE int32_t sum16(const int8_t *q) {
+    /* bytes + 128 summed in eights, exactly */
+    __m128i u = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(const void *)q), _mm_set1_epi8((char)0x80));
+    __m128i s = _mm_sad_epu8(u, _mm_setzero_si128());
+    return _mm_cvtsi128_si32(s) + _mm_extract_epi16(s, 4) - 16 * 128;
+}
+
+QN_INLINE void fill_terms(enum qn_type t, const struct qn_act *a, uint32_t m0, unsigned rows, size_t from,
+                          size_t n, struct row_terms *out) {
+    size_t blocks = qn_act_blocks(a->cols), stride = qn_act_q_stride(a->cols);
+    for (unsigned r = 0; r < rows; r++) {
+        size_t at = (m0 + r) * blocks + from;
+        if (has_min(t)) {
+            for (size_t i = 0; i < n; i++) out->ss[r][i] = a->scale[at + i] * (float)a->sum[at + i];
+        } else if (t == QN_Q6_K) {
+            const int8_t *q = a->q + (m0 + r) * stride + 32 * from;
+            for (size_t i = 0; i < n; i++) {
+                out->half[r][i][0] = -32 * sum16(q + 32 * i);
+                out->half[r][i][1] = -32 * sum16(q + 32 * i + 16);
+            }
+        }
+    }
+}
+
+QN_INLINE __m512i broadcast4(const int8_t *q) {
+    int32_t v;
+    memcpy(&v, q, sizeof v);
+    return _mm512_set1_epi32(v);
+}
+
+/* The integer product of one row's 32 values with the unpacked codes. */
+QN_INLINE __m512i block_dot(enum qn_type t, const __m512i w[8], const int8_t *q, int32_t sum,
+                            const int32_t half[2], const struct lane_scales *s) {
+    if (t == QN_Q6_K) {
+        __m512i i0 = _mm512_set1_epi32(half[0]), i1 = _mm512_set1_epi32(half[1]);
+        QN_UNROLL for (int c = 0; c < 4; c++) {
+            i0 = dot4(i0, w[c], broadcast4(q + 4 * c));
+            i1 = dot4(i1, w[c + 4], broadcast4(q + 16 + 4 * c));
+        }
+        return _mm512_add_epi32(_mm512_mullo_epi32(i0, s->sc0), _mm512_mullo_epi32(i1, s->sc1));
+    }
+    __m512i i = dot_start(t, sum);
+    QN_UNROLL for (int c = 0; c < 8; c++) {
+        __m512i x = broadcast4(q + 4 * c);
+        i = t == QN_Q8_0 ? dot4_full(i, w[c], x) : dot4(i, w[c], x);
+    }
+    return i;
+}
+
+/* One panel times R rows from m0 on. */
+QN_INLINE void quant_tile(enum qn_type t, unsigned R, const struct qn_linear_args *args, uint32_t p,
+                          uint32_t m0) {
+    const struct qn_act *a = args->a;
+    const unsigned subs = subs_of(t);
+    size_t blocks = qn_act_blocks(a->cols), stride = qn_act_q_stride(a->cols), n0 = (size_t)p * QN_PANEL;
+    const uint8_t *block = args->w->data + p * (blocks / subs) * bytes_of(t);
+    uint32_t left = args->w->rows - (uint32_t)n0;
+    __mmask16 lanes = (__mmask16)(left < QN_PANEL ? (1u << left) - 1 : 0xffffu);
+    struct row_terms terms;
+    __m512 acc[MAX_ROWS], start = _mm512_setzero_ps();
+    if (args->bias) start = _mm512_maskz_loadu_ps(lanes, args->bias + n0);
+    QN_UNROLL for (unsigned r = 0; r < R; r++) acc[r] = start;
+    for (size_t from = 0; from < blocks; from += CHUNK) {
+        size_t n = blocks - from < CHUNK ? blocks - from : CHUNK;
+        const int8_t *q = a->q + m0 * stride + 32 * from;
+        const float *scale = a->scale + m0 * blocks + from;
+        const int32_t *sum = a->sum + m0 * blocks + from;
+        fill_terms(t, a, m0, R, from, n, &terms);
+        for (size_t i = 0; i < n; i++) {
+            struct lane_scales s;
+            __m512i w[8];
+            size_t sub = subs == 8 ? i % 8 : 0;
+            load_scales(t, block, sub, &s);
+            unpack(t, block, sub, w);
+            QN_UNROLL for (unsigned r = 0; r < R; r++) {
+                __m512i dot =
+                    block_dot(t, w, q + r * stride + 32 * i, sum[r * blocks + i], terms.half[r][i], &s);
+                __m512 dd = _mm512_mul_ps(s.d, _mm512_set1_ps(scale[r * blocks + i]));
+                acc[r] = _mm512_fmadd_ps(dd, _mm512_cvtepi32_ps(dot), acc[r]);
+                if (has_min(t)) acc[r] = _mm512_fmadd_ps(s.m, _mm512_set1_ps(terms.ss[r][i]), acc[r]);
+            }
+            if (subs == 1 || sub == 7) block += bytes_of(t);
+        }
+    }
+    QN_UNROLL for (unsigned r = 0; r < R; r++)
+        _mm512_mask_storeu_ps(args->y + (m0 + r) * args->ldy + n0, lanes, acc[r]);
+}
+
+/* All rows of a panel range: whole tiles, then the rest in tiles of 4, 2 and 1. */
+QN_INLINE void quant_range(enum qn_type t, const struct qn_linear_args *args) {
+    uint32_t rows = args->a->rows;
+    for (uint32_t p = args->panel_begin; p < args->panel_end; p++) {
+        uint32_t m = 0;
+        for (; rows - m >= MAX_ROWS; m += MAX_ROWS) quant_tile(t, MAX_ROWS, args, p, m);
+        for (; rows - m >= 4; m += 4) quant_tile(t, 4, args, p, m);
+        for (; rows - m >= 2; m += 2) quant_tile(t, 2, args, p, m);
+        if (rows - m) quant_tile(t, 1, args, p, m);
+    }
+}
+
+static void linear_q8_0(const struct qn_linear_args *args) {
+    quant_range(QN_Q8_0, args);
+}
+static void linear_q4_0(const struct qn_linear_args *args) {
+    quant_range(QN_Q4_0, args);
+}
+static void linear_q4_1(const struct qn_linear_args *args) {
+    quant_range(QN_Q4_1, args);
+}
+static void linear_q5_0(const struct qn_linear_args *args) {
+    quant_range(QN_Q5_0, args);
+}
+static void linear_q5_1(const struct qn_linear_args *args) {
+    quant_range(QN_Q5_1, args);
+}
+static void linear_q4_k(const struct qn_linear_args *args) {
+    quant_range(QN_Q4_K, args);
+}
+static void linear_q5_k(const struct qn_linear_args *args) {
+    quant_range(QN_Q5_K, args);
+}
+static void linear_q6_k(const struct qn_linear_args *args) {
+    quant_range(QN_Q6_K, args);
+}
+
+QN_INLINE void fill_quant(struct qn_ops *ops) {
+    ops->linear[QN_Q8_0] = linear_q8_0;
+    ops->linear[QN_Q4_0] = linear_q4_0;
+    ops->linear[QN_Q4_1] = linear_q4_1;
+    ops->linear[QN_Q5_0] = linear_q5_0;
+    ops->linear[QN_Q5_1] = linear_q5_1;
+    ops->linear[QN_Q4_K] = linear_q4_k;
+    ops->linear[QN_Q5_K] = linear_q5_k;
+    ops->linear[QN_Q6_K] = linear_q6_k;
+}
+
+#endif
