@@ -64,6 +64,8 @@ struct qn_job {
     double tokenize_ms;
     uint64_t deadline_ns; /* monotonic, 0 = none */
     void *owner;          /* the HTTP request; the engine never looks at it */
+    /* set by qn_engine_submit, then the engine's alone */
+    struct qn_job_run *run;
     /* set by the loop thread, read by the engine */
     atomic_bool cancel;    /* client gone: free within one step */
     atomic_size_t pending; /* bytes produced for the stream and not yet sent: above the high-water mark the

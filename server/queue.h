@@ -20,6 +20,8 @@ struct qn_queue {
 int qn_queue_init(struct qn_queue *q, void (*wake)(void *ctx), void *ctx); /* 0, or -1 */
 void qn_queue_destroy(struct qn_queue *q);
 void qn_queue_push(struct qn_queue *q, struct qn_node *n);
+/* A chain linked by next, in order, with at most one wake-up for all of it. NULL is fine. */
+void qn_queue_push_list(struct qn_queue *q, struct qn_node *first);
 struct qn_node *qn_queue_take(struct qn_queue *q); /* everything, oldest first, or NULL */
 
 #endif

@@ -1,0 +1,159 @@
+/* Inside the engine: its records of jobs and sequences. Included by server/engine*.c alone.
+ *
+ *   engine.c        public calls, thread, intake, cancels and deadlines, parking
+ *   engine_seq.c    one sequence: queue, admission, fork, preemption, end
+ *   engine_step.c   snapshot -> qn_sched_step -> qn_step_run -> rows -> tokens
+ *   engine_done.c   a job's end: timings, cost, DONE event
+ *
+ * Everything here belongs to the engine thread, except what stands behind `lock`. */
+#ifndef QN_SERVER_ENGINE_IMPL_H
+#define QN_SERVER_ENGINE_IMPL_H
+
+#include <pthread.h>
+
+#include "server/engine.h"
+#include "server/sched.h"
+#include "server/text_out.h"
+
+enum qn_run_state {
+    QN_RUN_HELD = 0, /* a further choice: waits for its leader's prompt, to fork from it */
+    QN_RUN_QUEUED,   /* in its key's queue; holds no state */
+    QN_RUN_RUNNING,  /* in engine->running; holds state */
+    QN_RUN_ENDED
+};
+enum qn_run_phase { QN_PHASE_QUEUE = 0, QN_PHASE_CONVERT, QN_PHASE_PREFILL, QN_PHASE_DECODE, QN_PHASE_COUNT };
+
+struct qn_key_queue;
+
+struct qn_run { /* one output on its way */
+    struct qn_job_run *job;
+    struct qn_output *out;
+    struct qn_run *prev, *next; /* in its key's queue */
+    enum qn_run_state state;
+    uint64_t order, served_at; /* see struct qn_sched_seq */
+    struct qn_key_queue *key;
+    uint32_t group, pool; /* index in engine->groups (while running), of its model */
+    struct qn_seq *seq;   /* owned; made at first admission, kept (empty) while preempted */
+    int32_t *hist;        /* owned: prompt and generated tokens, [n_hist] */
+    uint32_t n_hist, cap_hist;
+    uint32_t target;    /* rows to run until the end (score, embed, max_tokens 0); generate: n_hist */
+    uint32_t cap;       /* most tokens to generate: max_tokens clipped by the context */
+    uint32_t reserved;  /* length that its state has room for */
+    uint32_t next_row;  /* score, embed: first row whose value is not in the sums yet */
+    uint32_t span_rows; /* rows in the current step */
+    bool admitted;      /* at least once */
+    bool sampled_ok;    /* `sampled` is the next token, from the step that just ran */
+    bool no_memory;     /* a row callback could not store its result */
+    struct qn_sampled sampled;
+    struct qn_text_out text;
+    /* measurements */
+    uint64_t mark_ns;        /* until when time is attributed */
+    enum qn_run_phase phase; /* to what it goes now */
+    uint64_t ns[QN_PHASE_COUNT];
+    uint64_t first_ns, last_ns; /* first and latest token; 0 = none */
+    uint64_t steps, batch_sum;
+    uint32_t prefilled; /* rows run before the first token, without recomputation */
+    double compute_ns, flops, bytes;
+};
+
+struct qn_job_run { /* the engine's record of one job; made by submit */
+    struct qn_job *job;
+    struct qn_job_run *prev, *next; /* in engine->jobs; next also on the list of the dead */
+    struct qn_event *done;          /* made at submit, so that DONE can always be sent */
+    uint64_t queued_tokens;         /* what is still counted in engine->queued_tokens */
+    bool counted, ended;            /* counted: in engine->queued */
+    uint64_t paused_ns;             /* since when it is paused, 0 = it is not */
+    struct qn_run *last;            /* the output that ended last */
+    uint32_t n_live, n_runs;
+    struct qn_run runs[];
+};
+
+struct qn_key_queue { /* one tenant: sequences that wait, oldest first */
+    struct qn_key_queue *next;
+    uint64_t salt, served;
+    uint32_t users; /* queued and running sequences */
+    struct qn_run *head, *tail;
+};
+
+struct qn_group {               /* sequences that share steps */
+    struct qn_variant *variant; /* borrowed from its jobs */
+    enum qn_math math;
+    uint32_t users;
+    double body_bytes, head_bytes; /* weights that a step reads, without and for logits */
+};
+
+#define QN_DRAIN_RING 32
+
+struct qn_engine {
+    struct qn_engine_options opt;
+    struct qn_sched_limits lim;
+    pthread_t thread;
+    bool started;
+    /* shared with other threads, under lock */
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool kick, stop, draining;
+    struct qn_queue incoming, events;
+    struct qn_engine_stats stats;    /* queued, queued_tokens: kept by submit and admission; rest: copies */
+    uint64_t left_ns[QN_DRAIN_RING]; /* when jobs left the queue; ring */
+    uint64_t n_left;
+    /* engine thread */
+    struct qn_job_run *jobs, *dead;
+    struct qn_key_queue *keys;
+    uint32_t n_keys;
+    struct qn_run **running; /* [n_running], in order of admission; holds lim.max_running */
+    uint32_t n_running;
+    struct qn_group *groups; /* [n_groups] */
+    int64_t *deficits;
+    uint32_t n_groups, cursor;
+    size_t pool_tried[QN_MAX_MODELS]; /* free bytes when the head's reservation failed, plus 1; 0 = did not */
+    uint64_t next_order, n_steps;
+    uint64_t now_ns;
+    struct qn_event *out_head, **out_tail; /* events of this round */
+    /* work memory, sized once */
+    struct qn_sched_seq *snap;
+    struct qn_sched_span *plan;
+    uint32_t *work, *preempt;
+    struct qn_span *spans;
+    struct qn_run **span_runs, **plan_runs;
+    float *row;
+    void *sample_work;
+    struct qn_sched_key *key_snap; /* [cap_keys] */
+    uint32_t cap_keys;
+};
+
+/* engine.c */
+uint64_t qn_engine_now(void);                                        /* monotonic nanoseconds */
+void qn_engine_push_event(struct qn_engine *e, struct qn_event *ev); /* sent at the end of the round */
+
+/* engine_seq.c */
+/* Attributes the time since the last call to the current phase and enters the next one. */
+void qn_run_mark(struct qn_run *r, uint64_t now, enum qn_run_phase next);
+/* Sets up the runs of a new job and queues them; false: the job has ended with an error. */
+bool qn_engine_enqueue(struct qn_engine *e, struct qn_job_run *js);
+/* Admits as many as the scheduler picks and the pools hold. */
+void qn_engine_admit(struct qn_engine *e);
+/* Further choices of r's prompt, whose first tokens were sampled: fork r's state or queue them. */
+void qn_engine_fork(struct qn_engine *e, struct qn_run *r);
+bool qn_run_leads(const struct qn_run *r); /* further choices wait for this one's prompt */
+void qn_engine_preempt(struct qn_engine *e, struct qn_run *r);
+/* Ends one output; the job ends with its last one. */
+void qn_run_end(struct qn_engine *e, struct qn_run *r, enum qn_finish finish);
+uint32_t qn_run_todo(const struct qn_run *r); /* rows to run now */
+/* The job's queue reservations are over (admitted or ended). */
+void qn_engine_uncount(struct qn_engine *e, struct qn_job_run *js, uint64_t tokens);
+
+/* engine_step.c */
+bool qn_engine_step(struct qn_engine *e); /* false: nothing to run */
+/* Text of the last tokens that was held back: to the output and, for a stream, as an event. */
+void qn_run_flush_text(struct qn_engine *e, struct qn_run *r);
+
+/* engine_done.c */
+/* Ends all outputs of a job with an error (the first one stays). */
+void qn_job_fail(struct qn_engine *e, struct qn_job_run *js, enum qn_api_code code, const char *msg);
+/* Ends what is left of a job. */
+void qn_job_end(struct qn_engine *e, struct qn_job_run *js, enum qn_finish finish);
+void qn_job_done(struct qn_engine *e, struct qn_job_run *js); /* its last output has ended */
+void qn_job_run_free(struct qn_job_run *js);
+
+#endif

@@ -1,0 +1,410 @@
+/* One sequence's life in the engine: queue, admission with its one reservation, fork of further choices,
+ * preemption, end. Engine thread. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/engine_impl.h"
+
+void qn_run_mark(struct qn_run *r, uint64_t now, enum qn_run_phase next) {
+    if (now > r->mark_ns) {
+        r->ns[r->phase] += now - r->mark_ns;
+        r->mark_ns = now;
+    }
+    r->phase = next;
+}
+
+uint32_t qn_run_todo(const struct qn_run *r) {
+    uint32_t have = r->seq ? qn_seq_length(r->seq) : 0;
+    uint32_t want = r->cap ? r->n_hist : r->target;
+    return want > have ? want - have : 0;
+}
+
+/* ---- queue of a key ---- */
+/* In order of arrival: what was preempted goes back to its place. */
+static void enqueue(struct qn_engine *e, struct qn_run *r) {
+    struct qn_key_queue *k = r->key;
+    struct qn_run *after = k->tail;
+    while (after && after->order > r->order) after = after->prev;
+    r->prev = after;
+    r->next = after ? after->next : k->head;
+    *(r->next ? &r->next->prev : &k->tail) = r;
+    *(after ? &after->next : &k->head) = r;
+    r->state = QN_RUN_QUEUED;
+    /* A new head may be smaller than the one whose reservation failed. */
+    if (k->head == r) e->pool_tried[r->pool] = 0;
+}
+
+static void dequeue(struct qn_engine *e, struct qn_run *r) {
+    struct qn_key_queue *k = r->key;
+    if (k->head == r) e->pool_tried[r->pool] = 0;
+    *(r->next ? &r->next->prev : &k->tail) = r->prev;
+    *(r->prev ? &r->prev->next : &k->head) = r->next;
+    r->prev = r->next = NULL;
+}
+
+/* Counters of idle keys matter only while they are above the least served active one: below it, a key that
+ * comes back is lifted to it anyway. So the others can be forgotten. */
+static void prune_keys(struct qn_engine *e, uint64_t least) {
+    for (struct qn_key_queue **p = &e->keys; *p;) {
+        struct qn_key_queue *k = *p;
+        if (k->users || k->served > least) {
+            p = &k->next;
+            continue;
+        }
+        *p = k->next;
+        e->n_keys--;
+        free(k);
+    }
+}
+
+/* The queue of a salt; NULL when memory is short. A key that was idle starts at the least served active key's
+ * counter: idle time is not saved up. */
+static struct qn_key_queue *find_key(struct qn_engine *e, uint64_t salt) {
+    uint64_t least = UINT64_MAX;
+    struct qn_key_queue *k;
+    for (k = e->keys; k; k = k->next)
+        if (k->users && k->served < least) least = k->served;
+    for (k = e->keys; k; k = k->next)
+        if (k->salt == salt) break;
+    if (!k) {
+        prune_keys(e, least);
+        if (e->n_keys == e->cap_keys) {
+            uint32_t cap = e->cap_keys ? e->cap_keys * 2 : 16;
+            struct qn_sched_key *p = realloc(e->key_snap, cap * sizeof *p);
+            if (!p) return NULL;
+            e->key_snap = p;
+            e->cap_keys = cap;
+        }
+        if (!(k = calloc(1, sizeof *k))) return NULL;
+        k->salt = salt;
+        k->next = e->keys;
+        e->keys = k;
+        e->n_keys++;
+    }
+    if (!k->users && least != UINT64_MAX && k->served < least) k->served = least;
+    return k;
+}
+
+/* ---- new jobs ---- */
+static uint32_t pool_of(const struct qn_engine *e, const struct qn_model *m) {
+    for (uint32_t i = 0; i < e->opt.models->n; i++)
+        if (e->opt.models->models[i] == m) return i;
+    return 0;
+}
+
+/* Length to reserve at admission: all that is known, and a share of what may come. */
+static uint32_t reserve_length(const struct qn_engine *e, const struct qn_run *r) {
+    uint32_t left = r->cap - r->out->n_tokens,
+             ahead = left < e->opt.reserve_tokens ? left : e->opt.reserve_tokens;
+    return r->cap ? r->n_hist + ahead : r->target;
+}
+
+/* Does the prompt show no text, so that a first blank is the tokenizer's and not the model's? */
+static bool starts_text(const struct qn_job *j, const struct qn_output *o) {
+    if (!qn_model_strips_first_blank(j->model)) return false;
+    for (uint32_t i = 0; i < o->n_prompt; i++)
+        if (qn_model_piece(j->model, o->prompt[i], false).n) return false;
+    return true;
+}
+
+static bool init_run(struct qn_engine *e, struct qn_job_run *js, struct qn_run *r) {
+    struct qn_job *j = js->job;
+    struct qn_output *o = r->out;
+    const struct qn_model_info *info = qn_model_info(j->model);
+    uint32_t room = info->context > o->n_prompt ? info->context - o->n_prompt : 0;
+    bool generate = j->req.task == QN_TASK_GENERATE;
+    r->job = js;
+    r->order = ++e->next_order;
+    r->pool = pool_of(e, j->model);
+    r->mark_ns = j->t_received_ns;
+    r->cap = !generate ? 0 : j->req.max_tokens < room ? j->req.max_tokens : room;
+    /* The last token's row would score a token that is not there. */
+    r->target = j->req.task == QN_TASK_SCORE ? o->n_prompt - 1 : o->n_prompt;
+    r->cap_hist = o->n_prompt + (r->cap < 64 ? r->cap : 64);
+    r->hist = calloc(r->cap_hist ? r->cap_hist : 1, sizeof *r->hist);
+    if (!r->hist) return false;
+    memcpy(r->hist, o->prompt, o->n_prompt * sizeof *r->hist);
+    r->n_hist = o->n_prompt;
+    if (j->req.task == QN_TASK_EMBED) {
+        o->hidden_sum = calloc(info->d_model, sizeof *o->hidden_sum);
+        o->embedding = calloc(info->d_model, sizeof *o->embedding);
+        if (!o->hidden_sum || !o->embedding) return false;
+    }
+    qn_text_out_init(&r->text, (const char *const *)j->req.stop, j->req.stop_len, j->req.n_stop,
+                     generate && starts_text(j, o));
+    return true;
+}
+
+/* Does its longest form fit an empty pool at all? If it did not, it would be preempted for ever. */
+static bool fits(const struct qn_run *r, const struct qn_seq *probe) {
+    uint32_t longest = r->cap ? r->n_hist + r->cap : r->target;
+    return qn_seq_need(probe, longest) <= qn_model_state(r->job->job->model).budget;
+}
+
+bool qn_engine_enqueue(struct qn_engine *e, struct qn_job_run *js) {
+    struct qn_job *j = js->job;
+    struct qn_seq *probe = NULL;
+    struct qn_err err = {0};
+    struct qn_key_queue *key = find_key(e, j->salt);
+    enum qn_api_code code = key ? QN_API_OK : QN_API_OUT_OF_MEMORY;
+    if (key && qn_seq_new(j->variant, j->salt, false, &probe, &err)) code = QN_API_OUT_OF_MEMORY;
+    for (uint32_t i = 0; i < js->n_runs && !code; i++) {
+        if (!init_run(e, js, &js->runs[i]))
+            code = QN_API_OUT_OF_MEMORY;
+        else if (!fits(&js->runs[i], probe))
+            code = QN_API_TOO_LARGE_WORK;
+    }
+    qn_seq_free(&probe);
+    if (code) {
+        qn_job_fail(e, js, code,
+                    code == QN_API_OUT_OF_MEMORY ? "out of memory"
+                                                 : "the sequence can never fit the state budget");
+        return false;
+    }
+    for (uint32_t i = 0; i < js->n_runs; i++) {
+        struct qn_run *r = &js->runs[i];
+        r->key = key;
+        key->users++;
+        if (r->out->choice && r->cap)
+            r->state = QN_RUN_HELD;
+        else
+            enqueue(e, r);
+    }
+    return true;
+}
+
+void qn_engine_uncount(struct qn_engine *e, struct qn_job_run *js, uint64_t tokens) {
+    if (tokens > js->queued_tokens) tokens = js->queued_tokens;
+    js->queued_tokens -= tokens;
+    pthread_mutex_lock(&e->lock);
+    e->stats.queued_tokens -= tokens;
+    if (js->counted) {
+        js->counted = false;
+        e->stats.queued--;
+        e->left_ns[e->n_left++ % QN_DRAIN_RING] = e->now_ns;
+    }
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* ---- admission ---- */
+static uint32_t join_group(struct qn_engine *e, const struct qn_job *j) {
+    enum qn_math math = j->req.task == QN_TASK_EMBED ? QN_MATH_BLAS : QN_MATH_PACKED;
+    uint32_t g = 0;
+    while (g < e->n_groups && (e->groups[g].variant != j->variant || e->groups[g].math != math)) g++;
+    if (g == e->n_groups) {
+        double active = (double)qn_variant_structure(j->variant)->weights_active_bytes;
+        double head =
+            qn_variant_cost(j->variant, 0, 1, 1, 0).bytes - qn_variant_cost(j->variant, 0, 1, 0, 0).bytes;
+        e->groups[g] = (struct qn_group){
+            .variant = j->variant, .math = math, .body_bytes = active - head, .head_bytes = head};
+        e->deficits[g] = 0;
+        e->n_groups++;
+    }
+    e->groups[g].users++;
+    return g;
+}
+
+static void leave_group(struct qn_engine *e, uint32_t g) {
+    if (--e->groups[g].users) return;
+    e->n_groups--;
+    memmove(&e->groups[g], &e->groups[g + 1], (e->n_groups - g) * sizeof *e->groups);
+    memmove(&e->deficits[g], &e->deficits[g + 1], (e->n_groups - g) * sizeof *e->deficits);
+    for (uint32_t i = 0; i < e->n_running; i++)
+        if (e->running[i]->group > g) e->running[i]->group--;
+    if (e->cursor > g) e->cursor--;
+}
+
+static void start_running(struct qn_engine *e, struct qn_run *r) {
+    r->state = QN_RUN_RUNNING;
+    r->group = join_group(e, r->job->job);
+    e->running[e->n_running++] = r;
+    qn_engine_uncount(e, r->job, r->out->choice ? 0 : r->out->n_prompt);
+}
+
+static void stop_running(struct qn_engine *e, struct qn_run *r) {
+    uint32_t i = 0;
+    while (e->running[i] != r) i++;
+    e->n_running--;
+    memmove(&e->running[i], &e->running[i + 1], (e->n_running - i) * sizeof(struct qn_run *));
+    leave_group(e, r->group);
+}
+
+/* The one reservation: room for all that is known and for min(rest, reserve_tokens) more. */
+static int reserve(struct qn_engine *e, struct qn_run *r) {
+    uint32_t length = reserve_length(e, r);
+    int rc = qn_seq_reserve(r->seq, length);
+    if (rc == QN_OK) r->reserved = length;
+    return rc;
+}
+
+static int prepare(struct qn_engine *e, struct qn_run *r, struct qn_err *err) {
+    double ms = 0;
+    uint64_t start = qn_engine_now();
+    int rc = qn_variant_prepare(r->job->job->variant, &ms, err);
+    if (ms <= 0) return rc;
+    e->now_ns = qn_engine_now();
+    qn_metrics_add(e->opt.metrics, QN_C_CONVERSIONS, 1);
+    qn_run_mark(r, start, QN_PHASE_CONVERT);
+    qn_run_mark(r, e->now_ns, QN_PHASE_QUEUE);
+    return rc;
+}
+
+static int take_state(struct qn_engine *e, struct qn_run *r, struct qn_err *err) {
+    struct qn_job *j = r->job->job;
+    bool embed = j->req.task == QN_TASK_EMBED;
+    int rc = prepare(e, r, err);
+    if (rc) return rc;
+    if (!r->seq) rc = qn_seq_new(j->variant, j->salt, j->req.cache && !embed, &r->seq, err);
+    if (rc) return rc;
+    /* score and embed want every row's value, and a cached row has none */
+    uint32_t cached = 0;
+    if (j->req.task == QN_TASK_GENERATE && j->req.cache) cached = qn_seq_match(r->seq, r->hist, r->n_hist);
+    rc = reserve(e, r);
+    if (rc) {
+        qn_seq_reset(r->seq);
+        return rc;
+    }
+    if (!r->admitted) {
+        r->out->cached_tokens = cached;
+        r->key->served += (uint64_t)(r->n_hist - cached) * QN_SCHED_PROMPT_WEIGHT;
+        qn_metrics_add(e->opt.metrics, QN_C_CACHED_TOKENS, cached);
+    }
+    return QN_OK;
+}
+
+static void admitted(struct qn_engine *e, struct qn_run *r) {
+    r->admitted = true;
+    r->served_at = 0;
+    qn_run_mark(r, e->now_ns, r->out->n_tokens ? QN_PHASE_DECODE : QN_PHASE_PREFILL);
+    start_running(e, r);
+}
+
+/* No room although nothing runs that could make some: with the cache dropped it must fit, or it never will.
+ */
+static int last_resort(struct qn_engine *e, struct qn_run *r, struct qn_err *err) {
+    if (e->n_running) return QN_ERR_NO_STATE;
+    qn_model_drop_cache(r->job->job->model);
+    int rc = take_state(e, r, err);
+    return rc == QN_ERR_NO_STATE ? QN_ERR_NOMEM : rc;
+}
+
+static void admit_head(struct qn_engine *e, struct qn_run *r) {
+    struct qn_err err = {0};
+    struct qn_state_stats st = qn_model_state(r->job->job->model);
+    int rc = take_state(e, r, &err);
+    if (rc == QN_ERR_NO_STATE) rc = last_resort(e, r, &err);
+    if (rc == QN_ERR_NO_STATE) {
+        e->pool_tried[r->pool] = st.budget - st.used + 1;
+        return;
+    }
+    if (rc) {
+        enum qn_api_code code = rc == QN_ERR_NOMEM ? QN_API_OUT_OF_MEMORY : QN_API_INTERNAL;
+        qn_job_fail(e, r->job, code, err.msg[0] ? err.msg : "out of memory");
+        return;
+    }
+    dequeue(e, r);
+    admitted(e, r);
+    if (!qn_run_todo(r)) qn_run_end(e, r, QN_FINISH_COMPLETE); /* one token to score: nothing to run */
+}
+
+static struct qn_run *head_of(const struct qn_key_queue *k) {
+    struct qn_run *r = k->head;
+    while (r && r->job->paused_ns) r = r->next; /* a slow reader waits without holding up others */
+    return r;
+}
+
+/* The next sequence to admit, or NULL. */
+static struct qn_run *pick(struct qn_engine *e) {
+    struct qn_sched_pool pools[QN_MAX_MODELS];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < e->opt.models->n; i++) {
+        struct qn_state_stats st = qn_model_state(e->opt.models->models[i]);
+        pools[i].free = st.budget - st.used;
+        pools[i].blocked = e->pool_tried[i] && pools[i].free < e->pool_tried[i];
+    }
+    for (struct qn_key_queue *k = e->keys; k && n < e->cap_keys; k = k->next, n++) {
+        struct qn_run *h = head_of(k);
+        struct qn_sched_key *s = &e->key_snap[n];
+        *s = (struct qn_sched_key){.served = k->served, .waiting = h != NULL};
+        if (h) s->head_order = h->order, s->head_pool = h->pool;
+        for (uint32_t i = 0; h && i < e->n_running; i++) {
+            const struct qn_run *r = e->running[i];
+            uint32_t todo = r->key == k && !r->out->n_tokens ? qn_run_todo(r) : 0;
+            s->backlog += todo < e->lim.prefill_chunk ? todo : e->lim.prefill_chunk;
+        }
+    }
+    uint32_t best = qn_sched_pick(&e->lim, e->n_running, e->key_snap, n, pools);
+    struct qn_key_queue *k = e->keys;
+    for (uint32_t i = 0; i < best && k; i++) k = k->next;
+    return best == QN_SCHED_NONE || !k ? NULL : head_of(k);
+}
+
+void qn_engine_admit(struct qn_engine *e) {
+    struct qn_run *r;
+    while ((r = pick(e))) admit_head(e, r);
+}
+
+/* ---- further choices ---- */
+bool qn_run_leads(const struct qn_run *r) {
+    const struct qn_run *next = r + 1;
+    return !r->out->choice && next < r->job->runs + r->job->n_runs && next->out->choice &&
+           next->state == QN_RUN_HELD;
+}
+
+/* A fork starts where its leader stands; its time so far is the leader's. */
+static bool fork_one(struct qn_engine *e, struct qn_run *r, struct qn_run *leader) {
+    struct qn_err err = {0};
+    if (e->n_running >= e->lim.max_running || !r->sampled_ok) return false;
+    if (qn_seq_fork(leader->seq, &r->seq, &err)) return false;
+    if (reserve(e, r)) {
+        qn_seq_free(&r->seq);
+        return false;
+    }
+    r->out->cached_tokens = r->out->n_prompt;
+    memcpy(r->ns, leader->ns, sizeof r->ns);
+    r->mark_ns = leader->mark_ns;
+    r->phase = leader->phase;
+    r->admitted = true;
+    start_running(e, r);
+    return true;
+}
+
+void qn_engine_fork(struct qn_engine *e, struct qn_run *leader) {
+    for (struct qn_run *r = leader + 1; r < leader->job->runs + leader->job->n_runs && r->out->choice; r++) {
+        if (r->state != QN_RUN_HELD) continue;
+        if (fork_one(e, r, leader)) continue;
+        r->sampled_ok = false; /* it will run the prompt itself, most of it from the cache */
+        enqueue(e, r);
+    }
+}
+
+/* ---- preemption and end ---- */
+void qn_engine_preempt(struct qn_engine *e, struct qn_run *r) {
+    stop_running(e, r);
+    qn_seq_reset(r->seq);
+    r->reserved = 0;
+    qn_run_mark(r, e->now_ns, QN_PHASE_QUEUE);
+    enqueue(e, r);
+    qn_metrics_add(e->opt.metrics, QN_C_PREEMPTIONS, 1);
+}
+
+void qn_run_end(struct qn_engine *e, struct qn_run *r, enum qn_finish finish) {
+    if (r->state == QN_RUN_ENDED) return;
+    qn_run_mark(r, e->now_ns, r->phase);
+    if (r->state == QN_RUN_QUEUED) dequeue(e, r);
+    if (r->state == QN_RUN_RUNNING) {
+        stop_running(e, r);
+        e->pool_tried[r->pool] = 0;
+    }
+    if (finish != QN_FINISH_ERROR) qn_run_flush_text(e, r);
+    r->state = QN_RUN_ENDED;
+    r->out->finish = finish;
+    if (r->seq) r->out->bytes = qn_seq_bytes(r->seq);
+    qn_seq_free(&r->seq);
+    if (r->key) r->key->users--;
+    free(r->hist);
+    r->hist = NULL;
+    qn_text_out_free(&r->text);
+    r->job->last = r;
+    if (!--r->job->n_live) qn_job_done(e, r->job);
+}
