@@ -173,7 +173,7 @@ static const struct refusal {
     {"{" S ",\"stop\":[\"a\",5]}", "stop[1]", QN_API_INVALID, "a string, got 5"},
     {"{" S ",\"stop\":{}}", "stop", QN_API_INVALID, "an object"},
     {"{" S ",\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"0\",\"a\",\"b\",\"c\",\"d\","
-           "\"e\",\"f\","
+     "\"e\",\"f\","
      "\"g\"]}",
      "stop", QN_API_INVALID, "at most 16"},
     {"{" S ",\"task\":\"chat\"}", "task", QN_API_INVALID, "\"score\""},
