@@ -268,13 +268,13 @@ static void make_id(struct qn_server *srv, struct qn_request *r, const char *ask
         return;
     }
     static const char hex[] = "0123456789abcdef";
-    uint64_t x = srv->id_seed ^ (++srv->id_count * 0x9e3779b97f4a7c15u);
+    uint64_t x[2] = {srv->id_seed + ++srv->id_count * 0x9e3779b97f4a7c15u, srv->id_count};
+    x[0] = (x[0] ^ (x[0] >> 30)) * 0xbf58476d1ce4e5b9u;
+    x[0] = (x[0] ^ (x[0] >> 27)) * 0x94d049bb133111ebu;
+    x[0] ^= x[0] >> 31;
     memcpy(r->id, "req-", 4);
-    for (unsigned i = 0; i < 24; i++) {
-        if (i == 16) x = srv->id_count;
-        r->id[4 + i] = hex[x & 15];
-        x >>= 4;
-    }
+    for (unsigned i = 0; i < 24; i++) /* 16 mixed digits, and 8 that count, so that ids never meet */
+        r->id[4 + i] = hex[(i < 16 ? x[0] >> (60 - 4 * i) : x[1] >> (92 - 4 * i)) & 15];
     r->id[28] = '\0';
 }
 
