@@ -108,6 +108,18 @@ def run(model, ids):
     return logits.numpy(), hidden.numpy()
 
 
+def round_activations(model):
+    """Every product's input as quern's integer kernels see it: blocks of 32 values in steps of amax / 127."""
+    def hook(_, args):
+        blocks = args[0].unflatten(-1, (-1, 32))
+        step = blocks.abs().amax(-1, keepdim=True) / 127
+        return (torch.where(step > 0, torch.round(blocks / step) * step, blocks).flatten(-2),)
+    for m in model.modules():
+        if isinstance(m, torch.nn.Linear):
+            m.register_forward_pre_hook(hook)
+    return model
+
+
 def write_golden(path, ids, logits, hidden):
     """Little-endian: "QNGOLD01", u32 n, vocab, d; i32 ids[n]; f32 logits[n][vocab]; f32 mean hidden[d]."""
     n, vocab = logits.shape
@@ -117,6 +129,12 @@ def write_golden(path, ids, logits, hidden):
         f.write(ids.astype("<i4").tobytes())
         f.write(logits.astype("<f4").tobytes())
         f.write(hidden.astype(np.float64).mean(axis=0).astype("<f4").tobytes())
+
+
+def kl(a, b):
+    """Mean KL divergence of two sets of logits."""
+    p, q = (torch.log_softmax(torch.tensor(x).double(), -1) for x in (a, b))
+    return float((p.exp() * (p - q)).sum(-1).mean())
 
 
 def distance(a, b):
@@ -227,7 +245,7 @@ def gguf_header(w, c, arch, name):
     w.add_head_count_kv(c.num_key_value_heads)
     w.add_layer_norm_rms_eps(c.rms_norm_eps)
     dim = getattr(c, "head_dim", None) or c.hidden_size // heads
-    if arch in ("qwen3", "gemma"):
+    if arch in ("qwen3", "gemma") or dim * heads != c.hidden_size:
         w.add_key_length(dim)
         w.add_value_length(dim)
     if arch != "gemma":
@@ -474,9 +492,11 @@ def make(out):
         os.makedirs(path)
         model = quantised(config, 300 + i, types, os.path.join(path, "quantised.gguf"), f"{name} tiny")
         ids = token_ids(config.vocab_size, 400 + i)
-        logits, hidden = run(model, ids)
+        plain, hidden = run(model, ids)
+        logits = run(round_activations(model), ids)[0]
         write_golden(os.path.join(path, "golden.bin"), ids, logits, hidden)
-        print(f"{name}: logits within {np.abs(logits).max():.2f}, spread {logits.std():.2f}")
+        print(f"{name}: logits within {np.abs(logits).max():.2f}, spread {logits.std():.2f}, "
+              f"moved by rounding activations {distance(logits, plain):.1e}, mean KL {kl(plain, logits):.1e}")
 
 
 def same(a, b):
