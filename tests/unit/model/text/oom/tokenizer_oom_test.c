@@ -1,0 +1,130 @@
+/* Every allocation of building a tokenizer and of encoding fails once: a code and a message, no leak, no
+ * crash, and the next try succeeds. Linked with malloc, calloc and realloc wrapped. */
+// clang-format off
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+// clang-format on
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/text/tokenizer.h"
+#include "tests/support/vocab_fixture.h"
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t k, size_t n);
+void *__real_realloc(void *p, size_t n);
+int __real_posix_memalign(void **p, size_t align, size_t n);
+void *__real_aligned_alloc(size_t align, size_t n);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t k, size_t n);
+void *__wrap_realloc(void *p, size_t n);
+int __wrap_posix_memalign(void **p, size_t align, size_t n);
+void *__wrap_aligned_alloc(size_t align, size_t n);
+
+static long fail_at = -1; /* how many allocations still succeed; -1: all */
+
+static int fails(void) {
+    if (fail_at < 0) return 0;
+    return fail_at-- == 0;
+}
+
+void *__wrap_malloc(size_t n) {
+    return fails() ? NULL : __real_malloc(n);
+}
+
+void *__wrap_calloc(size_t k, size_t n) {
+    return fails() ? NULL : __real_calloc(k, n);
+}
+
+void *__wrap_realloc(void *p, size_t n) {
+    return fails() ? NULL : __real_realloc(p, n);
+}
+
+int __wrap_posix_memalign(void **p, size_t align, size_t n) {
+    return __real_posix_memalign(p, align, n);
+}
+
+void *__wrap_aligned_alloc(size_t align, size_t n) {
+    return __real_aligned_alloc(align, n);
+}
+
+/* Fails allocation 0, 1, 2, ... of building until none is left to fail; how many there were. */
+static long build_under_failure(const struct qn_vocab_desc *d) {
+    for (long k = 0;; k++) {
+        struct qn_tokenizer *t = NULL;
+        struct qn_err err = {0};
+        fail_at = k;
+        const int rc = qn_tokenizer_new(d, &t, &err);
+        const long left = fail_at;
+        fail_at = -1;
+        if (left >= 0) {
+            assert_int_equal(rc, QN_OK);
+            qn_tokenizer_free(t);
+            return k;
+        }
+        assert_int_equal(rc, QN_ERR_NOMEM);
+        assert_null(t);
+        assert_true(err.msg[0] != 0);
+    }
+}
+
+static long encode_under_failure(const struct qn_tokenizer *t, const char *text, size_t len) {
+    for (long k = 0;; k++) {
+        int32_t *ids = NULL;
+        size_t n = 0;
+        struct qn_err err = {0};
+        fail_at = k;
+        const int rc = qn_tokenizer_encode(t, text, len, 0, 0, &ids, &n, &err);
+        const long left = fail_at;
+        fail_at = -1;
+        if (left >= 0) {
+            assert_int_equal(rc, QN_OK);
+            assert_true(n > 0);
+            free(ids);
+            return k;
+        }
+        assert_int_equal(rc, QN_ERR_NOMEM);
+        assert_null(ids);
+        assert_int_equal(n, 0);
+        assert_true(err.msg[0] != 0);
+    }
+}
+
+static void try_vocabulary(const char *path) {
+    /* Broken UTF-8, marks to compose, an added token, and a word long enough for the heap. */
+    static const char text[] =
+        "Hi \xFF e\xCC\x81 \xEA\xB0\x80 <|end|> aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa \xF0\x9F\x98\x80";
+    struct qn_vocab_fixture f;
+    struct qn_tokenizer *t = NULL;
+    assert_int_equal(qn_vocab_fixture_read(&f, path), 0);
+    assert_true(build_under_failure(&f.desc) > 6);
+    assert_int_equal(qn_tokenizer_new(&f.desc, &t, NULL), QN_OK);
+    assert_true(encode_under_failure(t, text, sizeof text - 1) >= 3);
+    qn_tokenizer_free(t);
+    qn_vocab_fixture_free(&f);
+}
+
+static void byte_level(void **state) {
+    (void)state;
+    try_vocabulary("tests/golden/tokenizers/tiny_qwen2.vocab");
+    try_vocabulary("tests/golden/tokenizers/tiny_llama3.vocab");
+}
+
+static void sentencepiece(void **state) {
+    (void)state;
+    try_vocabulary("tests/golden/tokenizers/tiny_spm_merges.vocab");
+    try_vocabulary("tests/golden/tokenizers/tiny_spm_scores.vocab");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(byte_level),
+        cmocka_unit_test(sentencepiece),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
