@@ -94,6 +94,11 @@ const char *qn_api_task_name(enum qn_api_task t) {
     return names[(unsigned)t < 3 ? t : 0];
 }
 
+uint32_t qn_api_infer_most(const struct qn_api_limits *lim) {
+    bool lower = lim && lim->max_outputs && lim->max_outputs < QN_API_MAX_OUTPUTS;
+    return lower ? lim->max_outputs : QN_API_MAX_OUTPUTS;
+}
+
 /* Whether the field holds anything but its default, 0 or false: something that was meant. */
 static bool is_set(const struct qn_api_infer *r, const struct qn_api_infer *defaults,
                    const struct qn_api_field *f) {
@@ -122,8 +127,7 @@ static bool is_set(const struct qn_api_infer *r, const struct qn_api_infer *defa
 
 int qn_api_infer_check(const struct qn_api_infer *r, const struct qn_api_limits *lim,
                        struct qn_api_err *err) {
-    uint32_t most = lim && lim->max_outputs && lim->max_outputs < QN_API_MAX_OUTPUTS ? lim->max_outputs
-                                                                                     : QN_API_MAX_OUTPUTS;
+    uint32_t most = qn_api_infer_most(lim);
     struct qn_api_infer defaults;
     if (r->n_seqs == 0)
         return qn_api_fail(err, QN_API_INVALID, "sequence",
@@ -135,10 +139,9 @@ int qn_api_infer_check(const struct qn_api_infer *r, const struct qn_api_limits 
             return qn_api_fail(err, QN_API_INVALID, fields[i].name,
                                "\"%s\" has no meaning for task \"%s\": leave it out", fields[i].name,
                                qn_api_task_name(r->task));
-    if ((r->logprobs_given || r->stream) && r->task == QN_TASK_EMBED)
-        return qn_api_fail(err, QN_API_INVALID, r->stream ? "stream" : "logprobs",
-                           "an embedding has no tokens to report: leave \"%s\" out",
-                           r->stream ? "stream" : "logprobs");
+    if (r->logprobs_given && r->task == QN_TASK_EMBED)
+        return qn_api_fail(err, QN_API_INVALID, "logprobs",
+                           "an embedding has no tokens to report: leave \"logprobs\" out");
     if ((uint64_t)r->n * r->n_seqs > most)
         return qn_api_fail(err, QN_API_INVALID, r->n > 1 ? "n" : "sequence",
                            "%u sequences with n = %u make more than %u outputs", (unsigned)r->n_seqs,

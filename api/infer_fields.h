@@ -52,6 +52,9 @@ int qn_api_infer_set(struct qn_api_infer *r, const char *name, const char *value
  * table's own limits. 0, or -1 with *err. */
 int qn_api_infer_check(const struct qn_api_infer *r, const struct qn_api_limits *lim, struct qn_api_err *err);
 
+/* Most outputs (sequences times n) of one request; lim may be NULL. */
+uint32_t qn_api_infer_most(const struct qn_api_limits *lim);
+
 const char *qn_api_task_name(enum qn_api_task t); /* "generate" "score" "embed" */
 
 #endif

@@ -121,8 +121,7 @@ static int set_batch(const json_t *v, uint32_t most, struct qn_api_infer *r, str
 
 static int set_sequence(const json_t *v, const struct qn_api_limits *lim, struct qn_api_infer *r,
                         struct qn_api_err *err) {
-    uint32_t most = lim && lim->max_outputs && lim->max_outputs < QN_API_MAX_OUTPUTS ? lim->max_outputs
-                                                                                     : QN_API_MAX_OUTPUTS;
+    uint32_t most = qn_api_infer_most(lim);
     free_seqs(r);
     r->batch = false;
     const json_t *first = json_is_array(v) ? json_array_get(v, 0) : NULL;

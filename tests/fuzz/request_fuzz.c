@@ -21,8 +21,11 @@ static void check_error(const struct qn_api_err *e) {
     must(e->code != QN_API_OK && e->msg[0] && qn_api_status(e->code) >= 400);
     qn_api_error_write(&b, e);
     json_t *v = json_loadb(b.p, b.n, 0, NULL);
-    must(v != NULL && !strstr(b.p, "\xEF\xBF\xBD"));
+    json_t *msg = json_string(e->msg), *param = json_string(e->param); /* NULL when not UTF-8 */
+    must(v && msg && param);
     json_decref(v);
+    json_decref(msg);
+    json_decref(param);
     qn_buf_free(&b);
 }
 
