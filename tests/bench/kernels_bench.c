@@ -1,0 +1,168 @@
+/* Speed of the packed products and of attention: GB/s of weights and GOP/s (2 per multiply-add), per type,
+ * ISA level and number of rows M. Not a test; run it by hand on a quiet machine:
+ *
+ *     make B=build/release build/release/obj/tests/bench/kernels_bench.o build/release/quern
+ *     gcc build/release/obj/tests/bench/kernels_bench.o $(find build/release/obj/kernels -name '*.o') \
+ *         /usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas.so -lm -lpthread -o build/kernels_bench
+ *     build/kernels_bench [threads [type [isa]]]      (2 threads, all types, all levels)
+ *
+ * Weights: as many 1536 x 576 matrices as make SET_BYTES, used in turn, so that M = 1 reads memory, not a
+ * cache. Each figure is the median of REPEATS passes. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kernels/kernels.h"
+#include "kernels/mem.h"
+
+#define ROWS      1536u
+#define COLS      576u
+#define K_COLS    768u /* for types with blocks of 256 */
+#define SET_BYTES ((size_t)160 << 20)
+#define REPEATS   5
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *v, int n) {
+    qsort(v, (size_t)n, sizeof *v, by_value);
+    return v[n / 2];
+}
+
+struct set {
+    struct qn_matrix *m;
+    size_t n;
+};
+
+/* Matrices whose bytes all have moderate values: every 16-bit word is a small positive f16 or bf16. */
+static bool fill_set(struct set *s, enum qn_type t, unsigned cols) {
+    size_t bytes;
+    if (!qn_matrix_bytes(t, ROWS, cols, &bytes)) return false;
+    s->n = SET_BYTES / bytes;
+    s->m = calloc(s->n, sizeof *s->m);
+    for (size_t i = 0; s->m && i < s->n; i++) {
+        if (!qn_matrix_alloc(&s->m[i], t, ROWS, cols)) return false;
+        for (size_t k = 0; k + 1 < bytes; k += 2) {
+            s->m[i].data[k] = (uint8_t)(k * 37 + i);
+            s->m[i].data[k + 1] = 0x1c;
+        }
+    }
+    return s->m != NULL;
+}
+
+static void free_set(struct set *s) {
+    for (size_t i = 0; i < s->n; i++) qn_matrix_free(&s->m[i]);
+    free(s->m);
+}
+
+/* Seconds of one pass over `n` matrices of the set with M rows. */
+static double pass(struct qn_pool *pool, const struct set *s, size_t n, const struct qn_act *a, float *y) {
+    double times[REPEATS];
+    for (int r = 0; r < REPEATS; r++) {
+        double t0 = now();
+        for (size_t i = 0; i < n; i++) qn_linear(pool, &s->m[i], a, NULL, y, ROWS);
+        times[r] = now() - t0;
+    }
+    return median(times, REPEATS);
+}
+
+static void bench_type(struct qn_pool *pool, enum qn_type t, int only_isa) {
+    static const unsigned ms[] = {1, 2, 4, 8, 16, 64, 512};
+    unsigned cols = qn_type_block(t) == 256 ? K_COLS : COLS;
+    struct set s = {0};
+    size_t bytes;
+    float *x = qn_mem_alloc_array(512u * cols, 4), *y = qn_mem_alloc_array(512u * ROWS, 4);
+    if (!x || !y || !qn_act_bytes(512, cols, &bytes) || !fill_set(&s, t, cols)) return;
+    void *mem = qn_mem_alloc(bytes);
+    for (size_t i = 0; i < 512u * cols; i++) x[i] = (float)((int)(i * 7919 % 2001) - 1000) * 1e-3f;
+    for (int isa = QN_ISA_AVX2; isa <= (int)qn_cpu_isa() && mem; isa++) {
+        if (isa == QN_ISA_AVX512_BF16 || (only_isa >= 0 && isa != only_isa)) continue;
+        qn_kernels_init((enum qn_isa)isa);
+        printf("%-5s %-11s", qn_type_name(t), qn_isa_name((enum qn_isa)isa));
+        for (size_t i = 0; i < sizeof ms / sizeof *ms; i++) {
+            struct qn_act a = {.x = x, .ldx = cols, .rows = ms[i], .cols = cols};
+            qn_act_quantize(pool, &a, mem);
+            size_t n = ms[i] <= 4 ? s.n : s.n / ms[i] + 1;
+            double sec = pass(pool, &s, n, &a, y) / (double)n;
+            double gbs = (double)s.m[0].bytes / sec * 1e-9, gop = 2.0 * ROWS * cols * ms[i] / sec * 1e-9;
+            printf(" | %5.1f %6.0f", gbs, gop);
+        }
+        printf("\n");
+        fflush(stdout);
+    }
+    qn_mem_free(mem);
+    qn_mem_free(x);
+    qn_mem_free(y);
+    free_set(&s);
+}
+
+/* One decode step's attention of one layer: 3 KV heads of 3 query heads, head width 64. */
+static void bench_attend(uint32_t length) {
+    enum { HD = 64, GROUP = 3 };
+    size_t blocks = (length + 15) / 16, half = (size_t)HD * 16 * 2;
+    uint8_t *kv = qn_mem_alloc(blocks * 2 * half);
+    const uint8_t **table = calloc(blocks, sizeof *table);
+    float q[GROUP * HD], out[GROUP * HD];
+    if (!kv || !table) return;
+    for (size_t i = 0; i < blocks * 2 * half; i += 2) {
+        kv[i] = (uint8_t)(i * 31);
+        kv[i + 1] = 0x2c;
+    }
+    for (size_t b = 0; b < blocks; b++) table[b] = kv + b * 2 * half;
+    for (int i = 0; i < GROUP * HD; i++) q[i] = 0.01f * (float)(i % 17 - 8);
+    for (int isa = QN_ISA_AVX2; isa <= (int)qn_cpu_isa(); isa++) {
+        struct qn_ops ops;
+        struct qn_attend a = {.q = q,
+                              .ldq = HD,
+                              .out = out,
+                              .ldo = HD,
+                              .blocks = table,
+                              .v_offset = half,
+                              .type = QN_KV_F16,
+                              .group = GROUP,
+                              .head_dim = HD,
+                              .length = length,
+                              .scale = 0.125f};
+        double times[REPEATS];
+        qn_ops_fill(&ops, (enum qn_isa)isa);
+        for (int r = 0; r < REPEATS; r++) {
+            double t0 = now();
+            for (int i = 0; i < 20; i++) ops.attend(&a);
+            times[r] = (now() - t0) / 20;
+        }
+        double sec = median(times, REPEATS);
+        printf("attend f16, %5u tokens, 3 heads of 64, %-11s %7.1f us %6.1f GB/s %6.1f GFLOP/s\n", length,
+               qn_isa_name((enum qn_isa)isa), sec * 1e6, (double)(blocks * 2 * half) / sec * 1e-9,
+               4.0 * GROUP * HD * length / sec * 1e-9);
+    }
+    qn_mem_free(kv);
+    free(table);
+}
+
+int main(int argc, char **argv) {
+    unsigned threads = argc > 1 ? (unsigned)atoi(argv[1]) : 2;
+    int type = argc > 2 ? atoi(argv[2]) : -1, isa = argc > 3 ? atoi(argv[3]) : -1;
+    char date[32];
+    time_t t = time(NULL);
+    struct tm tm;
+    struct qn_pool *pool = qn_pool_new(threads);
+    strftime(date, sizeof date, "%Y-%m-%d %H:%M", localtime_r(&t, &tm));
+    printf("%s, %s, %u threads; GB/s of weights and GOP/s\n%-17s", date, qn_cpu_model(), threads, "M =");
+    printf(" | %12d | %12d | %12d | %12d | %12d | %12d | %12d\n", 1, 2, 4, 8, 16, 64, 512);
+    for (int i = 0; i < QN_TYPE_COUNT; i++) {
+        if (type < 0 || type == i) bench_type(pool, (enum qn_type)i, isa);
+    }
+    bench_attend(256);
+    bench_attend(4096);
+    qn_pool_free(&pool);
+    return 0;
+}
