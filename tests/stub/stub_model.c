@@ -1,9 +1,10 @@
 /* A fake of model.h, batch.h and sample.h for tests of server/ without a model.
  *
- * Its vocabulary is the 256 bytes and one end token; the text of a token is its byte. A row's logits are a hash
- * of the tokens up to it, so that any mistake in what was run, recomputed, forked or matched shows in the next
- * token. What a sequence "knows" is kept as hashes in blocks of 16 positions, in a pool with the real one's
- * meaning: reference counts, copy on write, a prefix cache, a budget in bytes, all-or-nothing reservations. */
+ * Its vocabulary is the 256 bytes and one end token; the text of a token is its byte. A row's logits are a
+ * hash of the tokens up to it, so that any mistake in what was run, recomputed, forked or matched shows in
+ * the next token. What a sequence "knows" is kept as hashes in blocks of 16 positions, in a pool with the
+ * real one's meaning: reference counts, copy on write, a prefix cache, a budget in bytes, all-or-nothing
+ * reservations. */
 #include "tests/stub/stub_model.h"
 
 #include <stdio.h>
@@ -18,10 +19,10 @@
 struct qn_stub_knobs qn_stub;
 
 struct block {
-    uint32_t refs;       /* sequences that hold it */
-    bool cached;         /* may be found by key */
-    uint64_t key;        /* salt and all tokens up to its end */
-    uint64_t used_at;    /* for eviction */
+    uint32_t refs;        /* sequences that hold it */
+    bool cached;          /* may be found by key */
+    uint64_t key;         /* salt and all tokens up to its end */
+    uint64_t used_at;     /* for eviction */
     uint64_t hash[BLOCK]; /* running hash after each of its positions */
 };
 
@@ -160,7 +161,8 @@ struct qn_model *qn_stub_open(const char *id, uint32_t context, uint32_t state_b
     return m;
 }
 
-int qn_model_open(const char *path, const struct qn_open_options *opt, struct qn_model **out, struct qn_err *err) {
+int qn_model_open(const char *path, const struct qn_open_options *opt, struct qn_model **out,
+                  struct qn_err *err) {
     const char *name = strrchr(path, '/');
     size_t blocks = opt->state_bytes ? opt->state_bytes / BLOCK_BYTES : 4096;
     *out = qn_stub_open(name ? name + 1 : path, 4096, (uint32_t)blocks, opt->prefix_cache);
@@ -199,7 +201,8 @@ int qn_variant_resolve(struct qn_model *m, const struct qn_structure_request *re
         return qn_err_param(err, QN_ERR_INVALID, "attention",
                             "attention \"%s\" is not one of gqa (native), mha, mqa (with convert)", type);
     if (m->variants[i].structure.exactness > QN_EXACT && !req->convert)
-        return qn_err_param(err, QN_ERR_INVALID, "convert", "attention \"%s\" is untrained: set convert", type);
+        return qn_err_param(err, QN_ERR_INVALID, "convert", "attention \"%s\" is untrained: set convert",
+                            type);
     if (req->ffn.type[0] && strcmp(req->ffn.type, "swiglu"))
         return qn_err_param(err, QN_ERR_INVALID, "ffn", "ffn \"%s\" is not swiglu", req->ffn.type);
     if (req->sharing.type[0] && strcmp(req->sharing.type, "none"))
@@ -261,17 +264,18 @@ struct qn_cost qn_variant_cost(const struct qn_variant *v, uint32_t begin, uint3
                                uint32_t rows_per_step) {
     double rows = end - begin, steps = rows_per_step ? rows / rows_per_step : 1;
     double head = logit_rows ? 4096.0 : 0;
-    return (struct qn_cost){.flops = rows * 2e6 + (end + begin) * rows * 4 + logit_rows * 2.0 * QN_STUB_VOCAB * D_MODEL,
-                            .bytes = steps * ((double)v->structure.weights_active_bytes - 4096.0) + head +
-                                     end * 64.0};
+    return (struct qn_cost){
+        .flops = rows * 2e6 + (end + begin) * rows * 4 + logit_rows * 2.0 * QN_STUB_VOCAB * D_MODEL,
+        .bytes = steps * ((double)v->structure.weights_active_bytes - 4096.0) + head + end * 64.0};
 }
 
 /* ---- text ---- */
-int qn_model_tokenize(const struct qn_model *m, const char *text, size_t len, bool add_special, size_t max_tokens,
-                      int32_t **out, size_t *n, struct qn_err *err) {
+int qn_model_tokenize(const struct qn_model *m, const char *text, size_t len, bool add_special,
+                      size_t max_tokens, int32_t **out, size_t *n, struct qn_err *err) {
     (void)m;
     (void)add_special;
-    if (max_tokens && len > max_tokens) return qn_err_set(err, QN_ERR_TOO_LONG, "more than %zu tokens", max_tokens);
+    if (max_tokens && len > max_tokens)
+        return qn_err_set(err, QN_ERR_TOO_LONG, "more than %zu tokens", max_tokens);
     int32_t *ids = malloc((len ? len : 1) * sizeof *ids);
     if (!ids) return qn_err_set(err, QN_ERR_NOMEM, "out of memory");
     for (size_t i = 0; i < len; i++) ids[i] = (unsigned char)text[i];
@@ -528,7 +532,8 @@ static int check_step(const struct qn_step *st, struct qn_err *err) {
         if (need_blocks(s->seq, s->seq->length + s->n))
             return qn_err_set(err, QN_ERR_INVALID, "span %u: state was not reserved", i);
         for (uint32_t k = 0; k < i; k++)
-            if (st->spans[k].seq == s->seq) return qn_err_set(err, QN_ERR_INVALID, "a sequence has two spans");
+            if (st->spans[k].seq == s->seq)
+                return qn_err_set(err, QN_ERR_INVALID, "a sequence has two spans");
         for (uint32_t k = 0; k < s->n; k++)
             if (s->tokens[k] < 0 || s->tokens[k] >= QN_STUB_VOCAB)
                 return qn_err_set(err, QN_ERR_INVALID, "token outside the vocabulary");
@@ -553,7 +558,8 @@ static void publish(struct qn_seq *s, uint32_t before) {
         struct block *b = blk(s, i);
         uint64_t key = block_key(s, b->hash[BLOCK - 1]);
         bool there = false;
-        for (uint32_t k = 0; k < m->n_blocks && !there; k++) there = m->blocks[k].cached && m->blocks[k].key == key;
+        for (uint32_t k = 0; k < m->n_blocks && !there; k++)
+            there = m->blocks[k].cached && m->blocks[k].key == key;
         if (there) continue;
         b->cached = true;
         b->key = key;
@@ -618,9 +624,12 @@ void qn_sample(const struct qn_sampling *p, const struct qn_sample_input *in, st
     uint32_t best = 0;
     for (uint32_t i = 1; i < in->vocab; i++)
         if (in->logits[i] > in->logits[best]) best = i;
-    if (p->temperature > 0) best = (uint32_t)(mix(mix(mix(p->seed, in->choice + 1), in->position), best) % 256);
-    if (p->logprobs) qn_logprob_of(in->logits, in->vocab, (int32_t)best, p->top_logprobs, out);
-    else memset(out, 0, sizeof *out);
+    if (p->temperature > 0)
+        best = (uint32_t)(mix(mix(mix(p->seed, in->choice + 1), in->position), best) % 256);
+    if (p->logprobs)
+        qn_logprob_of(in->logits, in->vocab, (int32_t)best, p->top_logprobs, out);
+    else
+        memset(out, 0, sizeof *out);
     out->id = (int32_t)best;
     memset(in->logits, 0xFF, in->vocab * sizeof *in->logits); /* allowed to: nobody may rely on them */
 }

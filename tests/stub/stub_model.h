@@ -11,7 +11,7 @@
 
 #define QN_STUB_VOCAB 257 /* the bytes, and one end-of-generation token */
 #define QN_STUB_EOG   256
-#define QN_STUB_BLOCK 16  /* tokens of a state block */
+#define QN_STUB_BLOCK 16 /* tokens of a state block */
 
 struct qn_stub_knobs {
     atomic_uint step_us;     /* a step takes this long, plus */

@@ -1,5 +1,6 @@
-/* Text output against a brute-force oracle: whatever the cuts into pieces, the text is the same, is valid UTF-8,
- * ends before the stop string whose end comes first, and nothing is emitted that had to be taken back. */
+/* Text output against a brute-force oracle: whatever the cuts into pieces, the text is the same, is valid
+ * UTF-8, ends before the stop string whose end comes first, and nothing is emitted that had to be taken back.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -66,7 +67,8 @@ static bool oracle_stop(struct text *t, const char *const *stops, const size_t *
     for (size_t end = 1; end <= t->n; end++) {
         size_t best = 0;
         for (uint32_t s = 0; s < n_stops; s++)
-            if (lens[s] && lens[s] <= end && lens[s] > best && !memcmp(t->p + end - lens[s], stops[s], lens[s]))
+            if (lens[s] && lens[s] <= end && lens[s] > best &&
+                !memcmp(t->p + end - lens[s], stops[s], lens[s]))
                 best = lens[s];
         if (best) {
             t->n = end - best;
@@ -107,8 +109,9 @@ static int run(const char *in, size_t n, const char *const *stops, const size_t 
 }
 
 static void random_splits(void **state) {
-    static const char *const atoms[] = {"a",        "b",    "ab",       "\n", "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x98\x80",
-                                        "\xFF",     "\xC3", "\xE2\x82", "\xED\xA0\x80",   "\xF0\x9F",     "\x80"};
+    static const char *const atoms[] = {
+        "a",    "b",    "ab",       "\n",           "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x98\x80",
+        "\xFF", "\xC3", "\xE2\x82", "\xED\xA0\x80", "\xF0\x9F", "\x80"};
     (void)state;
     for (uint64_t seed = 1; seed <= 20000; seed++) {
         char in[256];
@@ -143,7 +146,8 @@ static void random_splits(void **state) {
     }
 }
 
-static void push_and_check(struct qn_text_out *t, struct qn_buf *b, const char *piece, int rc, const char *so_far) {
+static void push_and_check(struct qn_text_out *t, struct qn_buf *b, const char *piece, int rc,
+                           const char *so_far) {
     assert_int_equal(qn_text_out_push(t, piece, strlen(piece), b), rc);
     assert_int_equal(b->n, strlen(so_far));
     if (b->n) assert_memory_equal(b->p, so_far, b->n);
