@@ -69,9 +69,9 @@ struct qn_sched_step {
     uint32_t n_seqs;
     struct qn_sched_pool *pools; /* in: free bytes; out: after growth and preemption */
     int64_t *deficits;           /* [n_groups], in and out; a group without work comes out with 0 or less */
-    uint32_t n_groups;           /* <= n_seqs: each has a sequence */
-    uint32_t cursor;             /* in and out: the group whose turn it is */
-    uint32_t *work;              /* [n_seqs] scratch */
+    uint32_t n_groups;
+    uint32_t cursor; /* in and out: the group whose turn it is */
+    uint32_t *work;  /* [max(n_seqs, n_groups)] scratch */
     /* out */
     uint32_t group;              /* QN_SCHED_NONE: nothing to run */
     struct qn_sched_span *spans; /* [n_seqs]: decode rows by age, then prefill chunks */
