@@ -259,10 +259,12 @@ static void tear_down(struct serve *s) {
         qn_engine_stop(srv->engine);
         qn_handle_events(srv);
     }
-    while (srv->workers > 0) qn_loop_turn(srv->loop);
-    qn_loop_detach_http(srv->loop);
-    qn_http_free(srv->http);
-    qn_loop_free(srv->loop);
+    if (srv->loop) {
+        while (srv->workers > 0) qn_loop_turn(srv->loop);
+        qn_loop_detach_http(srv->loop);
+        qn_http_free(srv->http);
+        qn_loop_free(srv->loop);
+    }
     qn_engine_free(&srv->engine);
     qn_registry_close(&srv->models);
     qn_pool_free(&srv->pool);

@@ -26,7 +26,7 @@ class Server:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("QUERN_") or k == "QUERN_ISA"}
         environment.update(env or {})
         cmd = [STUB] + (["--model", model] if model else [])
-        if not any(a.startswith("--listen") for a in args):
+        if not any(str(a).startswith("--listen") for a in args):
             cmd += ["--listen", "127.0.0.1:0"]
         self.proc = subprocess.Popen(cmd + [str(a) for a in args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                      stderr=subprocess.PIPE, env=environment)
