@@ -34,9 +34,10 @@ static inline float qn_fold16(const float *v) {
     return (a[0] + a[2]) + (a[1] + a[3]);
 }
 
-/* Constants of exp: range reduction by log2(e), ln 2 in two parts, Cephes' polynomial. Error below 2 ulp. */
+/* Constants of exp: range reduction by log2(e), ln 2 in two parts, Cephes' polynomial. Error below 2 ulp;
+ * infinity already from 127.5 ln 2 = 88.38 on (2^128 as the last factor), 0 below QN_EXP_LO. */
 #define QN_EXP_LO    (-87.3f) /* below: 0 */
-#define QN_EXP_HI    (89.0f)  /* from here on: infinity */
+#define QN_EXP_HI    (89.0f)  /* arguments are cut here, where the result is infinite */
 #define QN_EXP_LOG2E 1.44269504088896341f
 #define QN_EXP_MAGIC 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, nearest even */
 #define QN_EXP_LN2HI 0.693359375f
