@@ -80,10 +80,10 @@ static void scrub(char *text) {
 
 int qn_api_fail(struct qn_api_err *e, enum qn_api_code code, const char *param, const char *fmt, ...) {
     if (!e || e->code != QN_API_OK) return -1;
-    va_list ap;
-    va_start(ap, fmt);
     e->code = code;
     snprintf(e->param, sizeof e->param, "%s", param ? param : "");
+    va_list ap;
+    va_start(ap, fmt);
     vsnprintf(e->msg, sizeof e->msg, fmt, ap);
     va_end(ap);
     scrub(e->param);

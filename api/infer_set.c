@@ -167,7 +167,7 @@ static int set_stop(const json_t *v, const struct qn_api_field *f, struct qn_api
 static int set_task(const json_t *v, struct qn_api_infer *r, struct qn_api_err *err) {
     char show[QN_JSHOW];
     for (unsigned t = 0; json_is_string(v) && t < 3; t++) {
-        if (strcmp(json_string_value(v), qn_api_task_name((enum qn_api_task)t))) continue;
+        if (strcmp(json_string_value(v), qn_api_task_name((enum qn_api_task)t)) != 0) continue;
         r->task = (enum qn_api_task)t;
         return 0;
     }

@@ -32,8 +32,9 @@ const char *qn_jshow(const json_t *v, char out[QN_JSHOW]) {
     if (json_is_integer(v)) {
         snprintf(out, QN_JSHOW, "%lld", (long long)json_integer_value(v));
     } else if (json_is_real(v)) {
-        snprintf(out, QN_JSHOW, "%.9g", json_real_value(v));
-        if (!strpbrk(out, ".en")) strcat(out, ".0"); /* at most 20 bytes so far */
+        double d = json_real_value(v);
+        bool whole = d == floor(d) && fabs(d) < 1e9; /* shown as 1.0, not as the integer that it is not */
+        snprintf(out, QN_JSHOW, whole ? "%.1f" : "%.9g", d);
     } else if (json_is_string(v)) {
         size_t n = json_string_length(v), cut = n < 48 ? n : 48;
         const char *s = json_string_value(v);

@@ -128,7 +128,7 @@ int qn_jprescan(const char *body, size_t len, const struct qn_jbounds *lim, stru
             count->colons++;
         }
         count->values = count->containers + commas + 1;
-        if (count->values > max_values + 1) return too_much(body, len, i, "values", max_values, err);
+        if (count->values > max_values) return too_much(body, len, i, "values", max_values, err);
         i++;
     }
     return 0;

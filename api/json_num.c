@@ -16,9 +16,9 @@ static const char pairs[] = "000102030405060708091011121314151617181920212223242
                             "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
                             "8081828384858687888990919293949596979899";
 
-/* Writes v right-aligned into out[20], returns the number of digits. */
-static unsigned digits_of(uint64_t v, char out[20]) {
-    char *p = out + 20;
+/* Writes v before `end` (up to 20 bytes), returns the number of digits. */
+static unsigned digits_of(uint64_t v, char *end) {
+    char *p = end;
     while (v >= 100) {
         p -= 2;
         memcpy(p, pairs + 2 * (v % 100), 2);
@@ -30,19 +30,19 @@ static unsigned digits_of(uint64_t v, char out[20]) {
     } else {
         *--p = (char)('0' + v);
     }
-    return (unsigned)(out + 20 - p);
+    return (unsigned)(end - p);
 }
 
 void qn_buf_json_uint(struct qn_buf *b, uint64_t v) {
     char t[20];
-    unsigned n = digits_of(v, t);
+    unsigned n = digits_of(v, t + 20);
     qn_buf_add(b, t + 20 - n, n);
 }
 
 void qn_buf_json_int(struct qn_buf *b, int64_t v) {
     char t[21];
     uint64_t u = v < 0 ? 0u - (uint64_t)v : (uint64_t)v;
-    unsigned n = digits_of(u, t + 1);
+    unsigned n = digits_of(u, t + 21);
     char *p = t + 21 - n;
     if (v < 0) *--p = '-';
     qn_buf_add(b, p, (size_t)(t + 21 - p));
@@ -67,12 +67,12 @@ void qn_buf_json_num(struct qn_buf *b, double v, unsigned digits) {
     uint64_t m = (uint64_t)scaled, whole = m / pow10[digits], frac = m % pow10[digits];
     size_t n = 0;
     if (v < 0 && m) out[n++] = '-';
-    unsigned w = digits_of(whole, t);
+    unsigned w = digits_of(whole, t + 20);
     memcpy(out + n, t + 20 - w, w);
     n += w;
     if (frac) {
         while (frac % 10 == 0) frac /= 10, digits--;
-        w = digits_of(frac, t);
+        w = digits_of(frac, t + 20);
         out[n++] = '.';
         for (unsigned i = w; i < digits; i++) out[n++] = '0';
         memcpy(out + n, t + 20 - w, w);
@@ -146,13 +146,13 @@ void qn_buf_json_float(struct qn_buf *b, float v) {
         return;
     }
     struct decimal d = shortest(fabsf(v));
-    unsigned w = digits_of(d.digits, t);
+    unsigned w = digits_of(d.digits, t + 20);
     const char *p = t + 20 - w;
     int point = (int)w + d.exp; /* digits before the decimal point */
     if (v < 0) out[n++] = '-';
     if (point > -5 && point <= 0) { /* 0.000ddd */
-        memcpy(out + n, "0.0000", 6);
-        n += 2 + (size_t)-point;
+        out[n++] = '0', out[n++] = '.';
+        for (int i = point; i < 0; i++) out[n++] = '0';
         memcpy(out + n, p, w), n += w;
     } else if (point > 0 && point <= 12) {
         size_t before = (size_t)point < w ? (size_t)point : w;
@@ -171,7 +171,7 @@ void qn_buf_json_float(struct qn_buf *b, float v) {
         out[n++] = 'e';
         int e = point - 1;
         if (e < 0) out[n++] = '-', e = -e;
-        w = digits_of((uint64_t)e, t);
+        w = digits_of((uint64_t)e, t + 20);
         memcpy(out + n, t + 20 - w, w), n += w;
     }
     qn_buf_add(b, out, n);

@@ -150,7 +150,7 @@ static void object_of(struct qn_buf *b, const char *name, const struct prop *p, 
     q(b, "}},");
 }
 
-#define OBJECT(b, name, props) object_of(b, name, props, sizeof props / sizeof props[0])
+#define OBJECT(b, name, props) object_of((b), (name), (props), sizeof(props) / sizeof((props)[0]))
 
 static void measurement_schemas(struct qn_buf *b) {
     static const struct prop timings[] = {{"queue_ms", 'n'},
@@ -269,23 +269,23 @@ static void error_codes(struct qn_buf *b) {
 /* ---- components: error replies and headers ---- */
 
 static const struct error_reply {
-    unsigned status;
     const char *key, *text;
+    unsigned status;
     bool retry;
 } errors[] = {
-    {400, "BadRequest",
-     "The body, a field, the structure or the framing is not valid; `param` names the field.", false},
-    {401, "Unauthorized", "An API key is set and the request carries none, or a wrong one.", false},
-    {404, "NotFound", "No such path, or no such model.", false},
-    {405, "MethodNotAllowed", "The path exists, with another method; `Allow` names it.", false},
-    {408, "Timeout", "The deadline passed before any output.", false},
-    {413, "BodyTooLarge", "The body is larger than the server takes.", false},
-    {415, "UnsupportedMediaType", "The body is not JSON, or it is compressed.", false},
-    {429, "QueueFull", "The queue is full; come back after `Retry-After`.", true},
-    {431, "HeadersTooLarge", "The headers are larger than the server takes.", false},
-    {500, "Internal", "A fault of the server.", false},
-    {501, "NotImplemented", "A transfer coding that the server does not know.", false},
-    {503, "Unavailable", "Loading, draining, out of memory or out of connections.", true},
+    {"BadRequest", "The body, a field, the structure or the framing is not valid; `param` names the field.",
+     400, false},
+    {"Unauthorized", "An API key is set and the request carries none, or a wrong one.", 401, false},
+    {"NotFound", "No such path, or no such model.", 404, false},
+    {"MethodNotAllowed", "The path exists, with another method; `Allow` names it.", 405, false},
+    {"Timeout", "The deadline passed before any output.", 408, false},
+    {"BodyTooLarge", "The body is larger than the server takes.", 413, false},
+    {"UnsupportedMediaType", "The body is not JSON, or it is compressed.", 415, false},
+    {"QueueFull", "The queue is full; come back after `Retry-After`.", 429, true},
+    {"HeadersTooLarge", "The headers are larger than the server takes.", 431, false},
+    {"Internal", "A fault of the server.", 500, false},
+    {"NotImplemented", "A transfer coding that the server does not know.", 501, false},
+    {"Unavailable", "Loading, draining, out of memory or out of connections.", 503, true},
 };
 
 static const char headers[] =

@@ -18,7 +18,7 @@ static const char *const tok_fields[F_COUNT] = {
 
 static size_t index_of(const char *key, const char *const *names, size_t n) {
     size_t i = 0;
-    while (i < n && strcmp(key, names[i])) i++;
+    while (i < n && strcmp(key, names[i]) != 0) i++;
     return i;
 }
 

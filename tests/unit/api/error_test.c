@@ -65,6 +65,11 @@ static void messages_are_utf8(void **state) {
         {"\xE2(\xA1", "?(?"},
         {"\xF0\x9F\x98\x80", "\xF0\x9F\x98\x80"},
         {"\x7F", "?"},
+        {"\xC2\xA9", "\xC2\xA9"},
+        {"\xC3(", "?("},
+        {"\xE0\x80\x80", "???"},
+        {"\xF4\x90\x80\x80", "????"},
+        {"\xF0\x80\x80\x80", "????"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct qn_api_err e = {0};

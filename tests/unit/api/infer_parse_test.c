@@ -111,6 +111,11 @@ static void accepted(void **state) {
         "{\"sequence\":\"a\",\"task\":\"embed\",\"stream\":false,\"logprobs\":null}",
         "{\"sequence\":\"a\",\"max_tokens\":4096}",
         "{\"sequence\":[\"1\",\"2\",\"3\",\"4\"],\"n\":2}",
+        "{\"sequence\":\"a\",\"model\":\"0123456789012345678901234567890123456789012345678901234567890123\","
+        "\"ffn\":"
+        "\"abcdefghijklmnopqrstuv_\"}",
+        "{\"sequence\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\"]}",
+        "{\"sequence\":\"a\",\"ffn\":{\"type\":\"moe\",\"abcdefghijklmnopqrstuvw\":1}}",
         " \r\n\t{ \"sequence\" : \"\\ud83d\\ude00\" } \n",
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -185,6 +190,8 @@ static const struct refusal {
     {"{" S ",\"task\":\"embed\",\"logprobs\":0}", "logprobs", QN_API_INVALID, "leave"},
     {"{" S ",\"model\":\"../x\"}", "model", QN_API_INVALID, "A-Z"},
     {"{" S ",\"model\":\"\"}", "model", QN_API_INVALID, "1 to 64"},
+    {"{" S ",\"model\":\"0123456789012345678901234567890123456789012345678901234567890123x\"}", "model",
+     QN_API_INVALID, "1 to 64"},
     {"{" S ",\"attention\":\"GQA\"}", "attention", QN_API_INVALID, "a-z 0-9 _"},
     {"{" S ",\"attention\":\"\"}", "attention", QN_API_INVALID, "structure name"},
     {"{" S ",\"attention\":\"abcdefghijklmnopqrstuvwx\"}", "attention", QN_API_INVALID, "1 to 23"},
@@ -204,6 +211,12 @@ static const struct refusal {
     {"{" S
      ",\"ffn\":{\"type\":\"moe\",\"a\":1,\"b\":1,\"c\":1,\"d\":1,\"e\":1,\"f\":1,\"g\":1,\"h\":1,\"i\":1}}",
      "ffn.i", QN_API_INVALID, "at most 8"},
+    {"{" S ",\"ffn\":{\"type\":\"moe\",\"abcdefghijklmnopqrstuvwx\":1}}", "ffn.abcdefghijklmnopqrstuvwx",
+     QN_API_INVALID, "not a parameter name"},
+    {"{" S ",\"cach\":1}", "cach", QN_API_UNKNOWN_FIELD, "\"cache\""},
+    {"{" S ",\"atention\":1}", "atention", QN_API_UNKNOWN_FIELD, "\"attention\""},
+    {"{" S ",\"min_pp\":1}", "min_pp", QN_API_UNKNOWN_FIELD, "\"min_p\""},
+    {"{" S ",\"modle\":1}", "modle", QN_API_UNKNOWN_FIELD, "\"model\""},
     {"{" S ",\"temprature\":1}", "temprature", QN_API_UNKNOWN_FIELD, "\"temperature\""},
     {"{" S ",\"max_token\":1}", "max_token", QN_API_UNKNOWN_FIELD, "\"max_tokens\""},
     {"{" S ",\"Stream\":true}", "Stream", QN_API_UNKNOWN_FIELD, "\"stream\""},
@@ -250,6 +263,28 @@ static void echo_is_short(void **state) {
     assert_int_equal(e.code, QN_API_UNKNOWN_FIELD);
     assert_true(strlen(e.msg) < 160 && strlen(e.param) == 63);
     qn_api_infer_free(&r);
+}
+
+/* Which characters a model id and a structure name may have: all bytes, one at a time. */
+static void charsets(void **state) {
+    (void)state;
+    static const char id[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    static const char name[] = "abcdefghijklmnopqrstuvwxyz0123456789_";
+    for (int c = 1; c < 128; c++) {
+        char value[8], body[100];
+        struct qn_api_infer r;
+        struct qn_api_err e;
+        if (c < 0x20 || c == '"' || c == '\\')
+            snprintf(value, sizeof value, "\\u%04x", (unsigned)c);
+        else
+            snprintf(value, sizeof value, "%c", c);
+        snprintf(body, sizeof body, "{\"sequence\":\"a\",\"model\":\"x%s\"}", value);
+        assert_int_equal(parse(body, &r, &e), strchr(id, c) ? 0 : -1);
+        qn_api_infer_free(&r);
+        snprintf(body, sizeof body, "{\"sequence\":\"a\",\"ffn\":{\"type\":\"x\",\"p%s\":1}}", value);
+        assert_int_equal(parse(body, &r, &e), strchr(name, c) ? 0 : -1);
+        qn_api_infer_free(&r);
+    }
 }
 
 static void command_line(void **state) {
@@ -313,6 +348,7 @@ static void command_line(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(defaults),      cmocka_unit_test(everything),
                                        cmocka_unit_test(accepted),      cmocka_unit_test(refused),
-                                       cmocka_unit_test(echo_is_short), cmocka_unit_test(command_line)};
+                                       cmocka_unit_test(echo_is_short), cmocka_unit_test(charsets),
+                                       cmocka_unit_test(command_line)};
     return cmocka_run_group_tests_name("api/infer parse", tests, NULL, NULL);
 }

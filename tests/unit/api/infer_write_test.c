@@ -38,14 +38,14 @@ static const struct qn_api_structure structure = {
     .attention = {"gqa",
                   3,
                   {{"heads", QN_API_INT, 8}, {"kv_heads", QN_API_INT, 2}, {"causal", QN_API_BOOL, 1}}},
-    .ffn = {"moe", 1, {{"jitter", QN_API_NUMBER, 0.25}}},
+    .ffn = {"moe", 2, {{"jitter", QN_API_NUMBER, 0.25}, {"shared", QN_API_BOOL, 0}}},
     .sharing = {.type = "none"},
     .origin = "native",
     .exactness = "exact"};
 #define STRUCTURE                                                                                            \
     "{\"attention\":{\"type\":\"gqa\",\"heads\":8,\"kv_heads\":2,\"causal\":true},\"ffn\":{\"type\":"        \
     "\"moe\",\"jitter\":"                                                                                    \
-    "0.25},\"sharing\":{\"type\":\"none\"},\"origin\":\"native\",\"exactness\":\"exact\"}"
+    "0.25,\"shared\":false},\"sharing\":{\"type\":\"none\"},\"origin\":\"native\",\"exactness\":\"exact\"}"
 
 static const struct qn_api_reply base = {.id = "inf-1",
                                          .created = 1700000000,
