@@ -21,7 +21,7 @@ struct kit {
     struct qn_engine *engine;
     pthread_mutex_t lock;
     pthread_cond_t cond;
-    bool woken;
+    bool woken, keep_models; /* keep_models: kit_stop leaves them open */
     unsigned wakes;
 };
 
@@ -100,7 +100,7 @@ static inline void kit_stop(struct kit *k) {
     kit_take(k);
     qn_engine_free(&k->engine);
     for (uint32_t i = 0; i < k->models.n; i++) assert_int_equal(qn_model_state(k->models.models[i]).used, 0);
-    qn_registry_close(&k->models);
+    if (!k->keep_models) qn_registry_close(&k->models);
     pthread_cond_destroy(&k->cond);
     pthread_mutex_destroy(&k->lock);
 }
