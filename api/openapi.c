@@ -397,7 +397,8 @@ static void replies(struct qn_buf *b, const struct operation *o) {
     q(b, "}}");
     if (o->ready)
         q(b, ",'503':{'description':'Not ready: loading or draining.','headers':{'x-request-id':{'$ref':"
-             "'#/components/headers/RequestId'}},'content':{'text/plain':{'schema':{'type':'string'}}}}");
+             "'#/components/headers/RequestId'},'Retry-After':{'$ref':'#/components/headers/RetryAfter'}},"
+             "'content':{'text/plain':{'schema':{'type':'string'}}}}");
     for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
         if (!may_answer(o, errors[i].status)) continue;
         qn_buf_printf(b, ",\"%u\":{\"$ref\":\"#/components/responses/%s\"}", errors[i].status, errors[i].key);
