@@ -4,8 +4,9 @@
  *   - the prompt's token ids are equal;
  *   - teacher-forced over prompt and continuation, the most likely token is the reference's wherever the
  *     reference's margin exceeds 0.05;
- *   - the mean KL divergence of the first 64 positions is below 1e-2 for the Q4_1 file, and below 1e-3 for
- * the same weights rewritten as F16 and as F32;
+ *   - the mean KL divergence of the first 64 positions is below 1e-2 for the Q4_1 file, and for the same
+ * weights rewritten as F16 below 1e-4 and as F32 below 1e-6 (1e-3 would be good enough to serve, but would
+ * let a RoPE base pass that is 1 % off);
  *   - the greedy continuation is equal up to the first margin of 0.05 or less.
  *
  * Skipped, visibly, when the model file is absent. QUERN_MODEL_DIR moves it. Thread: the main thread drives a
@@ -216,8 +217,8 @@ static void test_absent(void **state) {
 int main(void) {
     static const struct real_case cases[] = {
         {"Q4_1, f16 state", QN_Q4_1, QN_STATE_F16, 1e-2},
-        {"F16, f16 state", QN_F16, QN_STATE_F16, 1e-3},
-        {"F32, f32 state", QN_F32, QN_STATE_F32, 1e-3},
+        {"F16, f16 state", QN_F16, QN_STATE_F16, 1e-4},
+        {"F32, f32 state", QN_F32, QN_STATE_F32, 1e-6},
     };
     const char *dir = getenv("QUERN_MODEL_DIR");
     snprintf(model_path, sizeof model_path, "%s/%s", dir && *dir ? dir : "models", NAME);
