@@ -36,6 +36,10 @@ void qn_kernels_init(enum qn_isa max) {
     in_force = &table;
 }
 
+void qn_kernels_ensure(void) {
+    if (in_force != &table) qn_kernels_init(QN_ISA_COUNT - 1);
+}
+
 const struct qn_ops *qn_ops(void) {
     return in_force;
 }

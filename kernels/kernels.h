@@ -171,6 +171,8 @@ const struct qn_ops *qn_ops(void);
 /* Fills the table for a level at most `max` (QN_ISA_COUNT - 1 for all that the CPU has). Call once at start;
  * tests call it again to change level. Also tells OpenBLAS to use one thread per call. */
 void qn_kernels_init(enum qn_isa max);
+/* qn_kernels_init at the highest level, unless a level was chosen before: what opening a model does. */
+void qn_kernels_ensure(void);
 /* Fills a table of its own: for tests and benchmarks that compare levels. */
 void qn_ops_fill(struct qn_ops *ops, enum qn_isa max);
 

@@ -214,6 +214,7 @@ int qn_model_open(const char *path, const struct qn_open_options *opt, struct qn
     struct qn_load_options load = {
         .pool = opt->pool, .progress = opt->progress, .progress_ctx = opt->progress_ctx};
     *out = NULL;
+    qn_kernels_ensure();
     int rc = qn_checkpoint_load(path, &load, &c, err);
     if (rc) return rc;
     rc = qn_model_from_checkpoint(c, path, opt, out, err);
