@@ -19,7 +19,6 @@
 
 #include "api/openapi.h"
 #include "kernels/cpu.h"
-#include "rev.h"
 #include "server/handlers.h"
 #include "server/http.h"
 #include "server/listen.h"
@@ -360,7 +359,7 @@ static int serve(struct serve *s) {
     int rc = open_services(s);
     if (rc == 0) {
         qn_log_line(srv->log, QN_LOG_INFO, "quern %s (%s), %s, kernels %s, %u compute threads (%s)",
-                    QN_VERSION, QN_REVISION, qn_cpu_model(), qn_isa_name(qn_cpu_isa()), srv->threads, why);
+                    QN_VERSION, qn_revision(), qn_cpu_model(), qn_isa_name(qn_cpu_isa()), srv->threads, why);
         rc = open_loop(s);
     }
     if (rc == 0) {
@@ -403,7 +402,7 @@ int qn_cmd_serve(int argc, char **argv) {
         return 0;
     }
     if (s.srv.cfg.want_version) {
-        printf("quern %s (%s)\n", QN_VERSION, QN_REVISION);
+        printf("quern %s (%s)\n", QN_VERSION, qn_revision());
         return 0;
     }
     if (s.srv.cfg.n_models == 0) {

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "rev.h"
 #include "server/config_table.h"
 
 #define LINE_MAX_BYTES 4096
@@ -403,6 +404,10 @@ int qn_config_load(struct qn_config *c, int argc, char **argv) {
     memset(own, 0, sizeof own);
     if ((rc = read_args(c, argc, argv, own, &config))) return rc;
     return cross_check(c);
+}
+
+const char *qn_revision(void) {
+    return QN_REVISION;
 }
 
 void qn_config_help(void) {

@@ -33,6 +33,8 @@ struct qn_config {
  * stderr for usage errors; 1 for --help and --version, which the caller serves. Strings point into
  * argv/environ or are kept for the process's life. */
 int qn_config_load(struct qn_config *c, int argc, char **argv);
+/* Source revision that was built (git), for logs and /metrics. */
+const char *qn_revision(void);
 void qn_config_help(void); /* option table to stdout */
 void qn_config_print(
     const struct qn_config *c); /* --print-config: file syntax, every option with its value */

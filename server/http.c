@@ -410,12 +410,12 @@ static enum MHD_Result final_call(struct qn_request *r) {
         r->received = true;
         r->t_body_ns = qn_now_ns();
     }
-    if (!r->ready && !r->started) { /* who left gets what needs no waiting: it may only have half-closed */
+    if (!r->started && !r->ready) { /* who left gets what needs no waiting: it may only have half-closed */
         if (r->conn->gone && r->route->methods == QN_POST) return MHD_NO;
         r->started = true;
         qn_request_start(r);
     }
-    if (r->ready || r->stream.open) return queue_reply(r);
+    if (!r->working && (r->ready || r->stream.open)) return queue_reply(r);
     if (r->conn->gone) return MHD_NO;
     qn_http_suspend(r);
     return MHD_YES;
@@ -535,7 +535,6 @@ static struct MHD_Daemon *start_mhd(struct qn_http *h, int listen_fd) {
         {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)(cfg->max_connections + over), NULL},
         {MHD_OPTION_CONNECTION_TIMEOUT, idle_s < 30 ? 30 : (intptr_t)idle_s, NULL},
         {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)POOL_BYTES, NULL},
-        {MHD_OPTION_STRICT_FOR_CLIENT, 1, NULL},
         {MHD_OPTION_END, 0, NULL}};
     return MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
                             on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, h,

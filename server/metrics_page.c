@@ -8,9 +8,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
-
-#include "rev.h"
-
 static void gauge(struct qn_buf *out, const char *name, const char *help, uint64_t v) {
     qn_metrics_head(out, name, "gauge", help);
     qn_buf_printf(out, "%s %llu\n", name, (unsigned long long)v);
@@ -109,7 +106,7 @@ void qn_metrics_page(struct qn_server *srv, struct qn_buf *out) {
     qn_metrics_head(out, "quern_log_lines_dropped_total", "counter", "Log lines lost to a slow reader.");
     qn_buf_printf(out, "quern_log_lines_dropped_total %llu\n", (unsigned long long)qn_log_dropped(srv->log));
     qn_metrics_head(out, "quern_build_info", "gauge", "Version and revision.");
-    qn_buf_printf(out, "quern_build_info{version=\"%s\",revision=\"%s\"} 1\n", QN_VERSION, QN_REVISION);
+    qn_buf_printf(out, "quern_build_info{version=\"%s\",revision=\"%s\"} 1\n", QN_VERSION, qn_revision());
     qn_metrics_process(out);
 }
 
