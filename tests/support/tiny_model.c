@@ -297,19 +297,23 @@ static void put_keys(struct qn_test_gguf *g, const struct qn_test_tiny *t) {
     qn_test_gguf_f32(g, key, 50000.0f);
 }
 
-void qn_test_tiny_gguf(const struct qn_test_tiny *t, struct qn_test_buf *out) {
-    struct qn_test_gguf g = {0};
-    put_keys(&g, t);
-    if (t->tokenizer) qn_test_tiny_vocab_gguf(t, &g);
-    for (int p = 0; p < QN_PART_ATTN_NORM; p++) put_part(&g, t, (enum qn_test_part)p, 0);
+void qn_test_tiny_gguf_parts(const struct qn_test_tiny *t, struct qn_test_gguf *g) {
+    put_keys(g, t);
+    if (t->tokenizer) qn_test_tiny_vocab_gguf(t, g);
+    for (int p = 0; p < QN_PART_ATTN_NORM; p++) put_part(g, t, (enum qn_test_part)p, 0);
     for (uint32_t l = 0; l < t->layers; l++) {
-        if (gpt_like(t)) put_fused(&g, t, l);
+        if (gpt_like(t)) put_fused(g, t, l);
         for (int p = QN_PART_ATTN_NORM; p < QN_PART_COUNT; p++) {
             bool fused = p == QN_PART_Q || p == QN_PART_K || p == QN_PART_V || p == QN_PART_BQ ||
                          p == QN_PART_BK || p == QN_PART_BV;
-            if (!gpt_like(t) || !fused) put_part(&g, t, (enum qn_test_part)p, l);
+            if (!gpt_like(t) || !fused) put_part(g, t, (enum qn_test_part)p, l);
         }
     }
+}
+
+void qn_test_tiny_gguf(const struct qn_test_tiny *t, struct qn_test_buf *out) {
+    struct qn_test_gguf g = {0};
+    qn_test_tiny_gguf_parts(t, &g);
     qn_test_gguf_finish(&g, out);
 }
 

@@ -69,6 +69,8 @@ void qn_test_tiny_row(const struct qn_test_tiny *t, enum qn_test_part part, uint
 
 /* A GGUF file in memory, or at `path`; 0, or -1 with errno. */
 void qn_test_tiny_gguf(const struct qn_test_tiny *t, struct qn_test_buf *out);
+/* The same before it is joined, for tests that spoil parts. *g is zeroed by the caller. */
+void qn_test_tiny_gguf_parts(const struct qn_test_tiny *t, struct qn_test_gguf *g);
 int qn_test_write_tiny_gguf(const char *path, const struct qn_test_tiny *t);
 /* One safetensors file in memory (not sharded), config.json, tokenizer.json. */
 void qn_test_tiny_safetensors(const struct qn_test_tiny *t, struct qn_test_buf *out);
