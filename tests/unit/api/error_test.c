@@ -66,6 +66,7 @@ static void messages_are_utf8(void **state) {
         {"\xF0\x9F\x98\x80", "\xF0\x9F\x98\x80"},
         {"\x7F", "?"},
         {"\xC2\xA9", "\xC2\xA9"},
+        {"\xDF\xBF", "\xDF\xBF"},
         {"\xC3(", "?("},
         {"\xE0\x80\x80", "???"},
         {"\xF4\x90\x80\x80", "????"},
