@@ -133,13 +133,14 @@ static uint64_t sweep(struct qn_engine *e, bool stopping, uint32_t *paused) {
 static void park(struct qn_engine *e, uint64_t due) {
     struct timespec t = {.tv_sec = (time_t)(due / 1000000000u), .tv_nsec = (long)(due % 1000000000u)};
     pthread_mutex_lock(&e->lock);
+    e->parked = true;
     while (!e->kick && !e->stop) {
         if (due == UINT64_MAX)
             pthread_cond_wait(&e->cond, &e->lock);
         else if (pthread_cond_timedwait(&e->cond, &e->lock, &t))
             break;
     }
-    e->kick = false;
+    e->kick = e->parked = false;
     pthread_mutex_unlock(&e->lock);
 }
 
@@ -308,9 +309,10 @@ static int enter_queue(struct qn_engine *e, struct qn_job *j, uint64_t tokens, s
         qn_job_ref(j);
         qn_queue_push(&e->incoming, &j->node);
         e->kick = true;
-        pthread_cond_signal(&e->cond);
     }
+    bool parked = e->parked;
     pthread_mutex_unlock(&e->lock);
+    if (!refuse && parked) pthread_cond_signal(&e->cond);
     return refuse ? -1 : 0;
 }
 
@@ -345,8 +347,9 @@ int qn_engine_submit(struct qn_engine *e, struct qn_job *j, struct qn_api_err *e
 void qn_engine_nudge(struct qn_engine *e) {
     pthread_mutex_lock(&e->lock);
     e->kick = true;
-    pthread_cond_signal(&e->cond);
+    bool parked = e->parked;
     pthread_mutex_unlock(&e->lock);
+    if (parked) pthread_cond_signal(&e->cond); /* outside the lock, which the woken thread takes first */
 }
 
 void qn_engine_cancel(struct qn_engine *e, struct qn_job *j) {

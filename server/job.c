@@ -168,12 +168,16 @@ static void random_bytes(void *p, size_t n) {
 }
 
 static void identify(struct qn_job *j) {
-    unsigned char r[12];
+    static const char hex[] = "0123456789abcdef";
+    unsigned char r[12 + sizeof j->req.seed];
     random_bytes(r, sizeof r);
     memcpy(j->id, "inf-", 4);
-    for (size_t i = 0; i < sizeof r; i++) snprintf(j->id + 4 + 2 * i, 3, "%02x", r[i]);
+    for (size_t i = 0; i < 12; i++) {
+        j->id[4 + 2 * i] = hex[r[i] >> 4];
+        j->id[5 + 2 * i] = hex[r[i] & 15];
+    }
     j->created = (int64_t)time(NULL);
-    if (!j->req.seed_given) random_bytes(&j->req.seed, sizeof j->req.seed);
+    if (!j->req.seed_given) memcpy(&j->req.seed, r + 12, sizeof j->req.seed);
 }
 
 static uint64_t now_ns(void) {

@@ -49,7 +49,8 @@ static size_t stop_at_end(const struct qn_text_out *t) {
 /* One byte of valid UTF-8 into the held text. Byte by byte, because the first stop string to end must win
  * wherever the pieces were cut. */
 static int hold(struct qn_text_out *t, const char *p, size_t n) {
-    for (size_t i = 0; i < n; i++) {
+    if (!t->n_stops) qn_buf_add(&t->held, p, n);
+    for (size_t i = 0; t->n_stops && i < n; i++) {
         qn_buf_add(&t->held, p + i, 1);
         if (t->held.failed) return -1;
         size_t cut = stop_at_end(t);
@@ -59,7 +60,7 @@ static int hold(struct qn_text_out *t, const char *p, size_t n) {
             return 1;
         }
     }
-    return 0;
+    return t->held.failed ? -1 : 0;
 }
 
 static int hold_char(struct qn_text_out *t, const char *p, size_t n) {
