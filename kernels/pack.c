@@ -98,10 +98,12 @@ static void get_codes(const struct qn_layout *l, const uint8_t *block, unsigned 
     }
     const uint8_t *hi = block + l->hi + (size_t)sub * 64 * l->hi_bits + 4 * lane;
     for (unsigned k = 0; l->hi_bits == 1 && k < 32; k++) {
-        code[k] = (uint8_t)(code[k] | ((hi[k & 3] >> (k >> 2)) & 1u) << 4);
+        unsigned h = hi[k & 3];
+        code[k] = (uint8_t)(code[k] | ((h >> (k >> 2)) & 1u) << 4);
     }
     for (unsigned k = 0; l->hi_bits == 2 && k < 32; k++) {
-        code[k] = (uint8_t)(code[k] | ((hi[64 * (k >> 4) + (k & 3)] >> (2 * ((k >> 2) & 3))) & 3u) << 4);
+        unsigned h = hi[64 * (k >> 4) + (k & 3)];
+        code[k] = (uint8_t)(code[k] | ((h >> (2 * ((k >> 2) & 3))) & 3u) << 4);
     }
 }
 

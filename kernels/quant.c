@@ -165,7 +165,10 @@ static void nibbles(const uint8_t *qs, uint8_t *code) {
 }
 
 static void fifth_bits(const uint8_t *qh, uint8_t *code) {
-    for (unsigned j = 0; j < 32; j++) code[j] = (uint8_t)(code[j] | (((qh[j >> 3] >> (j & 7)) & 1u) << 4));
+    for (unsigned j = 0; j < 32; j++) {
+        unsigned h = qh[j >> 3];
+        code[j] = (uint8_t)(code[j] | (((h >> (j & 7)) & 1u) << 4));
+    }
 }
 
 /* The 6-bit scales and minima of K-quants, packed 16 into 12 bytes. */
@@ -207,7 +210,7 @@ static void from_q5_k(const struct qn_block_q5_k *b, struct qn_codes *c) {
     k_nibbles(b->qs, c->code);
     for (unsigned s = 0; s < 8; s++) {
         for (unsigned l = 0; l < 32; l++) {
-            c->code[32 * s + l] = (uint8_t)(c->code[32 * s + l] | (((b->qh[l] >> s) & 1u) << 4));
+            c->code[32 * s + l] = (uint8_t)(c->code[32 * s + l] | ((((unsigned)b->qh[l] >> s) & 1u) << 4));
         }
     }
     k_scales(b->scales, c);
