@@ -89,14 +89,31 @@ static bool unmergeable(uint8_t attr) {
     return qn_vocab_hidden(attr) || (attr & QN_ATTR_BYTE) != 0;
 }
 
+/* True when a blank follows another character somewhere in the text. */
+static bool blank_inside(struct qn_str text) {
+    bool other = false;
+    for (size_t i = 0; i < text.n;) {
+        if (text.n - i >= 3 && memcmp(text.p + i, blank_utf8, 3) == 0) {
+            if (other) return true;
+            i += 3;
+        } else {
+            other = true;
+            i++;
+        }
+    }
+    return false;
+}
+
 /* Texts that merges may name, and the tokens of single characters. Unmergeable tokens come last, so that they
  * are found only when no other token has their text. */
 static bool fill_texts(struct qn_tokenizer *t, const struct qn_vocab_desc *d, struct qn_text_table *texts) {
     if (!qn_text_table_init(texts, d->tokens, t->n_tokens)) return false;
     if (!qn_pair_map_init(&t->chars, 1024)) return false;
+    t->cut_at_blanks = true;
     for (uint32_t i = 0; i < t->n_tokens; i++) {
         if (unmergeable(t->attrs[i])) continue;
         qn_text_table_put(texts, i);
+        if (blank_inside(d->tokens[i])) t->cut_at_blanks = false;
         const uint32_t cp = only_char(d->tokens[i]);
         if (cp != QN_NO_ID && !add_char(t, cp, i)) return false;
     }
@@ -251,32 +268,43 @@ static int push_fallback(const struct qn_tokenizer *t, uint32_t cp, bool *unknow
 #define RAW_CHAR 0x80000000u
 
 static int push_char(const struct qn_tokenizer *t, uint32_t cp, struct qn_encoding *e) {
-    if (cp == ' ') cp = QN_BLANK;
     const struct qn_pair *c = qn_pair_map_get(&t->chars, cp, 0);
     return qn_merger_push(&e->merger, c ? c->result : RAW_CHAR | cp);
 }
 
-int qn_spm_encode(const struct qn_tokenizer *t, const uint8_t *s, size_t n, struct qn_encoding *e) {
-    int rc = QN_OK;
-    e->merger.n = 0;
-    if (n > 0 && t->add_space_prefix) rc = push_char(t, QN_BLANK, e);
-    for (size_t at = 0; at < n && rc == QN_OK;) {
-        uint32_t cp;
-        at += qn_utf8_next(s + at, n - at, &cp, NULL);
-        rc = push_char(t, cp, e);
-    }
-    if (rc == QN_OK) rc = qn_merger_run(&e->merger, &t->pairs);
-    bool unknown = false;
-    for (uint32_t i = e->merger.n > 0 ? 0 : QN_NO_ID; i != QN_NO_ID && rc == QN_OK;
-         i = e->merger.sym[i].next) {
+/* Merges the symbols collected so far and appends their ids. */
+static int flush_word(const struct qn_tokenizer *t, bool *unknown, struct qn_encoding *e) {
+    if (e->merger.n == 0) return QN_OK;
+    int rc = qn_merger_run(&e->merger, &t->pairs);
+    for (uint32_t i = 0; i != QN_NO_ID && rc == QN_OK; i = e->merger.sym[i].next) {
         const uint32_t id = e->merger.sym[i].id;
         if (id < t->n_tokens) {
-            unknown = false;
+            *unknown = false;
             rc = qn_encoding_push(e, id);
         } else {
             const uint32_t cp = id & RAW_CHAR ? id & ~RAW_CHAR : t->loose[id - t->n_tokens];
-            rc = push_fallback(t, cp, &unknown, e);
+            rc = push_fallback(t, cp, unknown, e);
         }
     }
+    e->merger.n = 0;
     return rc;
+}
+
+int qn_spm_encode(const struct qn_tokenizer *t, const uint8_t *s, size_t n, struct qn_encoding *e) {
+    bool unknown = false, blank = false;
+    int rc = QN_OK;
+    e->merger.n = 0;
+    if (n > 0 && t->add_space_prefix) {
+        rc = push_char(t, QN_BLANK, e);
+        blank = true;
+    }
+    for (size_t at = 0; at < n && rc == QN_OK;) {
+        uint32_t cp;
+        at += qn_utf8_next(s + at, n - at, &cp, NULL);
+        if (cp == ' ') cp = QN_BLANK;
+        if (cp == QN_BLANK && !blank && t->cut_at_blanks) rc = flush_word(t, &unknown, e);
+        blank = cp == QN_BLANK;
+        if (rc == QN_OK) rc = push_char(t, cp, e);
+    }
+    return rc == QN_OK ? flush_word(t, &unknown, e) : rc;
 }

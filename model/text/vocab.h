@@ -35,6 +35,7 @@ struct qn_tokenizer {
     struct qn_pair_map chars;   /* SPM: (character, 0) -> symbol */
     uint32_t *loose;            /* SPM by scores: characters that only occur inside longer tokens */
     size_t n_loose, cap_loose;
+    bool cut_at_blanks; /* SPM: no token has a blank after another character, so none spans a word's start */
 };
 
 /* State of one encode call: growing ids and reusable merge buffers. */

@@ -381,6 +381,34 @@ static void merges_of_tokens_with_blanks(void **state) {
     assert_int_equal(try_new(&d, &err), QN_OK);
 }
 
+/* Most vocabularies let the text be cut at blanks; one with a token across a blank must not be. */
+static void tokens_may_span_words(void **state) {
+    (void)state;
+    const struct qn_str tokens[5] = {S("a"), S("b"), S("\xE2\x96\x81"), S("a\xE2\x96\x81"),
+                                     S("a\xE2\x96\x81"
+                                       "b")};
+    const uint8_t attrs[5] = {0};
+    const float scores[5] = {0, 0, 0, -1, -2};
+    const struct qn_vocab_desc d = {.kind = QN_TOK_SPM,
+                                    .n_tokens = 5,
+                                    .tokens = tokens,
+                                    .scores = scores,
+                                    .attrs = attrs,
+                                    .bos = -1,
+                                    .eos = -1,
+                                    .unk = -1,
+                                    .pad = -1};
+    struct qn_tokenizer *t = NULL;
+    size_t n;
+    assert_int_equal(qn_tokenizer_new(&d, &t, NULL), QN_OK);
+    int32_t *ids = encode(t, "a ba b", 6, 0, &n);
+    assert_int_equal(n, 2);
+    assert_int_equal(ids[0], 4);
+    assert_int_equal(ids[1], 4);
+    free(ids);
+    qn_tokenizer_free(t);
+}
+
 static void unknown_characters_without_byte_tokens(void **state) {
     (void)state;
     const struct qn_str tokens[3] = {S("<unk>"), S("a"), S("\xE2\x96\x81")};
@@ -493,6 +521,7 @@ int main(void) {
         cmocka_unit_test(bad_vocabularies_are_refused),
         cmocka_unit_test(text_never_becomes_a_control_token),
         cmocka_unit_test(merges_of_tokens_with_blanks),
+        cmocka_unit_test(tokens_may_span_words),
         cmocka_unit_test(unknown_characters_without_byte_tokens),
         cmocka_unit_test(runs_of_forty_classes_end_gpt2),
         cmocka_unit_test(runs_of_forty_classes_end_llama3),
