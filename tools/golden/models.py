@@ -32,6 +32,7 @@ from safetensors.torch import save_file  # noqa: E402
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 N_TOKENS = 45  # past two 16-token block bounds and not a multiple of anything
 TOLERANCE = 1e-4  # of models_test.c; a mutant must differ by ten times as much (the two forms of GELU by three times)
+ACTIVATION_STEPS = 127  # qn_act_quantize of kernels/kernels.h
 
 torch.set_num_threads(1)
 tf.utils.logging.disable_progress_bar()
@@ -109,10 +110,11 @@ def run(model, ids):
 
 
 def round_activations(model):
-    """Every product's input as quern's integer kernels see it: blocks of 32 values in steps of amax / 127."""
+    """Every product's input as quern's integer kernels see it: blocks of 32 values in ACTIVATION_STEPS steps up to
+    the largest."""
     def hook(_, args):
         blocks = args[0].unflatten(-1, (-1, 32))
-        step = blocks.abs().amax(-1, keepdim=True) / 127
+        step = blocks.abs().amax(-1, keepdim=True) / ACTIVATION_STEPS
         return (torch.where(step > 0, torch.round(blocks / step) * step, blocks).flatten(-2),)
     for m in model.modules():
         if isinstance(m, torch.nn.Linear):
