@@ -16,16 +16,17 @@ import pytest
 import requests
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+REAL = os.environ.get("QUERN_BIN", os.path.join(ROOT, "build", "release", "quern"))
 STUB = os.environ.get("QUERN_STUB_BIN", os.path.join(ROOT, "build", "release", "tests", "stub_server"))
 SLOW = 4 if os.environ.get("QUERN_FLAVOUR", "release") in ("asan", "tsan") else 1  # patience, not a measurement
 REPORTS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer", "runtime error:")
 
 
 class Server:
-    def __init__(self, *args, env=None, model="stub", ready=True, stderr=None):
+    def __init__(self, *args, env=None, model="stub", ready=True, binary=None):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("QUERN_") or k == "QUERN_ISA"}
         environment.update(env or {})
-        cmd = [STUB] + (["--model", model] if model else [])
+        cmd = ([binary, "serve"] if binary else [STUB]) + (["--model", model] if model else [])
         if not any(str(a).startswith("--listen") for a in args):
             cmd += ["--listen", "127.0.0.1:0"]
         self.proc = subprocess.Popen(cmd + [str(a) for a in args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
