@@ -17,8 +17,10 @@
 #include "model/load/open.h"
 #include "model/load/weights.h"
 
-static const struct qn_json_limits config_limits = {32, 100000};
-static const struct qn_json_limits tokenizer_limits = {32, 16000000};
+static const struct qn_json_limits config_limits = {.depth = 32, .nodes = 100000};
+/* tokenizer_config.json says "model_max_length": 1000000000000000019884624838656 when there is no limit. */
+static const struct qn_json_limits settings_limits = {.depth = 32, .nodes = 100000, .reals = true};
+static const struct qn_json_limits tokenizer_limits = {.depth = 32, .nodes = 16000000};
 
 static double now_ms(void) {
     struct timespec t;
@@ -122,7 +124,7 @@ static int read_side_files(const char *dir, struct hf_files *f, struct qn_err *e
     int rc = read_side_file(dir, "config.json", false, config_limits, &f->config, err);
     if (rc == QN_OK) rc = read_side_file(dir, "tokenizer.json", true, tokenizer_limits, &f->tokenizer, err);
     if (rc == QN_OK)
-        rc = read_side_file(dir, "tokenizer_config.json", true, config_limits, &f->settings, err);
+        rc = read_side_file(dir, "tokenizer_config.json", true, settings_limits, &f->settings, err);
     if (rc == QN_OK)
         rc = read_side_file(dir, "generation_config.json", true, config_limits, &f->generation, err);
     return rc;

@@ -45,7 +45,8 @@ int qn_json_parse(const char *text, size_t len, const char *what, struct qn_json
     *out = NULL;
     int rc = check_limits(text, len, what, limits, err);
     if (rc != QN_OK) return rc;
-    json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
+    size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | (limits.reals ? JSON_DECODE_INT_AS_REAL : 0);
+    json_t *root = json_loadb(text, len, flags, &je);
     if (!root) {
         if (json_error_code(&je) == json_error_out_of_memory)
             return qn_err_set(err, QN_ERR_NOMEM, "%s: out of memory", what);

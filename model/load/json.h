@@ -16,6 +16,7 @@
 struct qn_json_limits {
     unsigned depth; /* nested objects and arrays */
     size_t nodes;   /* values in all, about */
+    bool reals;     /* integers become reals: for files that hold integers beyond 64 bits */
 };
 
 /* Parses len bytes whose top is an object. *out is a new reference (json_decref). `what` names the file. */

@@ -17,8 +17,8 @@
 #define SHARDS_MAX     1024
 #define SHARD_NAME_MAX 128
 
-static const struct qn_json_limits header_limits = {4, 4000000};
-static const struct qn_json_limits index_limits = {4, 4000000};
+static const struct qn_json_limits header_limits = {.depth = 4, .nodes = 4000000};
+static const struct qn_json_limits index_limits = {.depth = 4, .nodes = 4000000};
 
 static const struct dtype {
     const char *name;

@@ -348,7 +348,7 @@ static int open_both(const struct qn_test_buf *config, const struct qn_test_buf 
     assert_true(c && copy);
     if (weights->n) memcpy(copy, weights->p, weights->n);
     int rc = qn_json_parse((const char *)config->p, config->n, "config.json",
-                           (struct qn_json_limits){32, 100000}, &root, err);
+                           (struct qn_json_limits){.depth = 32, .nodes = 100000}, &root, err);
     if (rc == QN_OK) rc = qn_safetensors_parse(copy, weights->n, &dir, err);
     if (rc == QN_OK) rc = qn_tensor_dir_index(&dir, err);
     if (rc == QN_OK) {

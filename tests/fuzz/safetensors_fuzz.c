@@ -30,8 +30,8 @@ static void check_open(const uint8_t *config, size_t n, const struct qn_tensor_d
     struct qn_err err = {0};
     json_t *root = NULL;
     if (!c) return;
-    int rc = qn_json_parse((const char *)config, n, "config.json", (struct qn_json_limits){32, 100000}, &root,
-                           &err);
+    int rc = qn_json_parse((const char *)config, n, "config.json",
+                           (struct qn_json_limits){.depth = 32, .nodes = 100000}, &root, &err);
     if (rc == QN_OK) {
         struct qn_hf_vocab files = {.config = root};
         rc = qn_open_hf(&files, dir, &opt, c, &err);

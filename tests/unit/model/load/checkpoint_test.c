@@ -370,6 +370,30 @@ static void safetensors_file_path(void **state) {
     qn_checkpoint_free(c);
 }
 
+/* tokenizer_config.json as it is found in the wild: an integer beyond 64 bits, tokens as objects. */
+static void side_files_are_read(void **state) {
+    struct qn_test_tiny t = qn_test_tiny_default("qwen2");
+    struct qn_test_buf b = {0};
+    char path[128], file[192];
+    (void)state;
+    snprintf(path, sizeof path, "%s/side", dir);
+    assert_int_equal(qn_test_write_tiny_hf(path, &t), 0);
+    qn_test_printf(&b, "{\"model_max_length\":1000000000000000019884624838656,\"eos_token\":{\"content\":"
+                       "\"<|im_end|>\"},\"bos_token\":null}");
+    snprintf(file, sizeof file, "%s/tokenizer_config.json", path);
+    assert_int_equal(qn_test_buf_save(&b, file), 0);
+    qn_test_buf_free(&b);
+    qn_test_printf(&b, "{\"eos_token_id\":[257,100]}");
+    snprintf(file, sizeof file, "%s/generation_config.json", path);
+    assert_int_equal(qn_test_buf_save(&b, file), 0);
+    qn_test_buf_free(&b);
+    struct qn_checkpoint *c = load(path, NULL);
+    assert_int_equal(qn_tokenizer_eos(c->tokenizer), 257);
+    assert_int_equal(qn_tokenizer_bos(c->tokenizer), -1);
+    assert_true(qn_tokenizer_is_eog(c->tokenizer, 100));
+    check_all(&t, c, "safetensors");
+}
+
 /* The real file, when `make model` has put it there. */
 static void smollm2(void **state) {
     const char *path = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -411,6 +435,7 @@ int main(void) {
         cmocka_unit_test(spec_only_checks_and_packs_nothing),
         cmocka_unit_test(parameters_are_counted),
         cmocka_unit_test(safetensors_file_path),
+        cmocka_unit_test(side_files_are_read),
         cmocka_unit_test(smollm2),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
