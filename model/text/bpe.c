@@ -107,6 +107,9 @@ static int add_merge(struct qn_tokenizer *t, const struct qn_vocab_desc *d, cons
 int qn_bpe_build(struct qn_tokenizer *t, const struct qn_vocab_desc *d, struct qn_err *err) {
     struct alphabet a;
     alphabet_init(&a);
+    /* GGUF files of byte-level vocabularies often name the end-of-text token as the unknown one, although
+     * their tokenizer has none: a byte without a token must not turn into that control token. */
+    if (t->unk >= 0 && !(t->attrs[t->unk] & QN_ATTR_UNKNOWN)) t->unk = -1;
     bool *spelled = calloc(t->n_tokens, sizeof *spelled);
     bool ok = spelled != NULL;
     if (ok) fill_pieces(t, d, &a, spelled);

