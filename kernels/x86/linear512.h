@@ -26,6 +26,7 @@
  */
 #define CHUNK    64
 #define MAX_ROWS 12
+#define GROUP    4 /* rows whose dot products run side by side */
 
 /* acc + sum of 4 products u8 * s8 per lane. Exact for codes up to 127 without VNNI, up to 255 with it. */
 QN_INLINE __m512i dot4(__m512i acc, __m512i u, __m512i x) {
@@ -224,30 +225,49 @@ QN_INLINE __m512i broadcast4(const int8_t *q) {
     return _mm512_set1_epi32(v);
 }
 
-/* The integer product of one row's 32 values with the unpacked codes. */
-QN_INLINE __m512i block_dot(enum qn_type t, const __m512i w[8], const int8_t *q, int32_t sum,
-                            const int32_t half[2], const struct lane_scales *s) {
-    if (t == QN_Q6_K) {
-        __m512i i0 = _mm512_set1_epi32(half[0]), i1 = _mm512_set1_epi32(half[1]);
-        QN_UNROLL for (int c = 0; c < 4; c++) {
-            i0 = dot4(i0, w[c], broadcast4(q + 4 * c));
-            i1 = dot4(i1, w[c + 4], broadcast4(q + 16 + 4 * c));
+/* What products of G rows need besides the codes: each pointer is row 0's, rows are the strides apart. */
+struct row_block {
+    const int8_t *q; /* 32 values */
+    const int32_t *sum, *half;
+    size_t q_stride, blocks; /* half: 2 * CHUNK */
+};
+
+/* The integer products of G rows' 32 values with the unpacked codes. The rows' chains are interleaved: one
+ * alone would wait for its own latency at every step. */
+QN_INLINE void block_dots(enum qn_type t, unsigned G, const __m512i w[8], const struct row_block *x,
+                          const struct lane_scales *s, __m512i dot[GROUP]) {
+    __m512i high[GROUP];
+    QN_UNROLL for (unsigned r = 0; r < G; r++) {
+        if (t == QN_Q6_K) {
+            dot[r] = _mm512_set1_epi32(x->half[(size_t)2 * CHUNK * r]);
+            high[r] = _mm512_set1_epi32(x->half[(size_t)2 * CHUNK * r + 1]);
+        } else {
+            dot[r] = dot_start(t, x->sum[r * x->blocks]);
         }
-        return _mm512_add_epi32(_mm512_mullo_epi32(i0, s->sc0), _mm512_mullo_epi32(i1, s->sc1));
     }
-    __m512i i = dot_start(t, sum);
-    QN_UNROLL for (int c = 0; c < 8; c++) {
-        __m512i x = broadcast4(q + 4 * c);
-        i = t == QN_Q8_0 ? dot4_full(i, w[c], x) : dot4(i, w[c], x);
+    QN_UNROLL for (unsigned c = 0; c < 8; c++) {
+        QN_UNROLL for (unsigned r = 0; r < G; r++) {
+            __m512i v = broadcast4(x->q + r * x->q_stride + (size_t)4 * c);
+            if (t == QN_Q8_0) {
+                dot[r] = dot4_full(dot[r], w[c], v);
+            } else if (t == QN_Q6_K && c >= 4) {
+                high[r] = dot4(high[r], w[c], v);
+            } else {
+                dot[r] = dot4(dot[r], w[c], v);
+            }
+        }
     }
-    return i;
+    if (t != QN_Q6_K) return;
+    QN_UNROLL for (unsigned r = 0; r < G; r++) {
+        dot[r] = _mm512_add_epi32(_mm512_mullo_epi32(dot[r], s->sc0), _mm512_mullo_epi32(high[r], s->sc1));
+    }
 }
 
 /* One panel times R rows from m0 on. */
 QN_INLINE void quant_tile(enum qn_type t, unsigned R, const struct qn_linear_args *args, uint32_t p,
                           uint32_t m0) {
     const struct qn_act *a = args->a;
-    const unsigned subs = subs_of(t);
+    const unsigned subs = subs_of(t), G = R < GROUP ? R : GROUP;
     size_t blocks = qn_act_blocks(a->cols), stride = qn_act_q_stride(a->cols), n0 = (size_t)p * QN_PANEL;
     const uint8_t *block = args->w->data + p * (blocks / subs) * bytes_of(t);
     uint32_t left = args->w->rows - (uint32_t)n0;
@@ -268,12 +288,17 @@ QN_INLINE void quant_tile(enum qn_type t, unsigned R, const struct qn_linear_arg
             size_t sub = subs == 8 ? i % 8 : 0;
             load_scales(t, block, sub, &s);
             unpack(t, block, sub, w);
-            QN_UNROLL for (unsigned r = 0; r < R; r++) {
-                __m512i dot =
-                    block_dot(t, w, q + r * stride + 32 * i, sum[r * blocks + i], terms.half[r][i], &s);
-                __m512 dd = _mm512_mul_ps(s.d, _mm512_set1_ps(scale[r * blocks + i]));
-                acc[r] = _mm512_fmadd_ps(dd, _mm512_cvtepi32_ps(dot), acc[r]);
-                if (has_min(t)) acc[r] = _mm512_fmadd_ps(s.m, _mm512_set1_ps(terms.ss[r][i]), acc[r]);
+            QN_UNROLL for (unsigned g = 0; g < R; g += G) {
+                const struct row_block x = {q + g * stride + 32 * i, sum + g * blocks + i, terms.half[g][i],
+                                            stride, blocks};
+                __m512i dot[GROUP];
+                block_dots(t, G, w, &x, &s, dot);
+                QN_UNROLL for (unsigned r = 0; r < G; r++) {
+                    __m512 dd = _mm512_mul_ps(s.d, _mm512_set1_ps(scale[(g + r) * blocks + i]));
+                    acc[g + r] = _mm512_fmadd_ps(dd, _mm512_cvtepi32_ps(dot[r]), acc[g + r]);
+                    if (has_min(t))
+                        acc[g + r] = _mm512_fmadd_ps(s.m, _mm512_set1_ps(terms.ss[g + r][i]), acc[g + r]);
+                }
             }
             if (subs == 1 || sub == 7) block += bytes_of(t);
         }
