@@ -168,7 +168,6 @@ static void begin_draining(struct serve *s) {
     s->deadline_ns = qn_now_ns() + srv->cfg.drain_timeout_ms * (uint64_t)1000000;
     qn_log_line(srv->log, QN_LOG_INFO, "draining: %u requests in flight", qn_http_active(srv->http));
     qn_loop_pump(srv->loop); /* what clients sent already becomes a request before idle connections close */
-    qn_http_close_idle(srv->http);
 }
 
 static void begin_stopping(struct serve *s) {
@@ -184,11 +183,10 @@ static void begin_stopping(struct serve *s) {
 static void drain_step(struct serve *s) {
     struct qn_server *srv = &s->srv;
     if (srv->state < QN_SERVER_DRAINING) return;
-    if (qn_http_active(srv->http) == 0 && srv->workers == 0) {
+    if (qn_http_close_idle(srv->http) == 0 && qn_http_active(srv->http) == 0 && srv->workers == 0) {
         qn_loop_stop(srv->loop);
         return;
     }
-    qn_http_close_idle(srv->http);
     if (qn_now_ns() < s->deadline_ns) return;
     if (srv->state == QN_SERVER_DRAINING)
         begin_stopping(s);
@@ -304,6 +302,7 @@ static int open_services(struct serve *s) {
     struct qn_server *srv = &s->srv;
     char why[400];
     srv->started_ns = qn_now_ns();
+    srv->submit_tail = &srv->submits;
     srv->metrics = qn_metrics_new();
     srv->log = qn_log_new(STDERR_FILENO, srv->cfg.log_json, srv->cfg.log_level);
     if (!srv->metrics || !srv->log ||

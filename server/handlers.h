@@ -20,6 +20,8 @@ void qn_handle_detokenize(struct qn_request *r);
  * (a reply), r->stream.open (a stream) or neither (the reply comes later: the caller suspends). Loop thread.
  */
 void qn_request_start(struct qn_request *r);
+/* Hands what was read since the last call to the engine; resumes what it refused, and streams. */
+void qn_handle_submits(struct qn_server *srv);
 /* Everything the engine has finished or produced, to its requests. The caller pumps HTTP afterwards. */
 void qn_handle_events(struct qn_server *srv);
 /* The client left: stop working for it, within one step of the engine. */

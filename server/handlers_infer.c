@@ -146,15 +146,14 @@ void qn_handle_detokenize(struct qn_request *r) {
 static void submit(struct qn_request *r) {
     struct qn_api_err err = {.code = QN_API_OK};
     unsigned retry = 0;
-    qn_request_ref(r); /* until DONE */
     if (qn_engine_submit(r->srv->engine, r->job, &err, &retry) != 0) {
         qn_job_unref(r->job);
         r->job = NULL;
         r->retry_after = retry;
         qn_reply_error(r, &err);
-        qn_request_unref(r);
         return;
     }
+    qn_request_ref(r); /* until DONE, which only this thread takes */
     r->submitted = true;
     if (!r->job->req.stream) return;
     r->stream.open = true;
@@ -163,10 +162,34 @@ static void submit(struct qn_request *r) {
     r->type = "text/event-stream";
 }
 
+/* Jobs go to the engine in batches, after libmicrohttpd has looked at every connection: each submission may
+ * wake the engine's thread, and one wake-up for many requests costs as much as for one. */
+static void submit_later(struct qn_request *r) {
+    qn_request_ref(r);
+    r->next = NULL;
+    *r->srv->submit_tail = r;
+    r->srv->submit_tail = &r->next;
+}
+
+void qn_handle_submits(struct qn_server *srv) {
+    struct qn_request *r = srv->submits;
+    srv->submits = NULL;
+    srv->submit_tail = &srv->submits;
+    while (r) {
+        struct qn_request *next = r->next;
+        if (r->conn && !r->gone) {
+            submit(r);
+            if (r->ready || r->stream.open) qn_http_resume(r);
+        }
+        qn_request_unref(r);
+        r = next;
+    }
+}
+
 /* The run function has finished. */
 static void ran(struct qn_request *r) {
     qn_request_drop_body(r);
-    if (r->job && !r->ready) submit(r);
+    if (r->job && !r->ready) submit_later(r);
 }
 
 static void work(void *arg) {
@@ -180,7 +203,7 @@ static void after_work(void *arg) {
     r->working = false;
     if (r->conn && !r->gone) {
         ran(r);
-        if (r->ready || r->stream.open) qn_http_resume(r);
+        if (r->ready) qn_http_resume(r);
     }
     qn_request_unref(r);
 }

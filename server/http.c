@@ -28,6 +28,7 @@
 #define POOL_BYTES  ((size_t)16 * 1024) /* per connection; libmicrohttpd clears it for every request */
 #define DRAIN_BYTES ((size_t)8 * 1024 * 1024)
 #define DRAIN_NS    2000000000u
+#define FRESH_NS    250000000u
 #define OVER_NS     2000000000u /* how long a connection above the limit may take to ask */
 #define BODIES_MIN  ((size_t)64 * 1024 * 1024)
 #define PATH_BYTES  1024
@@ -36,8 +37,8 @@ struct qn_http {
     struct qn_server *srv;
     struct MHD_Daemon *mhd;
     int fd, watch_fd;
-    bool closed; /* a connection was closed during this run */
-    bool quiet;  /* no longer listening */
+    bool again; /* something happened that only the next run will look at: a close, a resume */
+    bool quiet; /* no longer listening */
     unsigned n_conns, n_active;
     struct qn_conn *conns;
     struct qn_request *free_requests;
@@ -49,7 +50,7 @@ struct qn_http {
 static struct qn_request *request_new(struct qn_http *h, struct qn_conn *c) {
     struct qn_request *r = h->free_requests;
     if (r) {
-        h->free_requests = r->next_free;
+        h->free_requests = r->next;
         memset(r, 0, offsetof(struct qn_request, id));
         r->id[0] = r->arg[0] = '\0';
     } else if (!(r = calloc(1, sizeof *r))) {
@@ -84,7 +85,7 @@ void qn_request_unref(struct qn_request *r) {
     qn_buf_free(&r->stream.buf);
     if (r->job) qn_job_unref(r->job);
     r->job = NULL;
-    r->next_free = h->free_requests;
+    r->next = h->free_requests;
     h->free_requests = r;
 }
 
@@ -485,7 +486,7 @@ static void conn_started(struct qn_http *h, struct MHD_Connection *mc, void **sc
 
 static void conn_closed(struct qn_http *h, void **sctx) {
     struct qn_conn *c = *sctx;
-    h->closed = true;
+    h->again = true;
     *sctx = NULL;
     if (!c) return;
     if (c->http) { /* was registered */
@@ -584,12 +585,13 @@ int qn_http_run(struct qn_http *h) {
     MHD_UNSIGNED_LONG_LONG ms = 0;
     enum MHD_Result timed;
     unsigned rounds = 0;
-    do { /* libmicrohttpd puts the listener back only at the run after a close */
-        h->closed = false;
+    do {
+        h->again = false;
         MHD_run(h->mhd);
+        qn_handle_submits(h->srv);
         timed = MHD_get_timeout(h->mhd, &ms);
-    } while (((timed == MHD_YES && ms == 0) || h->closed) && ++rounds < 8);
-    if (h->closed || (timed == MHD_YES && ms == 0)) return 0;
+    } while (((timed == MHD_YES && ms == 0) || h->again) && ++rounds < 8);
+    if (h->again || (timed == MHD_YES && ms == 0)) return 0;
     if (timed != MHD_YES) return -1;
     return ms > 60000 ? 60001 : (int)ms + 1;
 }
@@ -602,6 +604,7 @@ void qn_http_suspend(struct qn_request *r) {
 void qn_http_resume(struct qn_request *r) {
     if (!r->suspended) return;
     r->suspended = false;
+    r->conn->http->again = true;
     MHD_resume_connection(r->conn->mc);
 }
 
@@ -662,13 +665,26 @@ void qn_http_sweep(struct qn_http *h) {
 void qn_http_quiesce(struct qn_http *h) {
     if (h->quiet) return;
     h->quiet = true;
+    unsigned before;
+    do { /* who is in the listener's queue has connected: closing it would reset them */
+        before = h->n_conns;
+        (void)qn_http_run(h);
+    } while (h->n_conns > before);
     int fd = MHD_quiesce_daemon(h->mhd);
     if (fd >= 0) close(fd);
 }
 
-void qn_http_close_idle(struct qn_http *h) {
-    for (struct qn_conn *c = h->conns; c; c = c->next)
-        if (!c->cur && !c->closing) shut(c);
+unsigned qn_http_close_idle(struct qn_http *h) {
+    uint64_t now = qn_now_ns();
+    unsigned left = 0;
+    for (struct qn_conn *c = h->conns; c; c = c->next) {
+        if (c->cur || c->closing) continue;
+        if (!c->used && now - c->since_ns < FRESH_NS)
+            left++; /* its request is on the way */
+        else
+            shut(c);
+    }
+    return left;
 }
 
 void qn_http_cancel_all(struct qn_http *h) {
@@ -701,7 +717,7 @@ void qn_http_free(struct qn_http *h) {
     close(h->watch_fd);
     while (h->free_requests) {
         struct qn_request *r = h->free_requests;
-        h->free_requests = r->next_free;
+        h->free_requests = r->next;
         free(r);
     }
     free(h);

@@ -44,8 +44,8 @@ unsigned qn_http_active(const struct qn_http *h); /* connections with a request 
 
 /* Leaving: no new connections. */
 void qn_http_quiesce(struct qn_http *h);
-/* Closes connections without a request. */
-void qn_http_close_idle(struct qn_http *h);
+/* Closes connections without a request; those accepted a moment ago are left for now, and counted. */
+unsigned qn_http_close_idle(struct qn_http *h);
 /* The drain time is over: cancels every request; those that still get an answer are told why. */
 void qn_http_cancel_all(struct qn_http *h);
 /* Resumes all and closes every connection. The engine must have delivered its events before. */

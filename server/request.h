@@ -33,7 +33,7 @@ struct qn_request {
     struct qn_server *srv;
     struct qn_conn *conn; /* NULL once MHD is done with it */
     const struct qn_route *route;
-    struct qn_request *next_free;
+    struct qn_request *next; /* in the list of free ones, or of those to submit */
     int refs;
     unsigned method; /* enum qn_method bit */
     bool suspended;  /* in MHD: changed on the loop thread only */

@@ -17,6 +17,8 @@
 #include "server/metrics.h"
 #include "server/registry.h"
 
+struct qn_request;
+
 enum qn_server_state {
     QN_SERVER_LOADING = 0, /* models are not there yet */
     QN_SERVER_READY,
@@ -41,8 +43,9 @@ struct qn_server {
     unsigned threads;         /* compute threads */
     uint64_t started_ns;
     double load_ms;
-    unsigned workers_max, workers; /* bodies being parsed on the worker pool: most, now */
-    uint64_t id_seed, id_count;    /* for request ids */
+    unsigned workers_max, workers;             /* bodies being parsed on the worker pool: most, now */
+    struct qn_request *submits, **submit_tail; /* requests whose jobs the engine gets next */
+    uint64_t id_seed, id_count;                /* for request ids */
 };
 
 static inline uint64_t qn_now_ns(void) {
