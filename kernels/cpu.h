@@ -24,9 +24,11 @@ const char *qn_isa_name(enum qn_isa isa);
 const char *qn_cpu_model(void);
 
 /* How many threads may compute: min(affinity mask, floor(cgroup quota / period)), at least 1; v1 and v2,
- * the whole chain of ancestors. *why (static text) tells which limit decided: "affinity" or "cgroup quota". */
+ * the whole chain of ancestors. *why (static text) tells which limit decided: "affinity" or "cgroup quota".
+ */
 unsigned qn_cpu_threads(const char **why);
-/* The same read below another root ("/" in production; a fixture tree in tests). affinity = CPUs in the mask. */
+/* The same read below another root ("/" in production; a fixture tree in tests). affinity = CPUs in the mask.
+ */
 unsigned qn_cpu_threads_at(const char *root, unsigned affinity, const char **why);
 
 /* Physical memory and the cgroup memory limit (whichever is smaller), bytes; 0 when unknown. */

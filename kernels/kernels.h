@@ -1,15 +1,16 @@
 /* The arithmetic of quern: packed weight matrices and the table of operations.
  *
- * One table (struct qn_ops) is filled once at start: reference C first, then AVX2, then AVX-512 levels overwrite
- * entries, chosen by kernels/cpu.h. After that it is read-only. kernels/ref/ is the definition; every other
- * version is tested against it (tests/kernels).
+ * One table (struct qn_ops) is filled once at start: reference C first, then AVX2, then AVX-512 levels
+ * overwrite entries, chosen by kernels/cpu.h. After that it is read-only. kernels/ref/ is the definition;
+ * every other version is tested against it (tests/kernels).
  *
- * The rule that everything else stands on: the value of one output element is a fixed sequence of operations that
- * depends on its own inputs only: not on the number of rows M in the call, on the other rows, on how columns are
- * split over threads, nor on the thread count. M = 1 and prefill share that sequence. So lanes of a vector are
- * always different output elements, K is walked in ascending order with one accumulator per element, and every
- * multiply-add is a fused one (fmaf in the reference). Matrix products are therefore equal bit for bit between
- * all ISA levels; operations with exp, tanh or a horizontal sum state their tolerance.
+ * The rule that everything else stands on: the value of one output element is a fixed sequence of operations
+ * that depends on its own inputs only: not on the number of rows M in the call, on the other rows, on how
+ * columns are split over threads, nor on the thread count. M = 1 and prefill share that sequence. So lanes of
+ * a vector are always different output elements, K is walked in ascending order with one accumulator per
+ * element, and every multiply-add is a fused one (fmaf in the reference). Horizontal sums keep 16 partial
+ * sums folded in one order, and exp is one polynomial: every operation of the table gives the same bits at
+ * every ISA level. How far exp and the activations are from the true functions: tests/kernels/row_test.c.
  *
  * No kernel reads or writes past the extents stated here. Thread: any; kernels keep no state. */
 #ifndef QN_KERNELS_H
@@ -50,10 +51,10 @@ void qn_type_row_to_f32(enum qn_type t, const void *src, float *dst, size_t cols
 
 struct qn_matrix {
     enum qn_type type;
-    uint32_t rows;  /* output width N; padded with zero rows to a multiple of QN_PANEL inside data */
-    uint32_t cols;  /* input width K */
-    size_t bytes;   /* of data */
-    uint8_t *data;  /* QN_ALIGN aligned; owned by whoever called qn_matrix_alloc */
+    uint32_t rows; /* output width N; padded with zero rows to a multiple of QN_PANEL inside data */
+    uint32_t cols; /* input width K */
+    size_t bytes;  /* of data */
+    uint8_t *data; /* QN_ALIGN aligned; owned by whoever called qn_matrix_alloc */
 };
 
 /* Bytes of the packed form; false for shapes that overflow or do not fit the type's block. */
@@ -71,14 +72,15 @@ void qn_matrix_get_row(const struct qn_matrix *m, uint32_t r, float *dst);
 bool qn_matrix_gather(struct qn_matrix *dst, const struct qn_matrix *src, const uint32_t *index, size_t n);
 
 /* ---- activations prepared for a product ---- */
-/* M rows of K floats and, when needed, their int8 form: per block of 32 values a scale (amax/127, f32), 32 int8
- * values (round to nearest even) and the sum of the 32 as int32. Memory is the caller's (forward's scratch). */
+/* M rows of K floats and, when needed, their int8 form: per block of 32 values a scale (amax/127, f32), 32
+ * int8 values (round to nearest even) and the sum of the 32 as int32. Memory is the caller's (forward's
+ * scratch). */
 struct qn_act {
     const float *x; /* [rows, ldx] */
     size_t ldx;     /* floats between rows */
     uint32_t rows;  /* M */
     uint32_t cols;  /* K */
-    int8_t *q;      /* [rows, qn_act_q_stride(cols)]; valid after qn_act_quantize */
+    int8_t *q;      /* [rows, qn_act_q_stride(cols) of kernels/act.h]; valid after qn_act_quantize */
     float *scale;   /* [rows, cols/32] */
     int32_t *sum;   /* [rows, cols/32] */
 };
@@ -89,17 +91,17 @@ bool qn_act_bytes(size_t rows, size_t cols, size_t *out);
 /* Points a's q, scale, sum into mem (QN_ALIGN aligned, qn_act_bytes long) and fills them from a->x. */
 void qn_act_quantize(struct qn_pool *pool, struct qn_act *a, void *mem);
 
-/* y[m, n] = bias[n] + sum_k x[m,k] W[n,k] for m < a->rows, n < w->rows; bias may be NULL; y rows are ldy floats
- * apart. Quantised W need a->q (qn_act_quantize first). The pool splits panels of output columns. */
+/* y[m, n] = bias[n] + sum_k x[m,k] W[n,k] for m < a->rows, n < w->rows; bias may be NULL; y rows are ldy
+ * floats apart. Quantised W need a->q (qn_act_quantize first). The pool splits panels of output columns. */
 void qn_linear(struct qn_pool *pool, const struct qn_matrix *w, const struct qn_act *a, const float *bias,
                float *y, size_t ldy);
 
-/* The same product through OpenBLAS (kernels/gemm.c): W is dequantised in panels of a fixed size, whatever the
- * thread count. work: qn_gemm_work_bytes(pool threads, cols) bytes. Not bit-equal to qn_linear: for embed,
- * bidirectional encoders and load-time algebra only; its results never enter the prefix cache. */
+/* The same product through OpenBLAS (kernels/gemm.c): W is dequantised in panels of a fixed size, whatever
+ * the thread count. work: qn_gemm_work_bytes(pool threads, cols) bytes. Not bit-equal to qn_linear: for
+ * embed, bidirectional encoders and load-time algebra only; its results never enter the prefix cache. */
 bool qn_gemm_work_bytes(unsigned threads, size_t cols, size_t *out);
-void qn_gemm_linear(struct qn_pool *pool, const struct qn_matrix *w, const struct qn_act *a, const float *bias,
-                    float *y, size_t ldy, void *work);
+void qn_gemm_linear(struct qn_pool *pool, const struct qn_matrix *w, const struct qn_act *a,
+                    const float *bias, float *y, size_t ldy, void *work);
 
 /* ---- attention over paged KV blocks ---- */
 #define QN_KV_BLOCK 16 /* tokens per block */
@@ -109,19 +111,20 @@ static inline size_t qn_kv_elem_bytes(enum qn_kv_type t) {
 }
 
 /* One query row (one token, one KV head, the `group` query heads that read it) against `length` tokens.
- * A block's K of one head is [head_dim][16 tokens] (transposed: lanes are tokens), its V is [16 tokens][head_dim].
- * Tokens before `first` (sliding window) and from `length` on are not seen; what lies there may be anything. */
+ * A block's K of one head is [head_dim][16 tokens] (transposed: lanes are tokens), its V is [16
+ * tokens][head_dim]. Tokens before `first` (sliding window) and from `length` on are not seen; what lies
+ * there may be anything. */
 struct qn_attend {
-    const float *q;               /* [group, ldq] */
-    size_t ldq;                   /* floats between query heads */
-    float *out;                   /* [group, ldo] */
+    const float *q; /* [group, ldq] */
+    size_t ldq;     /* floats between query heads */
+    float *out;     /* [group, ldo] */
     size_t ldo;
     const uint8_t *const *blocks; /* base address of each block of the sequence, in order */
     size_t k_offset, v_offset;    /* bytes from a block's base to this layer's and head's K and V */
     enum qn_kv_type type;
-    uint32_t group, head_dim;     /* head_dim: multiple of 8, at most 512 */
-    uint32_t first, length;       /* visible tokens: first <= t < length, length >= 1 */
-    float scale;                  /* usually head_dim^-1/2 */
+    uint32_t group, head_dim; /* head_dim: multiple of 8, at most 512 */
+    uint32_t first, length;   /* visible tokens: first <= t < length, length >= 1 */
+    float scale;              /* usually head_dim^-1/2 */
 };
 /* Writes k,v of one token and one KV head (each head_dim floats) into slot t % 16 of a block. */
 struct qn_kv_write {
@@ -133,13 +136,21 @@ struct qn_kv_write {
 };
 
 /* ---- element-wise and row operations ---- */
-enum qn_act_fn { QN_ACT_RELU = 0, QN_ACT_GELU_ERF, QN_ACT_GELU_TANH, QN_ACT_SILU, QN_ACT_SIGMOID, QN_ACT_IDENTITY, QN_ACT_COUNT };
+enum qn_act_fn {
+    QN_ACT_RELU = 0,
+    QN_ACT_GELU_ERF,
+    QN_ACT_GELU_TANH,
+    QN_ACT_SILU,
+    QN_ACT_SIGMOID,
+    QN_ACT_IDENTITY,
+    QN_ACT_COUNT
+};
 
 /* Arguments of one product over a range of panels; kernels/linear.c fills it and splits the range. */
 struct qn_linear_args {
     const struct qn_matrix *w;
     const struct qn_act *a;
-    const float *bias;              /* [w->rows] or NULL */
+    const float *bias; /* [w->rows] or NULL */
     float *y;
     size_t ldy;
     uint32_t panel_begin, panel_end; /* panels of QN_PANEL output columns */
@@ -155,13 +166,14 @@ struct qn_ops {
     void (*rmsnorm)(float *y, const float *x, const float *g, size_t n, float eps);
     /* y = (x-mean)/sqrt(var+eps)*g + b, biased variance; b may be NULL; y may be x. */
     void (*layernorm)(float *y, const float *x, const float *g, const float *b, size_t n, float eps);
-    /* Rotates pairs (i, i+rot/2) of each of `heads` rows of head_dim floats; cs = cos[rot/2] then sin[rot/2]. */
+    /* Rotates pairs (i, i+rot/2) of each of `heads` rows of head_dim floats; cs = cos[rot/2] then sin[rot/2].
+     */
     void (*rope)(float *x, size_t heads, size_t head_dim, size_t rot, const float *cs);
     /* y = f(x), and y = f(gate) * up (y may be gate). */
     void (*activate)(float *y, const float *x, size_t n, enum qn_act_fn f);
     void (*gated)(float *y, const float *gate, const float *up, size_t n, enum qn_act_fn f);
-    void (*add)(float *y, const float *x, size_t n);   /* y += x */
-    void (*scale)(float *y, float s, size_t n);        /* y *= s */
+    void (*add)(float *y, const float *x, size_t n); /* y += x */
+    void (*scale)(float *y, float s, size_t n);      /* y *= s */
     /* log(sum(exp(x))) with the maximum taken out, and the index of the first maximum. */
     float (*logsumexp)(const float *x, size_t n, size_t *argmax);
 };
@@ -180,7 +192,10 @@ uint16_t qn_f32_to_f16(float f); /* round to nearest even */
 float qn_f16_to_f32(uint16_t h);
 uint16_t qn_f32_to_bf16(float f); /* round to nearest even */
 static inline float qn_bf16_to_f32(uint16_t h) {
-    union { uint32_t u; float f; } v = {(uint32_t)h << 16};
+    union {
+        uint32_t u;
+        float f;
+    } v = {(uint32_t)h << 16};
     return v.f;
 }
 

@@ -127,17 +127,29 @@ static void get_block(enum qn_type t, const uint8_t *block, unsigned lane, struc
     for (unsigned s = 0; s < l->block / 32u; s++) get_codes(l, block, s, lane, c->code + (size_t)32 * s);
 }
 
+/* One row of float elements between two strided places; the sizes are constants so that the copy is one move.
+ */
+static void copy_elements(size_t size, uint8_t *dst, size_t dst_step, const uint8_t *src, size_t src_step,
+                          size_t n) {
+    if (size == 4) {
+        for (size_t k = 0; k < n; k++) memcpy(dst + k * dst_step, src + k * src_step, 4);
+    } else {
+        for (size_t k = 0; k < n; k++) memcpy(dst + k * dst_step, src + k * src_step, 2);
+    }
+}
+
 void qn_matrix_set_row(struct qn_matrix *m, uint32_t r, const void *file_row) {
     const struct qn_layout *l = qn_type_layout(m->type);
     const uint8_t *src = file_row;
     uint8_t *panel = panel_of(m, r);
     unsigned lane = r % QN_PANEL;
     size_t blocks = qn_matrix_blocks(m);
+    if (!l->lo_bits) {
+        uint8_t *dst = panel + (size_t)lane * l->file_bytes;
+        copy_elements(l->file_bytes, dst, l->panel_bytes, src, l->file_bytes, blocks);
+        return;
+    }
     for (size_t b = 0; b < blocks; b++, src += l->file_bytes, panel += l->panel_bytes) {
-        if (!l->lo_bits) {
-            memcpy(panel + (size_t)lane * l->file_bytes, src, l->file_bytes);
-            continue;
-        }
         struct qn_codes c;
         qn_codes_from_file(m->type, src, &c);
         put_block(m->type, &c, panel, lane);
@@ -169,11 +181,12 @@ static void copy_row(struct qn_matrix *dst, uint32_t to, const struct qn_matrix 
     uint8_t *out = panel_of(dst, to);
     unsigned a = from % QN_PANEL, b = to % QN_PANEL;
     size_t blocks = qn_matrix_blocks(src);
+    if (!l->lo_bits) {
+        size_t size = l->file_bytes;
+        copy_elements(size, out + b * size, l->panel_bytes, in + a * size, l->panel_bytes, blocks);
+        return;
+    }
     for (size_t i = 0; i < blocks; i++, in += l->panel_bytes, out += l->panel_bytes) {
-        if (!l->lo_bits) {
-            memcpy(out + (size_t)b * l->file_bytes, in + (size_t)a * l->file_bytes, l->file_bytes);
-            continue;
-        }
         struct qn_codes c;
         get_block(src->type, in, a, &c);
         put_block(src->type, &c, out, b);

@@ -1,8 +1,9 @@
 /* The compute pool: a fixed set of threads that run one parallel loop at a time.
  *
- * The caller's thread takes part, so a pool of 1 has no threads of its own. Work is cut into items; which thread
- * runs which item must never change a result: items own disjoint outputs. Workers spin briefly and then park, so
- * an idle pool costs nothing. Thread: one caller at a time (the engine thread, or a loader before it starts). */
+ * The caller's thread takes part, so a pool of 1 has no threads of its own. Work is cut into items; which
+ * thread runs which item must never change a result: items own disjoint outputs. Workers spin briefly and
+ * then park, so an idle pool costs nothing. Thread: one caller at a time (the engine thread, or a loader
+ * before it starts). */
 #ifndef QN_KERNELS_POOL_H
 #define QN_KERNELS_POOL_H
 
@@ -10,7 +11,8 @@
 
 struct qn_pool;
 
-/* fn(arg, item, thread): item in [0, items), thread in [0, threads). Must not fail, must not call the pool. */
+/* fn(arg, item, thread): item in [0, items), thread in [0, threads). Must not fail, must not call the pool.
+ */
 typedef void (*qn_pool_fn)(void *arg, size_t item, unsigned thread);
 
 /* threads >= 1 in all, the caller's included. NULL when threads or memory can't be had. */
