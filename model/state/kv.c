@@ -227,14 +227,12 @@ int qn_kv_fork(struct qn_kv_seq *dst, struct qn_kv_seq *src, uint32_t length) {
     uint32_t n = blocks_for(length), slot = length % QN_KV_BLOCK;
     if (!grow(dst, n)) return QN_ERR_NOMEM;
     for (uint32_t i = 0; i < n; i++) {
-        adopt(dst, src->entries[i].block);
-        dst->entries[i].uid = src->entries[i].uid;
+        struct qn_kv_block *b = src->entries[i].block;
+        uint32_t used = i + 1 < n || slot == 0 ? QN_KV_BLOCK : slot;
+        adopt(dst, b);
+        if (b->sealed < used) b->sealed = used;
+        dst->entries[i].uid = used == QN_KV_BLOCK ? src->entries[i].uid : 0;
         dst->entries[i].hash = src->entries[i].hash;
-    }
-    if (slot > 0) {
-        struct qn_kv_block *b = src->entries[n - 1].block;
-        if (b->sealed < slot) b->sealed = slot;
-        dst->entries[n - 1].uid = 0;
     }
     note_peak(dst);
     return QN_OK;

@@ -164,6 +164,15 @@ static void fork_one(struct world *w, struct slot *from) {
     to->which = which;
 }
 
+/* Cuts a sequence back to where it parts from another one and goes on along that: blocks that forks and the
+ * cache still use must keep the old tokens. */
+static void turn_off(struct world *w, struct slot *s) {
+    uint32_t to = qn_test_below(&w->rng, SEQUENCES), same = 0, n = qn_seq_length(s->seq);
+    while (same < n && w->tokens[to][same] == w->tokens[s->which][same]) same++;
+    assert_int_equal(qn_seq_truncate(s->seq, same), QN_OK);
+    s->which = to;
+}
+
 /* Reserves, or preempts somebody as the engine does, or gives up on this sequence for now. */
 static bool make_room(struct world *w, struct slot *s, uint32_t to) {
     struct qn_state_stats st = qn_model_state(w->m);
@@ -223,6 +232,8 @@ static void operate(struct world *w) {
         begin(w, s);
     } else if (dice < 11) {
         fork_one(w, s);
+    } else if (dice < 12) {
+        turn_off(w, s);
     } else if (dice < 13) {
         uint32_t n = qn_seq_length(s->seq);
         assert_int_equal(qn_seq_truncate(s->seq, n ? qn_test_below(&w->rng, n + 1) : 0), QN_OK);
@@ -268,7 +279,7 @@ static void make_tokens(struct world *w) {
     uint64_t rng = 5;
     for (uint32_t i = 0; i < SEQUENCES; i++) {
         /* From the second on each begins like an earlier one, for up to five blocks. */
-        uint32_t same = i ? qn_test_below(&rng, LENGTH - 8) : 0, from = i ? qn_test_below(&rng, i) : 0;
+        uint32_t same = i ? qn_test_below(&rng, LENGTH / 2) : 0, from = i ? qn_test_below(&rng, i) : 0;
         for (uint32_t t = 0; t < LENGTH; t++) {
             w->tokens[i][t] = t < same ? w->tokens[from][t] : (int32_t)qn_test_below(&rng, w->vocab);
         }
