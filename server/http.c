@@ -19,8 +19,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "server/gate.h"
 #include "server/handlers.h"
-#include "server/http_guard.h"
 #include "server/loop.h"
 #include "server/route.h"
 #include "server/stream.h"
@@ -30,8 +30,6 @@
 #define DRAIN_NS    2000000000u
 #define FRESH_NS    250000000u
 #define OVER_NS     2000000000u /* how long a connection above the limit may take to ask */
-#define BODIES_MIN  ((size_t)64 * 1024 * 1024)
-#define PATH_BYTES  1024
 
 struct qn_http {
     struct qn_server *srv;
@@ -41,150 +39,9 @@ struct qn_http {
     bool quiet; /* no longer listening */
     unsigned n_conns, n_active;
     struct qn_conn *conns;
-    struct qn_request *free_requests;
-    size_t bodies; /* bytes of request bodies held now */
 };
 
-/* ---- requests ---- */
-
-static struct qn_request *request_new(struct qn_http *h, struct qn_conn *c) {
-    struct qn_request *r = h->free_requests;
-    if (r) {
-        h->free_requests = r->next;
-        memset(r, 0, offsetof(struct qn_request, id));
-        r->id[0] = r->arg[0] = '\0';
-    } else if (!(r = calloc(1, sizeof *r))) {
-        return NULL;
-    }
-    r->srv = h->srv;
-    r->conn = c;
-    r->refs = 1;
-    r->t_start_ns = qn_now_ns();
-    r->body.limit = h->srv->cfg.max_body;
-    return r;
-}
-
-void qn_request_ref(struct qn_request *r) {
-    r->refs++;
-}
-
-void qn_request_drop_body(struct qn_request *r) {
-    r->srv->http->bodies -= r->body.n;
-    qn_buf_free(&r->body);
-}
-
-static void log_request(const struct qn_request *r);
-
-void qn_request_unref(struct qn_request *r) {
-    if (--r->refs > 0) return;
-    struct qn_http *h = r->srv->http;
-    log_request(r);
-    qn_request_drop_body(r);
-    qn_buf_free(&r->reply);
-    qn_buf_free(&r->timing);
-    qn_buf_free(&r->stream.buf);
-    if (r->job) qn_job_unref(r->job);
-    r->job = NULL;
-    r->next = h->free_requests;
-    h->free_requests = r;
-}
-
-static void add_str(struct qn_log_field *f, size_t *n, const char *name, const char *s) {
-    if (s && *s) f[(*n)++] = (struct qn_log_field){.name = name, .kind = QN_LF_STR, .s = s};
-}
-
-static void add_uint(struct qn_log_field *f, size_t *n, const char *name, uint64_t u) {
-    f[(*n)++] = (struct qn_log_field){.name = name, .kind = QN_LF_UINT, .u = u};
-}
-
-static void add_ms(struct qn_log_field *f, size_t *n, const char *name, double ms) {
-    f[(*n)++] = (struct qn_log_field){.name = name, .kind = QN_LF_MS, .ms = ms};
-}
-
-/* What the job did; only after its DONE event, when the engine no longer writes it. */
-static size_t log_job(const struct qn_request *r, struct qn_log_field *f, size_t n) {
-    const struct qn_job *j = r->job;
-    const struct qn_api_timings *t = &j->timings;
-    uint64_t prompt = 0, made = 0, cached = 0, bytes = 0;
-    for (uint32_t i = 0; i < j->n_outputs && j->outputs; i++) {
-        prompt += j->outputs[i].n_prompt;
-        made += j->outputs[i].n_tokens;
-        cached += j->outputs[i].cached_tokens;
-        bytes += j->outputs[i].bytes.peak;
-    }
-    const struct qn_structure *s = qn_variant_structure(j->variant);
-    add_str(f, &n, "job", j->id);
-    add_str(f, &n, "model", qn_model_info(j->model)->id);
-    add_str(f, &n, "attention", s->attention.type);
-    add_str(f, &n, "ffn", s->ffn.type);
-    add_str(f, &n, "sharing", s->sharing.type);
-    add_uint(f, &n, "prompt_tokens", prompt);
-    add_uint(f, &n, "completion_tokens", made);
-    add_uint(f, &n, "cached_tokens", cached);
-    add_ms(f, &n, "queue_ms", t->queue);
-    add_ms(f, &n, "prefill_ms", t->prefill);
-    add_ms(f, &n, "decode_ms", t->decode);
-    add_uint(f, &n, "state_bytes", bytes);
-    if (r->stream.open) f[n++] = (struct qn_log_field){.name = "stream", .kind = QN_LF_BOOL, .u = 1};
-    return n;
-}
-
-static void log_request(const struct qn_request *r) {
-    struct qn_server *srv = r->srv;
-    unsigned status = r->queued ? r->status : 499;
-    qn_metrics_response(srv->metrics, status);
-    if (!srv->cfg.access_log || !qn_log_on(srv->log, QN_LOG_INFO)) return;
-    if (r->route && r->route->quiet && status < 500 && status != 401) return;
-    if (r->route && r->route->access == QN_OPEN && r->route->quiet) return;
-    struct qn_log_field f[24];
-    size_t n = 0;
-    add_str(f, &n, "id", r->id);
-    add_str(f, &n, "route", r->route ? r->route->path : "-");
-    add_uint(f, &n, "status", status);
-    if (r->error) add_str(f, &n, "error", qn_api_code_name(r->error));
-    add_ms(f, &n, "ms", (double)(qn_now_ns() - r->t_start_ns) * 1e-6);
-    if (r->job && r->job_done) n = log_job(r, f, n);
-    if (r->gone || r->killed) f[n++] = (struct qn_log_field){.name = "cancelled", .kind = QN_LF_BOOL, .u = 1};
-    qn_log_fields(srv->log, QN_LOG_INFO, "request", f, n);
-}
-
 /* ---- replies ---- */
-
-static void reply_as(struct qn_request *r, unsigned status, const char *type) {
-    r->status = status;
-    r->type = type;
-    r->ready = true;
-}
-
-void qn_reply_error(struct qn_request *r, const struct qn_api_err *err) {
-    qn_buf_clear(&r->reply);
-    r->reply.failed = false;
-    qn_api_error_write(&r->reply, err);
-    r->error = err->code;
-    if (!r->retry_after && (qn_api_status(err->code) == 429 || qn_api_status(err->code) == 503))
-        r->retry_after = 1;
-    qn_metrics_refused(r->srv->metrics, err->code);
-    reply_as(r, qn_api_status(err->code), "application/json");
-}
-
-void qn_reply_fail(struct qn_request *r, enum qn_api_code code, const char *msg) {
-    struct qn_api_err err = {.code = QN_API_OK};
-    qn_api_fail(&err, code, "", "%s", msg);
-    qn_reply_error(r, &err);
-}
-
-void qn_reply_json(struct qn_request *r) {
-    if (r->reply.failed)
-        qn_reply_fail(r, QN_API_OUT_OF_MEMORY, "no memory for the reply");
-    else
-        reply_as(r, 200, "application/json");
-}
-
-void qn_reply_text(struct qn_request *r, unsigned status, const char *text) {
-    qn_buf_clear(&r->reply);
-    qn_buf_str(&r->reply, text);
-    reply_as(r, status, "text/plain; charset=utf-8");
-}
 
 static void add_cors(const struct qn_request *r, struct MHD_Response *resp) {
     MHD_add_response_header(resp, "Access-Control-Allow-Origin", "*");
@@ -263,110 +120,17 @@ static enum MHD_Result each_header(void *cls, enum MHD_ValueKind kind, const cha
     return MHD_YES;
 }
 
-static void make_id(struct qn_server *srv, struct qn_request *r, const char *asked) {
-    if (asked && qn_request_id_sane(asked)) {
-        memcpy(r->id, asked, strlen(asked) + 1);
-        return;
-    }
-    static const char hex[] = "0123456789abcdef";
-    uint64_t x[2] = {srv->id_seed + ++srv->id_count * 0x9e3779b97f4a7c15u, srv->id_count};
-    x[0] = (x[0] ^ (x[0] >> 30)) * 0xbf58476d1ce4e5b9u;
-    x[0] = (x[0] ^ (x[0] >> 27)) * 0x94d049bb133111ebu;
-    x[0] ^= x[0] >> 31;
-    memcpy(r->id, "req-", 4);
-    for (unsigned i = 0; i < 24; i++) /* 16 mixed digits, and 8 that count, so that ids never meet */
-        r->id[4 + i] = hex[(i < 16 ? x[0] >> (60 - 4 * i) : x[1] >> (92 - 4 * i)) & 15];
-    r->id[28] = '\0';
-}
-
-static const char *bearer(const struct qn_head *head) {
-    if (head->authorization && strncasecmp(head->authorization, "Bearer ", 7) == 0) {
-        const char *key = head->authorization + 7;
-        while (*key == ' ') key++;
-        return key;
-    }
-    return head->api_key;
-}
-
-/* May this request have its route? The key decides before anything about the path is told. */
-static bool allowed(struct qn_request *r, const struct qn_head *head) {
-    struct qn_server *srv = r->srv;
-    const char *key = bearer(head);
-    bool ok = qn_auth_check(srv->auth, key, key ? strlen(key) : 0, &r->salt);
-    if (ok) return true;
-    if (r->route && r->route->access == QN_OPEN) return true;
-    if (r->route && r->route->access == QN_METRICS && !srv->cfg.metrics_auth) return true;
-    return r->method == QN_OPTIONS && head->preflight_method; /* says the same for every path */
-}
-
-static void check_route(struct qn_request *r, const struct qn_head *head, const char *path) {
-    struct qn_server *srv = r->srv;
-    struct qn_api_err err = {.code = QN_API_OK};
-    char decoded[PATH_BYTES];
-    const char *arg = "";
-    size_t n = strlen(path);
-    if (n < sizeof decoded) {
-        memcpy(decoded, path, n + 1);
-        if (qn_path_decode(decoded)) r->route = qn_route_find(decoded, &arg);
-    }
-    if (!allowed(r, head)) {
-        qn_reply_fail(r, QN_API_UNAUTHORIZED,
-                      "an API key is needed: Authorization: Bearer <key>, or x-api-key: <key>");
-    } else if (r->method == QN_OPTIONS && (r->route || head->preflight_method)) {
-        r->allow = r->route ? r->route->allow : NULL;
-        reply_as(r, 204, NULL);
-    } else if (!r->route || strlen(arg) >= sizeof r->arg) {
-        qn_api_fail(&err, QN_API_NOT_FOUND, "", "no such route; GET /openapi.json lists them");
-        qn_reply_error(r, &err);
-    } else if (!(r->route->methods & (r->method == QN_HEAD ? (unsigned)QN_GET : r->method))) {
-        r->allow = r->route->allow;
-        qn_api_fail(&err, QN_API_METHOD, "", "this route takes %s", r->route->allow);
-        qn_reply_error(r, &err);
-    } else if (srv->state >= QN_SERVER_DRAINING && r->route->needs_model) {
-        qn_reply_fail(r, QN_API_DRAINING, "the server is stopping");
-    } else if (r->route->needs_model && !qn_server_loaded(srv)) {
-        qn_reply_fail(r, QN_API_LOADING, "the model is still loading");
-    }
-    if (r->route) memcpy(r->arg, arg, strlen(arg) < sizeof r->arg ? strlen(arg) + 1 : 0);
-}
-
-static void check_size(struct qn_request *r, const struct qn_head *head) {
-    struct qn_http *h = r->srv->http;
-    size_t bound = h->srv->cfg.max_body * 16 > BODIES_MIN ? h->srv->cfg.max_body * 16 : BODIES_MIN;
-    struct qn_api_err err = {.code = QN_API_OK};
-    if (head->length > h->srv->cfg.max_body) {
-        qn_api_fail(&err, QN_API_BODY_TOO_LARGE, "", "the body is longer than %zu bytes",
-                    h->srv->cfg.max_body);
-        qn_reply_error(r, &err);
-    } else if ((head->length || head->chunked) && h->bodies > bound) {
-        qn_reply_fail(r, QN_API_QUEUE_FULL, "too many request bodies are being received");
-    }
-}
-
 /* The head is here: everything that can be decided without the body. */
 static enum MHD_Result first_call(struct qn_http *h, struct qn_request *r, const char *url,
                                   const char *version) {
     struct qn_head head;
-    struct qn_api_err err = {.code = QN_API_OK};
     memset(&head, 0, sizeof head);
     MHD_get_connection_values_n(r->conn->mc, MHD_HEADER_KIND, each_header, &head);
-    make_id(h->srv, r, head.request_id);
-    r->cors = head.origin != NULL;
-    r->preflight = head.preflight_headers;
     qn_metrics_add(h->srv->metrics, QN_C_HTTP_REQUESTS, 1);
-    bool bad = qn_head_check(&head, version, &err) != 0, now = false;
-    if (bad) {
-        qn_reply_error(r, &err);
-        now = err.code != QN_API_MEDIA_TYPE; /* where the body ends is uncertain */
-    } else if (r->conn->over_limit) {
-        qn_reply_fail(r, QN_API_TOO_MANY_CONNECTIONS, "too many open connections");
-    } else {
-        check_route(r, &head, url);
-        if (!r->ready) check_size(r, &head);
-    }
+    bool trusted = qn_gate(r, &head, url, version, r->conn->over_limit);
     r->refused = r->ready;
     r->discard = r->refused || !(r->method & QN_POST);
-    if (r->ready && (now || head.expect || head.length > DRAIN_BYTES)) {
+    if (r->ready && (!trusted || head.expect || head.length > DRAIN_BYTES)) {
         r->close = true;
         return queue_reply(r); /* from here this closes the connection after the reply */
     }
@@ -396,7 +160,7 @@ static enum MHD_Result body_call(struct qn_http *h, struct qn_request *r, const 
         return MHD_YES; /* called again with the same bytes, which are dropped then */
     }
     qn_buf_add(&r->body, data, *n);
-    h->bodies += r->body.n - before;
+    h->srv->bodies += r->body.n - before;
     *n = 0;
     if (r->body.failed) {
         qn_reply_fail(r, QN_API_OUT_OF_MEMORY, "no memory for the body");
@@ -430,7 +194,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *mc, const ch
         const union MHD_ConnectionInfo *info =
             MHD_get_connection_info(mc, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
         struct qn_conn *c = info ? info->socket_context : NULL;
-        if (!c || !(r = request_new(h, c))) return MHD_NO;
+        if (!c || !(r = qn_request_new(h->srv, c))) return MHD_NO;
         *ctx = r;
         c->cur = r;
         h->n_active++;
@@ -715,10 +479,6 @@ void qn_http_free(struct qn_http *h) {
     (void)qn_http_run(h);
     MHD_stop_daemon(h->mhd);
     close(h->watch_fd);
-    while (h->free_requests) {
-        struct qn_request *r = h->free_requests;
-        h->free_requests = r->next;
-        free(r);
-    }
+    qn_requests_free(h->srv);
     free(h);
 }

@@ -64,6 +64,9 @@ struct qn_request {
     char arg[QN_REQUEST_ARG_MAX]; /* what follows the route's prefix, decoded */
 };
 
+/* NULL without memory. One reference, the HTTP side's. */
+struct qn_request *qn_request_new(struct qn_server *srv, struct qn_conn *c);
+void qn_requests_free(struct qn_server *srv); /* the free list, at the end */
 void qn_request_ref(struct qn_request *r);
 void qn_request_unref(struct qn_request *r);
 void qn_request_drop_body(struct qn_request *r); /* it was parsed: give its memory back */
@@ -71,6 +74,7 @@ void qn_request_drop_body(struct qn_request *r); /* it was parsed: give its memo
 /* Fill the reply: error object, or what is in r->reply already. */
 void qn_reply_error(struct qn_request *r, const struct qn_api_err *err);
 void qn_reply_fail(struct qn_request *r, enum qn_api_code code, const char *msg);
+void qn_reply_as(struct qn_request *r, unsigned status, const char *type);
 void qn_reply_json(struct qn_request *r); /* 200 application/json; 503 when the buffer failed */
 void qn_reply_text(struct qn_request *r, unsigned status, const char *text);
 

@@ -44,6 +44,8 @@ struct qn_server {
     uint64_t started_ns;
     double load_ms;
     unsigned workers_max, workers;             /* bodies being parsed on the worker pool: most, now */
+    struct qn_request *free_requests;          /* kept for reuse */
+    size_t bodies;                             /* bytes of request bodies held now */
     struct qn_request *submits, **submit_tail; /* requests whose jobs the engine gets next */
     uint64_t id_seed, id_count;                /* for request ids */
 };
