@@ -69,7 +69,7 @@ SRV_OBJ := $(call obj,$(SRV_SRC))
 MAIN_OBJ := $(B)/obj/server/main.o
 BIN := $(B)/quern
 
-.PHONY: all run demo test test-full check fmt asan ubsan tsan bench load docker clean help deps model fuzz FORCE
+.PHONY: all run demo test test-full check fmt asan ubsan tsan bench load docker clean help model fuzz FORCE
 .DEFAULT_GOAL := all
 
 all: deps-build build/quern  ## build build/quern (installs missing build packages first)

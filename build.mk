@@ -10,7 +10,9 @@ deps-build:
 	@tools/deps.sh build
 deps-test:
 	@tools/deps.sh test
-.PHONY: deps-build deps-test
+deps-bench:
+	@tools/deps.sh bench
+.PHONY: deps-build deps-test deps-bench
 
 # --- run ----------------------------------------------------------------------------------------------------
 model: ## fetch SmolLM2-135M-Instruct (GGUF, Q4_1) into models/
@@ -39,8 +41,8 @@ asan: ## unit, engine and HTTP tests under address and undefined-behaviour sanit
 tsan: ## engine and HTTP tests under the thread sanitizer, full length
 	@tests/run.sh tsan
 
-fuzz: ## every libFuzzer target for 60 s (SECONDS=N to change); prints a dated table
-	@tools/deps.sh check
+fuzz: ## every libFuzzer target for 60 s (SECONDS_EACH=N to change); prints a dated table
+	@tools/deps.sh fuzz
 	@$(MAKE) --no-print-directory -j2 FLAVOUR=fuzz fuzz-bins
 	@tests/fuzz/run.sh $${SECONDS_EACH:-60}
 
@@ -54,10 +56,10 @@ fmt: ## format every C file
 	clang-format -i $$(git ls-files '*.c' '*.h')
 
 # --- measure ------------------------------------------------------------------------------------------------
-bench: all model ## throughput of the model on this machine, and HTTP beside nginx (tests/bench)
+bench: all model deps-bench ## throughput of the model on this machine, and HTTP beside nginx (tests/bench)
 	@tests/bench/run.sh
 
-load: all model deps-test ## wrk scripts of tests/load against a fresh server; one table
+load: all model deps-bench ## wrk scripts of tests/load against a fresh server; one table
 	@tests/load/run.sh build/quern $(MODEL)
 
 docker: ## build the container image from docker/Dockerfile
