@@ -20,7 +20,7 @@
 #define OPEN_BIT    (1ull << 16) /* items may be claimed */
 #define ROUND_ONE   (1ull << 32) /* loop number, upper half */
 #define SPIN_TURNS  3000u        /* about 40 us on current cores, longer than the gaps within a step */
-#define YIELD_TURNS 20000u       /* caller: from here on a worker inside must have lost its core */
+#define YIELD_TURNS 4000u        /* caller: from here on it lets a worker inside have the core */
 
 struct qn_pool {
     _Alignas(QN_ALIGN) _Atomic uint64_t gate;
