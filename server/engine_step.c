@@ -328,12 +328,14 @@ static enum qn_want want_of(const struct qn_run *r, uint32_t n) {
 static bool grow_state(struct qn_engine *e, struct qn_run *r, uint32_t n) {
     uint32_t length = qn_seq_length(r->seq) + n;
     if (length <= r->reserved) return true;
-    if (qn_seq_reserve(r->seq, length) == QN_OK) {
+    int rc = qn_seq_reserve(r->seq, length);
+    if (rc == QN_OK)
         r->reserved = length;
-        return true;
-    }
-    if (e->n_running == 1) qn_job_fail(e, r->job, QN_API_OUT_OF_MEMORY, "the state budget is exhausted");
-    return false;
+    else if (rc != QN_ERR_NO_STATE)
+        qn_job_fail(e, r->job, QN_API_OUT_OF_MEMORY, "out of memory");
+    else if (e->n_running == 1)
+        qn_job_fail(e, r->job, QN_API_OUT_OF_MEMORY, "the state budget is exhausted");
+    return rc == QN_OK;
 }
 
 /* Carries the preemptions out; by pointer, since they move the running set. */
@@ -342,11 +344,30 @@ static void preempt_all(struct qn_engine *e, const struct qn_sched_step *s) {
     for (uint32_t i = 0; i < s->n_preempt; i++) qn_engine_preempt(e, e->span_runs[i]);
 }
 
+/* The plan as spans of the model. In two passes: growing may end a job, and with it sequences before this
+ * one. */
+static uint32_t make_spans(struct qn_engine *e, const struct qn_sched_step *s, struct qn_step *st) {
+    uint32_t rows = 0;
+    for (uint32_t i = 0; i < s->n_spans; i++) {
+        struct qn_run *r = e->plan_runs[i];
+        if (r->state != QN_RUN_RUNNING || !grow_state(e, r, s->spans[i].n)) e->plan_runs[i] = NULL;
+    }
+    for (uint32_t i = 0; i < s->n_spans; i++) {
+        struct qn_run *r = e->plan_runs[i];
+        uint32_t n = s->spans[i].n;
+        if (!r || r->state != QN_RUN_RUNNING) continue;
+        e->spans[st->n_spans] = (struct qn_span){
+            .seq = r->seq, .tokens = r->hist + qn_seq_length(r->seq), .n = n, .want = want_of(r, n)};
+        e->span_runs[st->n_spans++] = r;
+        rows += n;
+    }
+    return rows;
+}
+
 bool qn_engine_step(struct qn_engine *e) {
     struct qn_sched_pool pools[QN_MAX_MODELS];
     struct qn_sched_step s;
     struct qn_step st = {.spans = e->spans, .on_row = on_row, .ctx = e};
-    uint32_t rows = 0;
     snapshot(e, &s, pools);
     qn_sched_step(&s);
     e->cursor = s.cursor;
@@ -355,16 +376,7 @@ bool qn_engine_step(struct qn_engine *e) {
     st.math = e->groups[s.group].math;
     for (uint32_t i = 0; i < s.n_spans; i++) e->plan_runs[i] = e->running[s.spans[i].seq];
     preempt_all(e, &s);
-    for (uint32_t i = 0; i < s.n_spans; i++) {
-        struct qn_run *r = e->plan_runs[i];
-        uint32_t n = s.spans[i].n, length;
-        if (r->state != QN_RUN_RUNNING || !grow_state(e, r, n)) continue;
-        length = qn_seq_length(r->seq);
-        e->spans[st.n_spans] =
-            (struct qn_span){.seq = r->seq, .tokens = r->hist + length, .n = n, .want = want_of(r, n)};
-        e->span_runs[st.n_spans++] = r;
-        rows += n;
-    }
+    uint32_t rows = make_spans(e, &s, &st);
     if (st.n_spans) run_step(e, &st, rows);
     return true;
 }
