@@ -429,16 +429,6 @@ void qn_config_help(void) {
          "  -h, --help / -V, --version");
 }
 
-void qn_config_markdown(void) {
-    puts("| option | environment | default | meaning |\n|---|---|---|---|");
-    for (size_t i = 0; i < qn_n_options; i++) {
-        char env[64];
-        env_name(qn_options[i].name, env);
-        printf("| `--%s %s` | `%s` | %s | %s |\n", qn_options[i].name, qn_options[i].arg, env,
-               qn_options[i].initial ? qn_options[i].initial : "", qn_options[i].help);
-    }
-}
-
 static void print_value(const struct qn_config *c, const struct qn_option *o) {
     const char *field = (const char *)c + o->offset;
     uint32_t u32;

@@ -38,7 +38,5 @@ const char *qn_revision(void);
 void qn_config_help(void); /* option table to stdout */
 void qn_config_print(
     const struct qn_config *c); /* --print-config: file syntax, every option with its value */
-/* The table of options as documentation: Markdown to stdout. */
-void qn_config_markdown(void);
 
 #endif

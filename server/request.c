@@ -78,8 +78,7 @@ static void log_request(const struct qn_request *r) {
     unsigned status = r->queued ? r->status : 499;
     qn_metrics_response(srv->metrics, status);
     if (!srv->cfg.access_log || !qn_log_on(srv->log, QN_LOG_INFO)) return;
-    if (r->route && r->route->quiet && status < 500 && status != 401) return;
-    if (r->route && r->route->access == QN_OPEN && r->route->quiet) return;
+    if (r->route && r->route->quiet) return;
     struct qn_log_field f[24];
     size_t n = 0;
     add_str(f, &n, "id", r->id);

@@ -73,7 +73,10 @@ int main(int argc, char **argv) {
     for (unsigned i = 0; i < n; i++) {
         struct epoll_event ev = {.events = EPOLLIN, .data.ptr = &streams[i]};
         streams[i].fd = open_stream(port, i, tokens);
-        if (streams[i].fd < 0 || epoll_ctl(ep, EPOLL_CTL_ADD, streams[i].fd, &ev) != 0) return 1;
+        if (streams[i].fd < 0 || epoll_ctl(ep, EPOLL_CTL_ADD, streams[i].fd, &ev) != 0) {
+            perror("sse_client: stream not opened");
+            return 1;
+        }
     }
     static char buf[65536];
     while (open > 0) {
@@ -105,7 +108,11 @@ int main(int argc, char **argv) {
             late[kept++] = at[i] - first; /* not the rush of start and end */
     }
     qsort(late, kept, sizeof *late, by_value);
-    if (kept == 0) return 1;
+    if (kept == 0) {
+        fprintf(stderr, "sse_client: %zu events in %.1f s, %zu errors\n", m, (double)(end - begin) * 1e-9,
+                errors);
+        return 1;
+    }
     printf("%zu %.0f %.2f %.2f %.2f %zu\n", m, (double)m / ((double)(end - begin) * 1e-9),
            (double)late[kept / 2] * 1e-6, (double)late[kept * 99 / 100] * 1e-6, (double)late[kept - 1] * 1e-6,
            errors);
