@@ -8,7 +8,7 @@
 #include "tests/engine/trace.h"
 #include "tests/support/tiny_model.h"
 
-#define SEEDS 60
+#define SEEDS 500
 
 static struct qn_model *open_model(const char *path, struct qn_pool *pool, size_t state_bytes, bool cache) {
     struct qn_open_options opt = {
@@ -64,8 +64,55 @@ static void gpt2(void **state) {
     family_traces("gpt2", "mha");
 }
 
+/* Three streams of different lengths and structures, all paused after their first tokens: what their outputs
+ * say they hold is what the pool says is used, and at equal length it goes down exactly as kv_heads does. */
+static void accounting(void **state) {
+    static const char *const attention[] = {"mha", "", "mqa"}; /* 4, 2 and 1 heads of state */
+    char path[] = "/tmp/quern-engine-XXXXXX.gguf";
+    struct qn_test_tiny t = qn_test_tiny_default("llama");
+    struct qn_pool *pool = qn_pool_new(1);
+    struct kit k;
+    struct kit_call c[3];
+    size_t sum = 0;
+    int fd = mkstemps(path, 5);
+    (void)state;
+    assert_true(fd >= 0 && pool);
+    close(fd);
+    t.context = 256;
+    t.heads = 4;
+    t.kv_heads = 2;
+    assert_int_equal(qn_test_write_tiny_gguf(path, &t), 0);
+    struct qn_model *m = open_model(path, pool, 8u << 20, false);
+    kit_start(&k, &m, 1, (struct qn_engine_options){.stream_high_water = 1});
+    for (int i = 0; i < 3; i++) {
+        struct qn_api_infer r = kit_text("the same text for all of them", 200);
+        r.stream = r.ignore_eos = r.convert = true;
+        snprintf(r.attention.type, sizeof r.attention.type, "%s", attention[i]);
+        assert_int_equal(kit_submit(&k, &c[i], r, 0), 0);
+        while (!c[i].events[0]) kit_pump(&k, 10);
+        atomic_store(&c[i].job->pending, 2);
+        qn_engine_nudge(k.engine);
+    }
+    while (qn_engine_stats(k.engine).paused < 3) kit_pump(&k, 1);
+    size_t used = qn_model_state(m).used;
+    for (int i = 0; i < 3; i++) {
+        qn_engine_cancel(k.engine, c[i].job);
+        kit_wait(&k, &c[i]);
+        assert_int_equal(c[i].job->outputs[0].finish, QN_FINISH_CANCELLED);
+        sum += c[i].job->outputs[0].bytes.held - c[i].job->outputs[0].bytes.shared;
+    }
+    assert_int_equal(sum, used);
+    assert_int_equal(c[0].job->outputs[0].bytes.peak, 2 * c[1].job->outputs[0].bytes.peak);
+    assert_int_equal(c[1].job->outputs[0].bytes.peak, 2 * c[2].job->outputs[0].bytes.peak);
+    for (int i = 0; i < 3; i++) kit_free(&c[i]);
+    kit_stop(&k);
+    qn_pool_free(&pool);
+    unlink(path);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(llama), cmocka_unit_test(gpt2)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(llama), cmocka_unit_test(gpt2),
+                                       cmocka_unit_test(accounting)};
     qn_kernels_init(qn_cpu_isa());
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
