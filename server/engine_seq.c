@@ -376,7 +376,8 @@ void qn_engine_fork(struct qn_engine *e, struct qn_run *leader) {
         r->sampled_ok = false; /* it will run the prompt itself, most of it from the cache */
         enqueue(e, r);
     }
-    /* A fork that still shares the open block makes the leader copy it: its reservation is looked at again. */
+    /* A fork that still shares the open block makes the leader copy it: its reservation is looked at again.
+     */
     leader->reserved = qn_seq_length(leader->seq);
 }
 
