@@ -101,6 +101,20 @@ def test_bad_key_files_stop_the_start(content, tmp_path):
     assert p.returncode == 1 and b"API keys" in p.stderr, p.stderr
 
 
+def test_one_key_does_not_see_the_other_keys_cache(keyed):
+    prompt = "a prompt that fills several blocks of state, so that the prefix cache has something to keep: " * 2
+
+    def cached(key):
+        r = requests.post(keyed.url + "/v1/infer", json={"sequence": prompt, "max_tokens": 1},
+                          headers={"x-api-key": key}, timeout=20)
+        return r.json()["usage"]["cached_tokens"]
+
+    assert cached(KEY) == 0
+    assert cached(KEY) > 0
+    assert cached(KEY2) == 0
+    assert cached(KEY2) > 0
+
+
 def test_keys_are_not_logged(keyed):
     keyed.get("/v1/models", headers={"x-api-key": KEY})
     time.sleep(0.1)

@@ -98,6 +98,33 @@ def test_left_clients_are_logged_as_499(slow):
     assert "status=499" in line and "cancelled=true" in line
 
 
+def test_clients_that_close_with_their_request_leave_nothing_behind(start):
+    """The end of the stream arrives together with the request, or behind it: no connection lingers."""
+    s = start()
+    fds = metric(s.metrics(), "process_open_fds")
+    wires = [b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\n", b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\n" * 3, b"GET /li", b"",
+             infer_bytes({"sequence": "a", "max_tokens": 3}), infer_bytes({"sequence": "a", "max_tokens": 3})[:-5],
+             infer_bytes({"sequence": "a", "max_tokens": 3, "stream": True})]
+    for i in range(350):
+        c = s.connect()
+        c.sendall(wires[i % len(wires)])
+        close(c, ["fin", "reset"][i // len(wires) % 2])
+        c.close()
+    s.wait_metric("process_open_fds", lambda v: v <= fds + 3)
+    s.wait_metric("quern_running", lambda v: v == 0)
+
+
+def test_silent_stream_gets_a_comment_every_fifteen_seconds(start):
+    s = start(env={"STUB_STEP_US": "16500000"})
+    with s.connect() as c:
+        c.settimeout(30 * SLOW)
+        c.sendall(infer_bytes({"sequence": "a", "max_tokens": 1, "stream": True}, "Connection: close\r\n"))
+        data = b""
+        while chunk := c.recv(65536):
+            data += chunk
+    assert data.index(b": ping\n\n") < data.index(b"data: ") and b"data: [DONE]" in data
+
+
 def test_slow_readers_hold_bounded_memory_and_nobody_else(start):
     """Readers that don't read: the engine pauses them, others stream on, memory stays."""
     s = start(env={"STUB_ASCII": "1"})
