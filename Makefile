@@ -90,7 +90,7 @@ FORCE:
 $(B)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -I$(B) $(PKG_CFLAGS) $(call isa_flags,$<) -MMD -MP -c $< -o $@
-$(B)/obj/server/config.o $(B)/obj/server/main.o: | $(B)/rev.h
+$(call obj,$(shell grep -l '"rev.h"' server/*.c)): | $(B)/rev.h
 
 $(BIN): $(MAIN_OBJ) $(SRV_OBJ) $(LIB_OBJ)
 	$(CC) $(SAN) $(LDFLAGS) $^ $(LIBS) -o $@

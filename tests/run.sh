@@ -103,7 +103,7 @@ short | full)
     http_tests asan
     http_tests tsan -m tsan
     echo "== C tests, tsan"
-    c_tests tsan 900 "$([ "$mode" = short ] && echo '/(kernels|golden|bad|oom|unit)/' || echo '/(oom)/')"
+    c_tests tsan 900 "$([ "$mode" = short ] && echo '/(kernels|golden|bad|oom|unit/(api|model))/' || echo '/(oom|golden/real_test)/')"
     run_script tokenizers tests/golden/tokenizers/run.sh
     ;;
 asan)
@@ -111,7 +111,7 @@ asan)
     http_tests asan
     ;;
 tsan)
-    c_tests tsan 1800 '/oom/'
+    c_tests tsan 1800 '/(oom|golden/real_test)/'
     http_tests tsan
     ;;
 *)

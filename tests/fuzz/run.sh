@@ -17,7 +17,7 @@ for bin in build/fuzz/fuzz/*_fuzz; do
     mkdir -p "$corpus"
     [ -d "$seeds" ] || seeds=
     # shellcheck disable=SC2086
-    "$bin" -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=10 -print_final_stats=1 \
+    "$bin" -max_total_time="$seconds" -rss_limit_mb=2048 -max_len=4096 -timeout=10 -print_final_stats=1 \
         -artifact_prefix="build/fuzz-finds/$name-" "$corpus" $seeds > "build/fuzz-finds/$name.log" 2>&1
     rc=$?
     n=$(grep -oE 'number_of_executed_units: [0-9]+' "build/fuzz-finds/$name.log" | grep -oE '[0-9]+$')
