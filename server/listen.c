@@ -41,11 +41,15 @@ static int open_socket(const struct addrinfo *a) {
 }
 
 static uint16_t port_of(int fd) {
-    struct sockaddr_storage ss;
-    socklen_t n = sizeof ss;
-    if (getsockname(fd, (struct sockaddr *)&ss, &n) != 0) return 0;
-    if (ss.ss_family == AF_INET6) return ntohs(((struct sockaddr_in6 *)&ss)->sin6_port);
-    return ntohs(((struct sockaddr_in *)&ss)->sin_port);
+    union {
+        struct sockaddr any;
+        struct sockaddr_in in4;
+        struct sockaddr_in6 in6;
+    } a;
+    socklen_t n = sizeof a;
+    memset(&a, 0, sizeof a);
+    if (getsockname(fd, &a.any, &n) != 0) return 0;
+    return ntohs(a.any.sa_family == AF_INET6 ? a.in6.sin6_port : a.in4.sin_port);
 }
 
 static int resolve(const char *host, uint16_t port, int flags, struct addrinfo **list) {

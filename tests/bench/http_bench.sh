@@ -99,7 +99,7 @@ gone=$(python3 tests/bench/http_probe.py cancel "$port")
 serve idle STUB_STEP_US=0
 idle=$(python3 tests/bench/http_probe.py idle "$port")
 
-read -r sse_n sse_rate sse_p50 sse_p99 sse_max sse_err <<< "$sse"
+read -r sse_n sse_rate sse_p50 sse_p99 _ sse_err <<< "$sse"
 printf 'HTTP cost, %s, %s, %s CPUs, median of %s runs of %s s\n' "$(date -u +%F)" \
     "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)" "$(nproc)" "$rounds" "$secs"
 row() { printf '%-58s %14s %16s\n' "$1" "$2" "$3"; }
