@@ -29,8 +29,10 @@ serve() { # name, environment…: starts a server; sets port, pid
     pid=$!
     pids+=("$pid")
     for _ in $(seq 100); do
-        port=$(sed -n 's/.*listening on .* port \([0-9]*\).*/\1/p' "$dir/$name.log")
-        grep -q 'ready after' "$dir/$name.log" && return
+        if grep -q 'ready after' "$dir/$name.log"; then
+            port=$(sed -n 's/.*listening on .* port \([0-9]*\).*/\1/p' "$dir/$name.log")
+            return
+        fi
         sleep 0.05
     done
     echo "http_bench: server did not start" >&2
@@ -57,9 +59,11 @@ wrk.body = '{"sequence":"hello","max_tokens":1}'
 wrk.headers["Content-Type"] = "application/json"
 LUA
 
-# run_wrk url [script]: prints "requests/s p99_ms non2xx"
+# run_wrk cpus url [script]: prints "requests/s p99_ms non2xx"
 run_wrk() {
-    wrk -t1 -c32 -d"${secs}s" --latency ${2:+-s "$2"} "$1" | awk '
+    local cpus=$1
+    shift
+    taskset -c "$cpus" wrk -t1 -c32 -d"${secs}s" --latency ${2:+-s "$2"} "$1" | awk '
         function ms(t) { return t ~ /us$/ ? t / 1000 : t ~ /ms$/ ? t + 0 : t * 1000 }
         $1 == "99%" { p = ms($2) } $1 == "Requests/sec:" { r = $2 } /Non-2xx|Socket errors/ { bad = 1 }
         END { printf "%.0f %.2f %d\n", r, p, bad }'
@@ -73,15 +77,13 @@ sleep 0.3
 for r in $(seq "$rounds"); do
     taskset -cp 0 "$fast_pid" > /dev/null # one core for either server, the other for wrk
     for t in /proc/"$fast_pid"/task/*; do taskset -cp 0 "${t##*/}" > /dev/null 2>&1; done
-    taskset -c 1 true
     c0=$(cpu_us "$fast_pid")
-    taskset -c 1 wrk -v > /dev/null 2>&1
-    quern=$(run_wrk "http://127.0.0.1:$fast_port/livez")
+    quern=$(run_wrk 1 "http://127.0.0.1:$fast_port/livez")
     c1=$(cpu_us "$fast_pid")
-    ngx=$(run_wrk "http://127.0.0.1:$nginx_port/livez")
+    ngx=$(run_wrk 1 "http://127.0.0.1:$nginx_port/livez")
     for t in /proc/"$fast_pid"/task/*; do taskset -cp 0-1023 "${t##*/}" > /dev/null 2>&1; done
     c2=$(cpu_us "$fast_pid")
-    post=$(run_wrk "http://127.0.0.1:$fast_port/v1/infer" "$dir/post.lua")
+    post=$(run_wrk 0-1023 "http://127.0.0.1:$fast_port/v1/infer" "$dir/post.lua")
     c3=$(cpu_us "$fast_pid")
     echo "$r $quern $ngx $post $(echo "$c0 $c1 $c2 $c3 $secs $quern $post" | awk '{ print ($2 - $1) / ($6 * $5), ($4 - $3) / ($9 * $5) }')" >> "$dir/rows"
 done
