@@ -103,7 +103,7 @@ REAL_TESTS   := $(patsubst tests/%_test.c,$(B)/tests/%_test,$(REAL_TEST_SRC))
 STUB_TESTS   := $(patsubst tests/%_test.c,$(B)/tests/%_test,$(STUB_TEST_SRC))
 SUPPORT_OBJ  := $(call obj,$(wildcard tests/support/*.c))
 # server/ and api/ with a fake model.h in place of model/ and the kernels: scheduler, engine and HTTP tests.
-STUB_OBJ     := $(call obj,$(wildcard api/*.c) $(wildcard tests/stub/*.c) model/err.c kernels/mem.c kernels/cpu.c kernels/pool.c)
+STUB_OBJ     := $(call obj,$(wildcard api/*.c) $(wildcard tests/stub/*.c) model/err.c kernels/mem.c kernels/cpu.c kernels/pool.c $(wildcard kernels/x86/cpuid.c))
 WRAP_ALLOC   := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign,--wrap=aligned_alloc
 
 $(REAL_TESTS): $(B)/tests/%_test: $(B)/obj/tests/%_test.o $(SUPPORT_OBJ) $(SRV_OBJ) $(LIB_OBJ)
