@@ -1,6 +1,7 @@
 /* Converted attention weights: made once per resolved attention, kept within a budget, the least recently
- * used unused ones going first. A conversion is in use while a referenced variant points at it. Thread:
- * engine for prepare; the lock keeps qn_variant_resolve on other threads from seeing a half-changed list. */
+ * used unused ones going first. A conversion is in use while a sequence that runs with it holds state: a
+ * request that only waits must not keep the room from the one whose turn it is. Thread: engine for prepare;
+ * the lock keeps qn_variant_resolve on other threads from seeing a half-changed list. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,12 +45,12 @@ static struct qn_conversion *conversion_find(struct qn_model *m, const char *key
 
 static bool in_use(const struct qn_model *m, const struct qn_conversion *c) {
     for (const struct qn_variant *v = m->variants; v; v = v->next) {
-        if (v->refs > 0 && v->conversion == c) return true;
+        if (v->holders > 0 && v->conversion == c) return true;
     }
     return false;
 }
 
-/* Drops the least recently used conversion that no referenced variant needs; false when all are needed. */
+/* Drops the least recently used conversion that no sequence runs with; false when all are needed. */
 static bool evict_one(struct qn_model *m) {
     struct qn_conversion **oldest = NULL;
     for (struct qn_conversion **c = &m->conversions; *c; c = &(*c)->next) {

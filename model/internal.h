@@ -94,6 +94,7 @@ struct qn_variant {
     const struct qn_attn_weights
         *attn; /* by block: the checkpoint's or the conversion's; NULL = to be prepared */
     struct qn_conversion *conversion;
+    uint32_t holders; /* sequences with state reserved: their next step reads attn; engine thread */
     struct qn_variant *next;
 };
 
@@ -103,6 +104,7 @@ struct qn_seq {
     uint32_t length;
     bool publish; /* may enter the prefix cache: asked for, and every row so far in packed arithmetic */
     bool use_cache;
+    bool holds; /* counted in variant->holders */
     uint64_t mark;
 };
 

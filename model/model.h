@@ -105,7 +105,8 @@ void qn_variant_unref(struct qn_variant *v); /* last one: its converted weights 
 const struct qn_structure *qn_variant_structure(const struct qn_variant *v);
 struct qn_model *qn_variant_model(const struct qn_variant *v);
 /* Makes the converted weights when they are not there yet (engine thread; *ms = time spent, 0 when there).
- * QN_ERR_NO_STATE when the conversion budget is held by running variants, QN_ERR_NOMEM. */
+ * They stay while a sequence of v has state reserved; before an empty one reserves, prepare again.
+ * QN_ERR_NO_STATE when the conversion budget is held by such sequences, QN_ERR_NOMEM. */
 int qn_variant_prepare(struct qn_variant *v, double *ms, struct qn_err *err);
 
 struct qn_structure_entry {    /* one row of GET /v1/structures */

@@ -4,6 +4,13 @@
 
 #include "model/internal.h"
 
+/* A sequence with state may stand in the next step; one without must be prepared and reserved again first. */
+static void set_holds(struct qn_seq *s, bool holds) {
+    if (holds && !s->holds) s->variant->holders++;
+    if (!holds && s->holds) s->variant->holders--;
+    s->holds = holds;
+}
+
 int qn_seq_new(struct qn_variant *v, uint64_t salt, bool use_cache, struct qn_seq **out, struct qn_err *err) {
     struct qn_seq *s = calloc(1, sizeof *s);
     *out = s;
@@ -18,6 +25,7 @@ int qn_seq_new(struct qn_variant *v, uint64_t salt, bool use_cache, struct qn_se
 void qn_seq_free(struct qn_seq **ps) {
     struct qn_seq *s = *ps;
     if (!s) return;
+    set_holds(s, false);
     qn_kv_seq_done(&s->kv);
     qn_variant_unref(s->variant);
     free(s);
@@ -40,10 +48,13 @@ size_t qn_seq_need(const struct qn_seq *s, uint32_t length) {
 
 int qn_seq_reserve(struct qn_seq *s, uint32_t length) {
     if (length > s->variant->model->ckpt->spec.context) return QN_ERR_TOO_LONG;
-    return qn_kv_reserve(&s->kv, s->length, length);
+    int rc = qn_kv_reserve(&s->kv, s->length, length);
+    if (rc == QN_OK) set_holds(s, true);
+    return rc;
 }
 
 void qn_seq_reset(struct qn_seq *s) {
+    set_holds(s, false);
     qn_kv_truncate(&s->kv, 0);
     s->length = 0;
     s->publish = s->use_cache;
@@ -67,6 +78,7 @@ int qn_seq_fork(struct qn_seq *s, struct qn_seq **out, struct qn_err *err) {
     }
     (*out)->length = s->length;
     (*out)->publish = s->publish;
+    set_holds(*out, s->holds);
     return QN_OK;
 }
 

@@ -110,9 +110,55 @@ static void accounting(void **state) {
     unlink(path);
 }
 
+/* Requests whose conversions do not fit together take turns: one that waits behind keeps no room from the one
+ * in front of it, and none fails. */
+static void conversions_take_turns(void **state) {
+    static const char *const attention[] = {"mha", "mqa", "mha", "mqa", "mha"};
+    char path[] = "/tmp/quern-engine-XXXXXX.gguf";
+    struct qn_test_tiny t = qn_test_tiny_default("llama");
+    struct qn_pool *pool = qn_pool_new(1);
+    struct kit k;
+    struct kit_call c[5];
+    size_t budget = 0;
+    int fd = mkstemps(path, 5);
+    (void)state;
+    assert_true(fd >= 0 && pool);
+    close(fd);
+    t.context = 256;
+    t.heads = 4;
+    t.kv_heads = 2;
+    assert_int_equal(qn_test_write_tiny_gguf(path, &t), 0);
+    for (int round = 0; round < 2; round++) { /* first to learn the size of the larger conversion */
+        struct qn_open_options opt = {
+            .pool = pool, .state_bytes = 8u << 20, .max_step_tokens = 256, .convert_bytes = budget};
+        struct qn_model *m = NULL;
+        struct qn_err err = {0};
+        if (qn_model_open(path, &opt, &m, &err)) fail_msg("%s", err.msg);
+        kit_start(&k, &m, 1, (struct qn_engine_options){0});
+        for (int i = 0; i < (round ? 5 : 1); i++) {
+            struct qn_api_infer r = kit_text("the same text for all of them", 100);
+            r.ignore_eos = r.convert = true;
+            snprintf(r.attention.type, sizeof r.attention.type, "%s", attention[i]);
+            assert_int_equal(kit_submit(&k, &c[i], r, 0), 0);
+        }
+        for (int i = 0; i < (round ? 5 : 1); i++) {
+            kit_wait(&k, &c[i]);
+            if (c[i].job->error) fail_msg("%s of turn %d: %s", attention[i], i, c[i].job->error_msg);
+            assert_int_equal(c[i].job->outputs[0].n_tokens, 100);
+            kit_free(&c[i]);
+        }
+        budget = qn_model_memory(m).converted;
+        assert_true(budget > 0);
+        kit_stop(&k);
+    }
+    qn_pool_free(&pool);
+    unlink(path);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(llama), cmocka_unit_test(gpt2),
-                                       cmocka_unit_test(accounting)};
+                                       cmocka_unit_test(accounting),
+                                       cmocka_unit_test(conversions_take_turns)};
     qn_kernels_init(qn_cpu_isa());
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

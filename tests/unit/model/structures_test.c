@@ -230,7 +230,19 @@ static void conversions_stay_in_budget(void **state) {
     assert_int_equal(qn_variant_prepare(a, NULL, &err), QN_OK);
     assert_int_equal(qn_model_memory(m).converted, bytes);
     assert_int_equal(resolve(m, "gqa", 2, true, &err, &b), QN_OK);
+    /* Weights that a sequence runs with stay; a reference alone, a request that waits, keeps nothing. */
+    struct qn_seq *s = NULL, *fork = NULL;
+    assert_int_equal(qn_seq_new(a, 0, false, &s, &err), QN_OK);
+    assert_int_equal(qn_seq_reserve(s, 4), QN_OK);
     assert_int_equal(qn_variant_prepare(b, NULL, &err), QN_ERR_NO_STATE);
+    assert_int_equal(qn_seq_fork(s, &fork, &err), QN_OK);
+    qn_seq_free(&s);
+    assert_int_equal(qn_variant_prepare(b, NULL, &err), QN_ERR_NO_STATE);
+    qn_seq_reset(fork);
+    assert_int_equal(qn_variant_prepare(b, NULL, &err), QN_OK);
+    assert_null(a->attn);
+    assert_int_equal(qn_variant_prepare(a, NULL, &err), QN_OK);
+    qn_seq_free(&fork);
     qn_variant_unref(a); /* its weights stay until the room is wanted */
     assert_int_equal(qn_model_memory(m).converted, bytes);
     err = (struct qn_err){0};
