@@ -100,7 +100,7 @@ unsigned qn_type_block_bytes(enum qn_type t) {
     return (unsigned)t < QN_TYPE_COUNT ? layouts[t].file_bytes : 0;
 }
 
-bool qn_type_wants_q8(enum qn_type t) {
+bool qn_type_wants_q16(enum qn_type t) {
     return (unsigned)t < QN_TYPE_COUNT && layouts[t].lo_bits != 0;
 }
 
@@ -119,7 +119,7 @@ uint16_t qn_f32_to_f16(float f) {
     if (a > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | ((a >> 13) & 0x3ffu)); /* NaN, made quiet */
     if (a >= 0x47800000u) return (uint16_t)(sign | 0x7c00u);                       /* 2^16 and more */
     if (a < 0x33000000u) return (uint16_t)sign;                                    /* below half of 2^-24 */
-    uint32_t shift = 13, m = a;
+    uint32_t shift = 13, m;
     if (a < 0x38800000u) { /* subnormal result: the implicit bit becomes explicit and moves right */
         shift = 126 - (a >> 23);
         m = (a & 0x7fffffu) | 0x800000u;
@@ -276,12 +276,13 @@ void qn_codes_to_f32(enum qn_type t, const struct qn_codes *c, float *dst) {
     const struct qn_layout *l = qn_type_layout(t);
     float d = qn_f16_to_f32(c->d), m = l->m ? qn_f16_to_f32(c->m) : 0;
     for (unsigned s = 0; s < l->block; s += 16) {
+        unsigned sub = t == QN_Q6_K ? s / 16 : s / 32;
         float ds = d, ms = m;
         if (t == QN_Q6_K) {
-            ds = d * (float)(int8_t)c->scale[s / 16];
+            ds = d * (float)(int8_t)c->scale[sub];
         } else if (l->sc) {
-            ds = d * (float)c->scale[s / 32];
-            ms = -(m * (float)c->min[s / 32]);
+            ds = d * (float)c->scale[sub];
+            ms = -(m * (float)c->min[sub]);
         }
         for (unsigned k = s; k < s + 16; k++) {
             float v = ds * (float)(c->code[k] - l->offset);
@@ -306,8 +307,8 @@ void qn_type_row_to_f32(enum qn_type t, const void *src, float *dst, size_t cols
         }
         return;
     }
+    struct qn_codes c = {0};
     for (size_t k = 0; k + l->block <= cols; k += l->block, p += l->file_bytes) {
-        struct qn_codes c;
         qn_codes_from_file(t, p, &c);
         qn_codes_to_f32(t, &c, dst + k);
     }

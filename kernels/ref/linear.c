@@ -2,15 +2,24 @@
  *
  * This is the definition of the arithmetic. acc starts at the bias (or 0). Float types: for each k ascending
  * acc = fma(w, x, acc). Quantised types: for each 32 values of K ascending, with the exact integer dot
- * product I of codes (less their offset) and int8 activations, activation scale s and sum S: Q8_0 Q4_0 Q5_0
- * acc = fma(d * s, I, acc) Q4_1 Q5_1        acc = fma(d * s, I, acc), then acc = fma(m, s * S, acc) Q4_K Q5_K
- * acc = fma((d * sc) * s, I, acc), then acc = fma(-(dmin * mn), s * S, acc) Q6_K             I = sc0 * I0 +
- * sc1 * I1 over its two halves of 16; acc = fma(d * s, I, acc) Thread: any. */
+ * product I of codes (less their offset) and 16-bit activations, activation scale s and sum S:
+ *
+ *   Q8_0 Q4_0 Q5_0   acc = fma(d * s, I, acc)
+ *   Q4_1 Q5_1        acc = fma(d * s, I, acc), then acc = fma(m, s * S, acc)
+ *   Q4_K Q5_K        acc = fma((d * sc) * s, I, acc), then acc = fma(-(dmin * mn), s * S, acc)
+ *   Q6_K             acc = fma((d * sc0) * s, I0, acc), then acc = fma((d * sc1) * s, I1, acc): its two
+ *                    halves of 16 (sc0 * I0 + sc1 * I1 could pass 2^31)
+ *
+ * I is rounded once, to float; S is exact there. Thread: any. */
 #include <math.h>
 
 #include "kernels/act.h"
 #include "kernels/quant.h"
 #include "kernels/ref/ref.h"
+
+/* Codes times activations of a block, offsets left in, fit int32 with room: kernels may sum in any order. */
+static_assert(255ll * (QN_ACT_STEPS + 127) * 32 < INT32_MAX, "I is exact in 32 bits");
+static_assert(32 * QN_ACT_STEPS <= 1 << 24, "S is exact in a float");
 
 static float weight_at(enum qn_type t, const uint8_t *block, unsigned lane) {
     if (t == QN_F32) {
@@ -66,15 +75,14 @@ static void lane_codes(const struct qn_layout *l, const uint8_t *block, unsigned
     }
 }
 
-/* Scales of one lane and sub-block; sc0 and sc1 are the integer scales of the two halves (1 but for Q6_K). */
+/* Scales of one lane and sub-block; d1 is the one of the second half (Q6_K only). */
 struct lane_scale {
-    float d, m;
-    int sc0, sc1;
+    float d, d1, m;
 };
 
 static struct lane_scale lane_scales(enum qn_type t, const uint8_t *block, unsigned sub, unsigned lane) {
     const struct qn_layout *l = qn_type_layout(t);
-    struct lane_scale s = {.sc0 = 1, .sc1 = 1};
+    struct lane_scale s = {0};
     uint16_t h;
     memcpy(&h, block + 2 * lane, sizeof h);
     s.d = qn_f16_to_f32(h);
@@ -86,8 +94,8 @@ static struct lane_scale lane_scales(enum qn_type t, const uint8_t *block, unsig
         s.d = s.d * (float)block[l->sc + QN_PANEL * sub + lane];
         s.m = -(s.m * (float)block[l->mn + QN_PANEL * sub + lane]);
     } else if (l->sc) {
-        s.sc0 = (int8_t)block[l->sc + QN_PANEL * (2 * sub) + lane];
-        s.sc1 = (int8_t)block[l->sc + QN_PANEL * (2 * sub + 1) + lane];
+        s.d1 = s.d * (float)(int8_t)block[l->sc + QN_PANEL * (2 * sub + 1) + lane];
+        s.d = s.d * (float)(int8_t)block[l->sc + QN_PANEL * (2 * sub) + lane];
     }
     return s;
 }
@@ -97,16 +105,17 @@ static void quant_step(const struct qn_linear_args *args, const struct lane_scal
                        float *y) {
     const struct qn_act *a = args->a;
     size_t stride = qn_act_q_stride(a->cols), blocks = qn_act_blocks(a->cols);
-    bool has_min = qn_type_layout(args->w->type)->m != 0;
+    bool has_min = qn_type_layout(args->w->type)->m != 0, halves = args->w->type == QN_Q6_K;
     for (uint32_t m = 0; m < a->rows; m++) {
-        const int8_t *q = a->q + m * stride + 32 * b;
+        const int8_t *q = a->q + m * stride + QN_ACT_BLOCK * b;
         float dx = a->scale[m * blocks + b];
         int i0 = 0, i1 = 0;
         for (unsigned k = 0; k < 16; k++) {
-            i0 += w[k] * q[k];
-            i1 += w[k + 16] * q[k + 16];
+            i0 += w[k] * qn_act_join(q, k);
+            i1 += w[k + 16] * qn_act_join(q, k + 16);
         }
-        float acc = fmaf(s->d * dx, (float)(s->sc0 * i0 + s->sc1 * i1), y[m * args->ldy]);
+        float acc = fmaf(s->d * dx, (float)(halves ? i0 : i0 + i1), y[m * args->ldy]);
+        if (halves) acc = fmaf(s->d1 * dx, (float)i1, acc);
         if (has_min) acc = fmaf(s->m, dx * (float)a->sum[m * blocks + b], acc);
         y[m * args->ldy] = acc;
     }

@@ -1,7 +1,8 @@
-/* Reference row operations: norms, RoPE, activations, sums, log-sum-exp, int8 quantisation of activations.
+/* Reference row operations: norms, RoPE, activations, sums, log-sum-exp, 16-bit form of activations.
  * Horizontal sums follow qn_fold16, so vector versions give the same bits. Thread: any. */
 #include <math.h>
 
+#include "kernels/act.h"
 #include "kernels/ref/ref.h"
 
 /* Bits of |x|: as integers they order like the magnitudes, with infinity and NaN on top. */
@@ -12,7 +13,7 @@ static uint32_t magnitude(float x) {
 }
 
 /* One block of n <= 32 values. A block that is not finite gets scale NaN, so that a broken activation stays
- * visible in every product; one too small for a finite 127 / amax counts as zero. */
+ * visible in every product; one too small for a finite QN_ACT_STEPS / amax counts as zero. */
 static void quantize_block(const float *x, size_t n, int8_t *q, float *scale, int32_t *sum) {
     uint32_t top = 0;
     for (size_t k = 0; k < n; k++) top = magnitude(x[k]) > top ? magnitude(x[k]) : top;
@@ -22,24 +23,25 @@ static void quantize_block(const float *x, size_t n, int8_t *q, float *scale, in
     if (top >= 0x7f800000u) {
         *scale = NAN;
     } else if (amax >= 1e-30f) {
-        *scale = amax / 127.0f;
-        inv = 127.0f / amax;
+        *scale = amax / (float)QN_ACT_STEPS;
+        inv = (float)QN_ACT_STEPS / amax;
     }
     *sum = 0;
-    for (size_t k = 0; k < 32; k++) {
-        q[k] = 0;
+    for (unsigned k = 0; k < 32; k++) {
+        int v = 0;
         if (k < n && inv > 0) {
-            float t = x[k] * inv + QN_EXP_MAGIC; /* |x * inv| <= 127: rounds to nearest even */
-            q[k] = (int8_t)(int)(t - QN_EXP_MAGIC);
+            float t = x[k] * inv + QN_EXP_MAGIC; /* |x * inv| < 2^22: rounds to nearest even */
+            v = (int)(t - QN_EXP_MAGIC);
         }
-        *sum += q[k];
+        qn_act_split(q, k, v);
+        *sum += v;
     }
 }
 
 void qn_ref_quantize_row(const float *x, size_t cols, int8_t *q, float *scale, int32_t *sum) {
     for (size_t b = 0; 32 * b < cols; b++) {
         size_t n = cols - 32 * b;
-        quantize_block(x + 32 * b, n < 32 ? n : 32, q + 32 * b, scale + b, sum + b);
+        quantize_block(x + 32 * b, n < 32 ? n : 32, q + QN_ACT_BLOCK * b, scale + b, sum + b);
     }
 }
 

@@ -4,7 +4,8 @@
  * registers.
  *
  * Per panel and tile of R activation rows, for each 32 values of K ascending: the codes of 16 rows x 32 k are
- * unpacked once into 8 registers, then used by every row. The arithmetic is the one of kernels/ref/linear.c.
+ * unpacked once into 8 registers, then used by both planes of every row. The arithmetic is the one of
+ * kernels/ref/linear.c.
  */
 #ifndef QN_KERNELS_X86_LINEAR512_H
 #define QN_KERNELS_X86_LINEAR512_H
@@ -28,7 +29,7 @@
 #define MAX_ROWS 12
 #define GROUP    4 /* rows whose dot products run side by side */
 
-/* acc + sum of 4 products u8 * s8 per lane. Exact for codes up to 127 without VNNI, up to 255 with it. */
+/* acc + sum of 4 products u8 * s8 per lane. Without VNNI exact for codes up to 127: 2 * 127 * 128 < 2^15. */
 QN_INLINE __m512i dot4(__m512i acc, __m512i u, __m512i x) {
 #if defined(__AVX512VNNI__)
     return _mm512_dpbusd_epi32(acc, u, x);
@@ -38,25 +39,23 @@ QN_INLINE __m512i dot4(__m512i acc, __m512i u, __m512i x) {
 #endif
 }
 
-/* The same for 8-bit codes (value + 128): without VNNI pairs of products would not fit 16 bits, so it takes
- * |value| and moves the sign to x. Result is the product with values there, with codes here; see dot_start.
+/* The same for codes of 8 bits: without VNNI the last bit goes apart, so that pairs of products fit 16 bits.
  */
 QN_INLINE __m512i dot4_full(__m512i acc, __m512i u, __m512i x) {
 #if defined(__AVX512VNNI__)
     return _mm512_dpbusd_epi32(acc, u, x);
 #else
-    __m512i w = _mm512_xor_si512(u, _mm512_set1_epi8((char)0x80));
-    __m512i sx = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
-    return dot4(acc, _mm512_abs_epi8(w), sx);
+    const __m512i ones = _mm512_set1_epi8(1);
+    __m512i upper = _mm512_and_si512(_mm512_srli_epi16(u, 1), _mm512_set1_epi8(127));
+    __m512i pairs = _mm512_maddubs_epi16(upper, x);
+    acc = _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(2)));
+    return dot4(acc, _mm512_and_si512(u, ones), x);
 #endif
 }
 
 /* What the integer dot product of a block starts from, so that it ends as the one of values: -offset * sum.
  */
 QN_INLINE __m512i dot_start(enum qn_type t, int32_t sum) {
-#if !defined(__AVX512VNNI__)
-    if (t == QN_Q8_0) return _mm512_setzero_si512();
-#endif
     if (t == QN_Q8_0) return _mm512_set1_epi32(-128 * sum);
     if (t == QN_Q4_0) return _mm512_set1_epi32(-8 * sum);
     if (t == QN_Q5_0) return _mm512_set1_epi32(-16 * sum);
@@ -133,8 +132,8 @@ QN_INLINE __m512 load_u8(const uint8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
 }
 
-QN_INLINE __m512i load_s8(const int8_t *p) {
-    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+QN_INLINE __m512 load_s8(const int8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
 }
 
 QN_INLINE bool has_min(enum qn_type t) {
@@ -166,16 +165,15 @@ QN_INLINE size_t bytes_of(enum qn_type t) {
     }
 }
 
-/* Scales of a sub-block: value = d * code + m; Q6_K: d * sc[half] * value. */
+/* Scales of a sub-block: value = d * code + m; Q6_K: d for its first half of 16, d1 for the second. */
 struct lane_scales {
-    __m512 d, m;
-    __m512i sc0, sc1;
+    __m512 d, d1, m;
 };
 
 QN_INLINE void load_scales(enum qn_type t, const uint8_t *block, size_t sub, struct lane_scales *s) {
     s->d = load_f16(block); /* d is the first part of every packed block, m the second where there is one */
     s->m = has_min(t) ? load_f16(block + 2 * QN_PANEL) : _mm512_setzero_ps();
-    s->sc0 = s->sc1 = _mm512_setzero_si512();
+    s->d1 = s->d;
     if (t == QN_Q4_K || t == QN_Q5_K) {
         const uint8_t *sc = block + offsetof(struct qn_panel_q4_k, sc) + QN_PANEL * sub;
         const uint8_t *mn = block + offsetof(struct qn_panel_q4_k, mn) + QN_PANEL * sub;
@@ -184,8 +182,8 @@ QN_INLINE void load_scales(enum qn_type t, const uint8_t *block, size_t sub, str
         s->m = _mm512_xor_ps(m, _mm512_set1_ps(-0.0f));
     } else if (t == QN_Q6_K) {
         const int8_t *sc = (const int8_t *)block + offsetof(struct qn_panel_q6_k, sc) + 2 * QN_PANEL * sub;
-        s->sc0 = load_s8(sc);
-        s->sc1 = load_s8(sc + QN_PANEL);
+        s->d = _mm512_mul_ps(s->d, load_s8(sc));
+        s->d1 = _mm512_mul_ps(s->d1, load_s8(sc + QN_PANEL));
     }
 }
 
@@ -195,8 +193,8 @@ struct row_terms {
     int32_t half[MAX_ROWS][CHUNK][2];
 };
 
-QN_INLINE int32_t sum16(const int8_t *q) {
-    /* bytes + 128 summed in eights, exactly */
+/* Sum of 16 bytes: each + 128, added in eights. */
+QN_INLINE int32_t sum_bytes(const int8_t *q) {
     __m128i u = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(const void *)q), _mm_set1_epi8((char)0x80));
     __m128i s = _mm_sad_epu8(u, _mm_setzero_si128());
     return _mm_cvtsi128_si32(s) + _mm_extract_epi16(s, 4) - 16 * 128;
@@ -210,10 +208,10 @@ QN_INLINE void fill_terms(enum qn_type t, const struct qn_act *a, uint32_t m0, u
         if (has_min(t)) {
             for (size_t i = 0; i < n; i++) out->ss[r][i] = a->scale[at + i] * (float)a->sum[at + i];
         } else if (t == QN_Q6_K) {
-            const int8_t *q = a->q + (m0 + r) * stride + 32 * from;
-            for (size_t i = 0; i < n; i++) {
-                out->half[r][i][0] = -32 * sum16(q + 32 * i);
-                out->half[r][i][1] = -32 * sum16(q + 32 * i + 16);
+            const int8_t *q = a->q + (m0 + r) * stride + QN_ACT_BLOCK * from;
+            for (size_t i = 0; i < n; i++, q += QN_ACT_BLOCK) {
+                out->half[r][i][0] = -32 * (256 * sum_bytes(q) + sum_bytes(q + QN_ACT_LO));
+                out->half[r][i][1] = -32 * (256 * sum_bytes(q + 16) + sum_bytes(q + QN_ACT_LO + 16));
             }
         }
     }
@@ -227,40 +225,59 @@ QN_INLINE __m512i broadcast4(const int8_t *q) {
 
 /* What products of G rows need besides the codes: each pointer is row 0's, rows are the strides apart. */
 struct row_block {
-    const int8_t *q; /* 32 values */
+    const int8_t *q; /* one block: both planes */
     const int32_t *sum, *half;
     size_t q_stride, blocks; /* half: 2 * CHUNK */
 };
 
-/* The integer products of G rows' 32 values with the unpacked codes. The rows' chains are interleaved: one
- * alone would wait for its own latency at every step. */
-QN_INLINE void block_dots(enum qn_type t, unsigned G, const __m512i w[8], const struct row_block *x,
-                          const struct lane_scales *s, __m512i dot[GROUP]) {
+/* Integer products of G rows' values 4 * from .. 4 * (from + n) - 1 with the unpacked codes, added to dot.
+ * The planes of a row and the rows are chains of their own, interleaved: one alone would wait for its own
+ * latency at every step. */
+QN_INLINE void plane_dots(enum qn_type t, unsigned G, const __m512i w[8], unsigned from, unsigned n,
+                          const struct row_block *x, __m512i dot[GROUP]) {
     __m512i high[GROUP];
-    QN_UNROLL for (unsigned r = 0; r < G; r++) {
-        if (t == QN_Q6_K) {
-            dot[r] = _mm512_set1_epi32(x->half[(size_t)2 * CHUNK * r]);
-            high[r] = _mm512_set1_epi32(x->half[(size_t)2 * CHUNK * r + 1]);
-        } else {
-            dot[r] = dot_start(t, x->sum[r * x->blocks]);
-        }
-    }
-    QN_UNROLL for (unsigned c = 0; c < 8; c++) {
+    QN_UNROLL for (unsigned r = 0; r < G; r++) high[r] = _mm512_setzero_si512();
+    QN_UNROLL for (unsigned c = from; c < from + n; c++) {
         QN_UNROLL for (unsigned r = 0; r < G; r++) {
-            __m512i v = broadcast4(x->q + r * x->q_stride + (size_t)4 * c);
+            const int8_t *q = x->q + r * x->q_stride + (size_t)4 * c;
             if (t == QN_Q8_0) {
-                dot[r] = dot4_full(dot[r], w[c], v);
-            } else if (t == QN_Q6_K && c >= 4) {
-                high[r] = dot4(high[r], w[c], v);
+                high[r] = dot4_full(high[r], w[c], broadcast4(q));
+                dot[r] = dot4_full(dot[r], w[c], broadcast4(q + QN_ACT_LO));
             } else {
-                dot[r] = dot4(dot[r], w[c], v);
+                high[r] = dot4(high[r], w[c], broadcast4(q));
+                dot[r] = dot4(dot[r], w[c], broadcast4(q + QN_ACT_LO));
             }
         }
     }
-    if (t != QN_Q6_K) return;
+    QN_UNROLL for (unsigned r = 0; r < G; r++) dot[r] =
+        _mm512_add_epi32(dot[r], _mm512_slli_epi32(high[r], 8));
+}
+
+/* acc = fma(d * scale, dot, acc) for G rows. */
+QN_INLINE void add_dots(unsigned G, __m512 d, const float *scale, size_t blocks, const __m512i dot[GROUP],
+                        __m512 *acc) {
     QN_UNROLL for (unsigned r = 0; r < G; r++) {
-        dot[r] = _mm512_add_epi32(_mm512_mullo_epi32(dot[r], s->sc0), _mm512_mullo_epi32(high[r], s->sc1));
+        __m512 dd = _mm512_mul_ps(d, _mm512_set1_ps(scale[r * blocks]));
+        acc[r] = _mm512_fmadd_ps(dd, _mm512_cvtepi32_ps(dot[r]), acc[r]);
     }
+}
+
+/* One block of G rows, into acc. */
+QN_INLINE void block_step(enum qn_type t, unsigned G, const __m512i w[8], const struct lane_scales *s,
+                          const struct row_block *x, const float *scale, __m512 *acc) {
+    __m512i dot[GROUP];
+    if (t == QN_Q6_K) {
+        QN_UNROLL for (unsigned h = 0; h < 2; h++) {
+            QN_UNROLL for (unsigned r = 0; r < G; r++) dot[r] =
+                _mm512_set1_epi32(x->half[(size_t)2 * CHUNK * r + h]);
+            plane_dots(t, G, w, 4 * h, 4, x, dot);
+            add_dots(G, h ? s->d1 : s->d, scale, x->blocks, dot, acc);
+        }
+        return;
+    }
+    QN_UNROLL for (unsigned r = 0; r < G; r++) dot[r] = dot_start(t, x->sum[r * x->blocks]);
+    plane_dots(t, G, w, 0, 8, x, dot);
+    add_dots(G, s->d, scale, x->blocks, dot, acc);
 }
 
 /* One panel times R rows from m0 on. */
@@ -278,7 +295,7 @@ QN_INLINE void quant_tile(enum qn_type t, unsigned R, const struct qn_linear_arg
     QN_UNROLL for (unsigned r = 0; r < R; r++) acc[r] = start;
     for (size_t from = 0; from < blocks; from += CHUNK) {
         size_t n = blocks - from < CHUNK ? blocks - from : CHUNK;
-        const int8_t *q = a->q + m0 * stride + 32 * from;
+        const int8_t *q = a->q + m0 * stride + QN_ACT_BLOCK * from;
         const float *scale = a->scale + m0 * blocks + from;
         const int32_t *sum = a->sum + m0 * blocks + from;
         fill_terms(t, a, m0, R, from, n, &terms);
@@ -289,16 +306,12 @@ QN_INLINE void quant_tile(enum qn_type t, unsigned R, const struct qn_linear_arg
             load_scales(t, block, sub, &s);
             unpack(t, block, sub, w);
             QN_UNROLL for (unsigned g = 0; g < R; g += G) {
-                const struct row_block x = {q + g * stride + 32 * i, sum + g * blocks + i, terms.half[g][i],
-                                            stride, blocks};
-                __m512i dot[GROUP];
-                block_dots(t, G, w, &x, &s, dot);
-                QN_UNROLL for (unsigned r = 0; r < G; r++) {
-                    __m512 dd = _mm512_mul_ps(s.d, _mm512_set1_ps(scale[(g + r) * blocks + i]));
-                    acc[g + r] = _mm512_fmadd_ps(dd, _mm512_cvtepi32_ps(dot[r]), acc[g + r]);
-                    if (has_min(t))
-                        acc[g + r] = _mm512_fmadd_ps(s.m, _mm512_set1_ps(terms.ss[g + r][i]), acc[g + r]);
-                }
+                const struct row_block x = {q + g * stride + QN_ACT_BLOCK * i, sum + g * blocks + i,
+                                            terms.half[g][i], stride, blocks};
+                block_step(t, G, w, &s, &x, scale + g * blocks + i, acc + g);
+                if (!has_min(t)) continue;
+                QN_UNROLL for (unsigned r = 0; r < G; r++) acc[g + r] =
+                    _mm512_fmadd_ps(s.m, _mm512_set1_ps(terms.ss[g + r][i]), acc[g + r]);
             }
             if (subs == 1 || sub == 7) block += bytes_of(t);
         }

@@ -1,7 +1,8 @@
 /* Quantised products with AVX2: a panel's 16 rows are two halves of 8 lanes. The integer part sums pairs of
- * byte products in 16 bits, as many chunks as fit without saturation (activations are within +-127): 4-bit
- * codes 8 chunks (8 * 2 * 15 * 127 = 30480), 5 bits 4 (31496), 6 bits 2 (32004), 8 bits 1 by |value| with the
- * sign moved to x (2 * 128 * 127 = 32512). Arithmetic of kernels/ref/linear.c. Thread: any. */
+ * byte products in 16 bits, as many chunks as fit without saturation (planes of activations are within
+ * +-128): 4-bit codes 8 chunks (8 * 2 * 15 * 128 = 30720), 5 bits 4 (31744), 6 bits 2 (32256), 8 bits 1
+ * without their last bit (2 * 127 * 128 = 32512), which goes apart. Arithmetic of kernels/ref/linear.c.
+ * Thread: any. */
 #include "kernels/act.h"
 #include "kernels/quant.h"
 #include "kernels/x86/avx2.h"
@@ -66,22 +67,31 @@ INLINE __m256i dots(const __m256i *w, const int8_t *q, int n, int deep) {
     return total;
 }
 
+/* The same for 8 chunks of 8-bit codes. */
 INLINE __m256i dots_full(const __m256i *w, const int8_t *q) {
-    const __m256i ones = _mm256_set1_epi16(1), flip = _mm256_set1_epi8((char)0x80);
-    __m256i total = _mm256_setzero_si256();
+    const __m256i twos = _mm256_set1_epi16(2), low = _mm256_set1_epi8(127), bit = _mm256_set1_epi8(1);
+    __m256i total = _mm256_setzero_si256(), last = total;
     UNROLL for (int c = 0; c < 8; c++) {
         int32_t x;
         memcpy(&x, q + 4 * c, sizeof x);
-        __m256i v = _mm256_xor_si256(w[c], flip);
-        __m256i p = _mm256_maddubs_epi16(_mm256_abs_epi8(v), _mm256_sign_epi8(_mm256_set1_epi32(x), v));
-        total = _mm256_add_epi32(total, _mm256_madd_epi16(p, ones));
+        __m256i v = _mm256_set1_epi32(x), upper = _mm256_and_si256(_mm256_srli_epi16(w[c], 1), low);
+        last = _mm256_add_epi16(last, _mm256_maddubs_epi16(_mm256_and_si256(w[c], bit), v));
+        total = _mm256_add_epi32(total, _mm256_madd_epi16(_mm256_maddubs_epi16(upper, v), twos));
     }
-    return total;
+    return _mm256_add_epi32(total, _mm256_madd_epi16(last, _mm256_set1_epi16(1)));
+}
+
+/* Both planes. */
+INLINE __m256i join(__m256i high, __m256i low) {
+    return _mm256_add_epi32(_mm256_slli_epi32(high, 8), low);
+}
+
+INLINE __m256i plane_dots(const __m256i *w, const int8_t *q, int n, int deep) {
+    return join(dots(w, q, n, deep), dots(w, q + QN_ACT_LO, n, deep));
 }
 
 struct lane_scales {
-    __m256 d, m;
-    __m256i sc0, sc1;
+    __m256 d, d1, m; /* d1: second half of Q6_K */
 };
 
 INLINE __m256 half8(const uint8_t *p) {
@@ -96,44 +106,47 @@ INLINE void load_scales(enum qn_type t, const struct qn_layout *l, const uint8_t
                         size_t half, struct lane_scales *s) {
     s->d = half8(block + 16 * half);
     s->m = l->m ? half8(block + l->m + 16 * half) : _mm256_setzero_ps();
-    s->sc0 = s->sc1 = _mm256_setzero_si256();
+    s->d1 = s->d;
     if (t == QN_Q4_K || t == QN_Q5_K) {
         __m256i sc = _mm256_cvtepu8_epi32(load64(block + l->sc + QN_PANEL * sub + 8 * half));
         __m256i mn = _mm256_cvtepu8_epi32(load64(block + l->mn + QN_PANEL * sub + 8 * half));
         s->d = _mm256_mul_ps(s->d, _mm256_cvtepi32_ps(sc));
         s->m = _mm256_xor_ps(_mm256_mul_ps(s->m, _mm256_cvtepi32_ps(mn)), _mm256_set1_ps(-0.0f));
     } else if (t == QN_Q6_K) {
-        s->sc0 = _mm256_cvtepi8_epi32(load64(block + l->sc + QN_PANEL * (2 * sub) + 8 * half));
-        s->sc1 = _mm256_cvtepi8_epi32(load64(block + l->sc + QN_PANEL * (2 * sub + 1) + 8 * half));
+        __m256i sc0 = _mm256_cvtepi8_epi32(load64(block + l->sc + QN_PANEL * (2 * sub) + 8 * half));
+        __m256i sc1 = _mm256_cvtepi8_epi32(load64(block + l->sc + QN_PANEL * (2 * sub + 1) + 8 * half));
+        s->d = _mm256_mul_ps(s->d, _mm256_cvtepi32_ps(sc0));
+        s->d1 = _mm256_mul_ps(s->d1, _mm256_cvtepi32_ps(sc1));
     }
 }
 
-/* Sum of 16 activations. */
-INLINE int32_t sum16(const int8_t *q) {
+/* Sum of 16 bytes. */
+INLINE int32_t sum_bytes(const int8_t *q) {
     __m128i u = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(const void *)q), _mm_set1_epi8((char)0x80));
     __m128i s = _mm_sad_epu8(u, _mm_setzero_si128());
     return _mm_cvtsi128_si32(s) + _mm_extract_epi16(s, 4) - 16 * 128;
 }
 
-INLINE __m256i block_dot(enum qn_type t, const __m256i w[8], const int8_t *q, int32_t sum,
-                         const struct lane_scales *s) {
+/* Half of a Q6_K sub-block. */
+INLINE __m256 half_dot(const __m256i *w, const int8_t *q) {
+    int32_t sum = 256 * sum_bytes(q) + sum_bytes(q + QN_ACT_LO);
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(plane_dots(w, q, 4, 2), _mm256_set1_epi32(32 * sum)));
+}
+
+INLINE __m256i block_dot(enum qn_type t, const __m256i w[8], const int8_t *q, int32_t sum) {
     switch (t) {
     case QN_Q8_0:
-        return dots_full(w, q);
+        return _mm256_sub_epi32(join(dots_full(w, q), dots_full(w, q + QN_ACT_LO)),
+                                _mm256_set1_epi32(128 * sum));
     case QN_Q4_0:
-        return _mm256_sub_epi32(dots(w, q, 8, 8), _mm256_set1_epi32(8 * sum));
+        return _mm256_sub_epi32(plane_dots(w, q, 8, 8), _mm256_set1_epi32(8 * sum));
     case QN_Q5_0:
-        return _mm256_sub_epi32(dots(w, q, 8, 4), _mm256_set1_epi32(16 * sum));
+        return _mm256_sub_epi32(plane_dots(w, q, 8, 4), _mm256_set1_epi32(16 * sum));
     case QN_Q5_1:
     case QN_Q5_K:
-        return dots(w, q, 8, 4);
-    case QN_Q6_K: {
-        __m256i i0 = _mm256_sub_epi32(dots(w, q, 4, 2), _mm256_set1_epi32(32 * sum16(q)));
-        __m256i i1 = _mm256_sub_epi32(dots(w + 4, q + 16, 4, 2), _mm256_set1_epi32(32 * sum16(q + 16)));
-        return _mm256_add_epi32(_mm256_mullo_epi32(i0, s->sc0), _mm256_mullo_epi32(i1, s->sc1));
-    }
+        return plane_dots(w, q, 8, 4);
     default:
-        return dots(w, q, 8, 8);
+        return plane_dots(w, q, 8, 8);
     }
 }
 
@@ -164,8 +177,15 @@ INLINE void tile(enum qn_type t, unsigned lo_bits, unsigned hi_bits, unsigned R,
         UNROLL for (unsigned r = 0; r < R; r++) {
             float dx = scale[r * blocks + i];
             int32_t sx = sum[r * blocks + i];
-            __m256 dot = _mm256_cvtepi32_ps(block_dot(t, w, q + r * stride + 32 * i, sx, &s));
-            acc[r] = _mm256_fmadd_ps(_mm256_mul_ps(s.d, _mm256_set1_ps(dx)), dot, acc[r]);
+            const int8_t *qx = q + r * stride + QN_ACT_BLOCK * i;
+            __m256 dd = _mm256_mul_ps(s.d, _mm256_set1_ps(dx));
+            if (t == QN_Q6_K) {
+                __m256 dd1 = _mm256_mul_ps(s.d1, _mm256_set1_ps(dx));
+                acc[r] = _mm256_fmadd_ps(dd, half_dot(w, qx), acc[r]);
+                acc[r] = _mm256_fmadd_ps(dd1, half_dot(w + 4, qx + 16), acc[r]);
+            } else {
+                acc[r] = _mm256_fmadd_ps(dd, _mm256_cvtepi32_ps(block_dot(t, w, qx, sx)), acc[r]);
+            }
             if (has_min) acc[r] = _mm256_fmadd_ps(s.m, _mm256_set1_ps(dx * (float)sx), acc[r]);
         }
         if (!k_quant || sub == 7) block += l->panel_bytes;

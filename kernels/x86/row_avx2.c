@@ -1,5 +1,6 @@
 /* Row operations with AVX2; the arithmetic of kernels/ref/row.c bit for bit: horizontal sums keep 16 partial
  * sums in two vectors. Tails are masked, so nothing past an array's end is touched. Thread: any. */
+#include "kernels/act.h"
 #include "kernels/x86/avx2.h"
 
 #define INLINE static inline __attribute__((always_inline))
@@ -20,6 +21,15 @@ INLINE int32_t add_epi32(__m256i v) {
     return _mm_cvtsi128_si32(_mm_add_epi32(b, _mm_shuffle_epi32(b, 0xb1)));
 }
 
+/* 32 values that fit bytes. Packing works within 128-bit lanes: the permutation puts the dwords back in
+ * order.
+ */
+INLINE void store_bytes(const __m256i v[4], int8_t *out) {
+    __m256i b = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+    b = _mm256_permutevar8x32_epi32(b, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256((__m256i *)(void *)out, b);
+}
+
 /* One whole block of 32. */
 INLINE void quantize_block(const float *x, int8_t *q, float *scale, int32_t *sum) {
     __m256 v[4];
@@ -35,8 +45,8 @@ INLINE void quantize_block(const float *x, int8_t *q, float *scale, int32_t *sum
     if (top >= 0x7f800000u) {
         *scale = NAN;
     } else if (amax >= 1e-30f) {
-        *scale = amax / 127.0f;
-        inv = 127.0f / amax;
+        *scale = amax / (float)QN_ACT_STEPS;
+        inv = (float)QN_ACT_STEPS / amax;
     }
     __m256i on = _mm256_set1_epi32(inv > 0 ? -1 : 0), total = _mm256_setzero_si256();
     for (int j = 0; j < 4; j++) {
@@ -44,16 +54,20 @@ INLINE void quantize_block(const float *x, int8_t *q, float *scale, int32_t *sum
         total = _mm256_add_epi32(total, i[j]);
     }
     *sum = add_epi32(total);
-    /* packing works within 128-bit lanes: the permutation puts the dwords back in order */
-    __m256i b = _mm256_packs_epi16(_mm256_packs_epi32(i[0], i[1]), _mm256_packs_epi32(i[2], i[3]));
-    b = _mm256_permutevar8x32_epi32(b, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_storeu_si256((__m256i *)(void *)q, b);
+    __m256i hi[4];
+    for (int j = 0; j < 4; j++) {
+        hi[j] = _mm256_srai_epi32(_mm256_add_epi32(i[j], _mm256_set1_epi32(128)), 8);
+        i[j] = _mm256_sub_epi32(i[j], _mm256_slli_epi32(hi[j], 8));
+    }
+    store_bytes(hi, q);
+    store_bytes(i, q + QN_ACT_LO);
 }
 
 void qn_avx2_quantize_row(const float *x, size_t cols, int8_t *q, float *scale, int32_t *sum) {
     size_t b = 0;
-    for (; 32 * b + 32 <= cols; b++) quantize_block(x + 32 * b, q + 32 * b, scale + b, sum + b);
-    if (32 * b < cols) qn_ref_quantize_row(x + 32 * b, cols - 32 * b, q + 32 * b, scale + b, sum + b);
+    for (; 32 * b + 32 <= cols; b++) quantize_block(x + 32 * b, q + QN_ACT_BLOCK * b, scale + b, sum + b);
+    if (32 * b < cols)
+        qn_ref_quantize_row(x + 32 * b, cols - 32 * b, q + QN_ACT_BLOCK * b, scale + b, sum + b);
 }
 
 INLINE __m256i left8(size_t n, size_t k) {

@@ -1,8 +1,16 @@
 /* Row operations with AVX-512; the arithmetic of kernels/ref/row.c bit for bit. Tails are masked, so nothing
  * past an array's end is touched. Thread: any. */
+#include "kernels/act.h"
 #include "kernels/x86/avx512.h"
 
 #define INLINE static inline __attribute__((always_inline))
+
+/* 16 values into both planes; the low one is the value's low byte. */
+INLINE void split16(__m512i v, int8_t *block) {
+    __m512i hi = _mm512_srai_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(128)), 8);
+    _mm_storeu_si128((__m128i *)(void *)block, _mm512_cvtepi32_epi8(hi));
+    _mm_storeu_si128((__m128i *)(void *)(block + QN_ACT_LO), _mm512_cvtepi32_epi8(v));
+}
 
 void qn_avx512_quantize_row(const float *x, size_t cols, int8_t *q, float *scale, int32_t *sum) {
     const __m512i abs_bits = _mm512_set1_epi32(0x7fffffff);
@@ -18,17 +26,18 @@ void qn_avx512_quantize_row(const float *x, size_t cols, int8_t *q, float *scale
         if (top >= 0x7f800000u) {
             scale[b] = NAN;
         } else if (amax >= 1e-30f) {
-            scale[b] = amax / 127.0f;
-            inv = 127.0f / amax;
+            scale[b] = amax / (float)QN_ACT_STEPS;
+            inv = (float)QN_ACT_STEPS / amax;
         }
         __mmask16 on = (__mmask16)(inv > 0 ? 0xffffu : 0u);
         __m512i i0 = _mm512_maskz_cvtps_epi32(on, _mm512_mul_ps(v0, _mm512_set1_ps(inv)));
         __m512i i1 = _mm512_maskz_cvtps_epi32(on, _mm512_mul_ps(v1, _mm512_set1_ps(inv)));
-        _mm_storeu_si128((__m128i *)(void *)(q + 32 * b), _mm512_cvtepi32_epi8(i0));
-        _mm_storeu_si128((__m128i *)(void *)(q + 32 * b + 16), _mm512_cvtepi32_epi8(i1));
+        split16(i0, q + QN_ACT_BLOCK * b);
+        split16(i1, q + QN_ACT_BLOCK * b + 16);
         sum[b] = _mm512_reduce_add_epi32(_mm512_add_epi32(i0, i1));
     }
-    if (32 * b < cols) qn_ref_quantize_row(x + 32 * b, cols - 32 * b, q + 32 * b, scale + b, sum + b);
+    if (32 * b < cols)
+        qn_ref_quantize_row(x + 32 * b, cols - 32 * b, q + QN_ACT_BLOCK * b, scale + b, sum + b);
 }
 
 static float sum_squares(const float *x, size_t n, float mean) {

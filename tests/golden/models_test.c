@@ -7,8 +7,8 @@
  *   - with attention "mha" (where heads are shared) within 1e-5 of the native structure;
  *   - the mean of the last hidden states, computed through BLAS as the embed task does, within 1e-4.
  *
- * Quantised files: the reference runs on the dequantised weights in f32, quern also rounds activations to
- * eight bits, so logits are compared to 5e-2; the BLAS pass reads dequantised weights and stays at 1e-4.
+ * Quantised files: the reference runs on the dequantised weights in f32 and rounds activations to 16 bits as
+ * quern does, so the same bounds hold.
  * Thread: the main thread drives a pool of two. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -51,8 +51,8 @@ static const struct model_case cases[] = {
     {"gpt_bigcode", "f16", 1e-4},
     {"gpt_bigcode", "f16.gguf", 1e-4},
     {"gpt_bigcode_mha", "f16", 1e-4},
-    {"llama_q8_0", "quantised.gguf", 5e-2},
-    {"llama_mixed", "quantised.gguf", 5e-2},
+    {"llama_q8_0", "quantised.gguf", 1e-4},
+    {"llama_mixed", "quantised.gguf", 1e-4},
 };
 #define N_CASES (sizeof cases / sizeof cases[0])
 
@@ -97,14 +97,6 @@ static float *logits_of(struct qn_bench *b, const struct qn_golden *g, size_t ch
     return out;
 }
 
-/* Rows within 1e-4. */
-static uint32_t close_rows(const struct qn_golden *g, const float *got) {
-    uint32_t n = 0;
-    for (size_t i = 0; i < g->n; i++)
-        n += qn_distance(got + i * g->vocab, g->logits + i * g->vocab, g->vocab) <= 1e-4;
-    return n;
-}
-
 /* Where the worst element lies says which side to look at: position 0 leaves attention and RoPE out. */
 static void compare(const struct model_case *c, const struct qn_golden *g, const float *got, const char *what,
                     double tolerance) {
@@ -130,9 +122,6 @@ static void test_logits(void **state) {
     size_t bytes = (size_t)g.n * g.vocab * sizeof(float);
     float *first = logits_of(&b, &g, 0);
     compare(c, &g, first, chunkings[0].name, c->tolerance);
-    if (close_rows(&g, first) < g.n / 2)
-        fail_msg("%s/%s: only %u of %u positions are within 1e-4", c->model, c->file, close_rows(&g, first),
-                 g.n);
     for (size_t i = 1; i < sizeof chunkings / sizeof chunkings[0]; i++) {
         float *again = logits_of(&b, &g, i);
         compare(c, &g, again, chunkings[i].name, c->tolerance);

@@ -4,9 +4,9 @@
  *   - the prompt's token ids are equal;
  *   - teacher-forced over prompt and continuation, the most likely token is the reference's wherever the
  *     reference's margin exceeds 0.05;
- *   - the mean KL divergence of the first 64 positions is below 1e-2 for the Q4_1 file, and for the same
- * weights rewritten as F16 below 1e-4 and as F32 below 1e-6 (1e-3 would be good enough to serve, but would
- * let a RoPE base pass that is 1 % off);
+ *   - the mean KL divergence of the first 64 positions is below 1e-4 for the Q4_1 file and for the same
+ * weights rewritten as F16, and below 1e-6 as F32 (1e-3 would be good enough to serve, but would let a RoPE
+ * base pass that is 1 % off);
  *   - the greedy continuation is equal up to the first margin of 0.05 or less.
  *
  * Skipped, visibly, when the model file is absent. QUERN_MODEL_DIR moves it. Thread: the main thread drives a
@@ -216,7 +216,7 @@ static void test_absent(void **state) {
 
 int main(void) {
     static const struct real_case cases[] = {
-        {"Q4_1, f16 state", QN_Q4_1, QN_STATE_F16, 1e-2},
+        {"Q4_1, f16 state", QN_Q4_1, QN_STATE_F16, 1e-4},
         {"F16, f16 state", QN_F16, QN_STATE_F16, 1e-4},
         {"F32, f32 state", QN_F32, QN_STATE_F32, 1e-6},
     };

@@ -30,7 +30,7 @@ static void product_new(struct product *p, enum qn_type t, uint32_t rows, uint32
     size_t stride = qn_act_q_stride(cols), blocks = qn_act_blocks(cols), ldx = cols + rng_below(&p->rng, 3);
     random_matrix(&p->rng, t, rows, cols, &p->w, &p->gw, at_end);
     guarded_new(&p->gx, ((m - 1) * ldx + cols) * 4, at_end);
-    guarded_new(&p->gq, (m - 1) * stride + 32 * blocks, at_end);
+    guarded_new(&p->gq, (m - 1) * stride + QN_ACT_BLOCK * blocks, at_end);
     guarded_new(&p->gs, m * blocks * 4, at_end);
     guarded_new(&p->gt, m * blocks * 4, at_end);
     guarded_new(&p->gb, rows * 4, at_end);
@@ -46,10 +46,13 @@ static void product_new(struct product *p, enum qn_type t, uint32_t rows, uint32
     for (uint32_t r = 0; r < m; r++) {
         qn_ops()->quantize_row(p->a.x + r * ldx, cols, p->a.q + r * stride, p->a.scale + r * blocks,
                                p->a.sum + r * blocks);
-        int8_t *q = p->a.q + r * stride; /* extremes in one block: +-127 throughout */
-        if (r % 3 == 0) memset(q, r % 2 ? 127 : -127, 32);
+        int8_t *q = p->a.q + r * stride; /* extremes of both planes throughout one block */
+        static const int extremes[] = {QN_ACT_STEPS, -QN_ACT_STEPS, -QN_ACT_STEPS + 128 - 1, -128, 32383};
         p->a.sum[r * blocks] = 0;
-        for (int i = 0; i < 32; i++) p->a.sum[r * blocks] += q[i];
+        for (unsigned i = 0; i < 32; i++) {
+            if (r % 2 == 0) qn_act_split(q, i, extremes[r / 2 % 5]);
+            p->a.sum[r * blocks] += qn_act_join(q, i);
+        }
     }
     p->want = calloc(p->gy.n / 4, 4);
     assert_non_null(p->want);
@@ -207,8 +210,10 @@ static void reference_is_a_product(void **state) {
             double sum = 0, size = 0;
             qn_matrix_get_row(&w, n, row);
             for (int k = 0; k < K; k++) {
-                double v =
-                    qn_type_wants_q8((enum qn_type)t) ? (double)a.scale[k / 32] * a.q[k] : (double)x[k];
+                double v = qn_type_wants_q16((enum qn_type)t)
+                               ? (double)a.scale[k / 32] *
+                                     qn_act_join(a.q + QN_ACT_BLOCK * (k / 32), (unsigned)k % 32)
+                               : (double)x[k];
                 sum += v * (double)row[k];
                 size += fabs(v * (double)row[k]);
             }

@@ -32,7 +32,7 @@ from safetensors.torch import save_file  # noqa: E402
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 N_TOKENS = 45  # past two 16-token block bounds and not a multiple of anything
 TOLERANCE = 1e-4  # of models_test.c; a mutant must differ by ten times as much (the two forms of GELU by three times)
-ACTIVATION_STEPS = 127  # qn_act_quantize of kernels/kernels.h
+ACTIVATION_STEPS = 32512  # QN_ACT_STEPS of kernels/kernels.h
 
 torch.set_num_threads(1)
 tf.utils.logging.disable_progress_bar()
