@@ -374,6 +374,7 @@ void qn_http_resume(struct qn_request *r) {
 
 /* The other side of a connection closed, or half-closed: both mean that nobody waits for the answer. */
 static void conn_gone(struct qn_conn *c) {
+    if (c->gone) return; /* shutdown makes an edge of its own: doing it again for each would never end */
     c->gone = true;
     struct qn_request *r = c->cur;
     if (!r || !r->received) {

@@ -114,6 +114,23 @@ def test_clients_that_close_with_their_request_leave_nothing_behind(start):
     s.wait_metric("quern_running", lambda v: v == 0)
 
 
+def test_many_clients_that_left_at_the_same_moment(start):
+    """All their ends are waiting when the server looks: it must get past them."""
+    import resource
+    import signal
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20000), hard))
+    s = start()
+    socks = [s.connect() for _ in range(2500 if hard >= 8000 else 400)]
+    for c in socks:
+        c.sendall(b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\n")
+        c.recv(1000)
+    s.signal(signal.SIGSTOP)
+    [c.close() for c in socks]
+    s.signal(signal.SIGCONT)
+    assert s.get("/livez").text == "ok\n"
+
+
 def test_silent_stream_gets_a_comment_every_fifteen_seconds(start):
     s = start(env={"STUB_STEP_US": "16500000"})
     with s.connect() as c:
