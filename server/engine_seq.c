@@ -20,6 +20,13 @@ uint32_t qn_run_todo(const struct qn_run *r) {
 }
 
 /* ---- queue of a key ---- */
+/* Is r the one of its key that is admitted next from its pool? */
+static bool leads_pool(const struct qn_run *r) {
+    const struct qn_run *p = r->prev;
+    while (p && (p->pool != r->pool || p->job->paused_ns)) p = p->prev;
+    return !p;
+}
+
 /* In order of arrival: what was preempted goes back to its place. */
 static void enqueue(struct qn_engine *e, struct qn_run *r) {
     struct qn_key_queue *k = r->key;
@@ -31,12 +38,12 @@ static void enqueue(struct qn_engine *e, struct qn_run *r) {
     *(after ? &after->next : &k->head) = r;
     r->state = QN_RUN_QUEUED;
     /* A new head may be smaller than the one whose reservation failed. */
-    if (k->head == r) e->pool_tried[r->pool] = 0;
+    if (leads_pool(r)) e->pool_tried[r->pool] = 0;
 }
 
 static void dequeue(struct qn_engine *e, struct qn_run *r) {
     struct qn_key_queue *k = r->key;
-    if (k->head == r) e->pool_tried[r->pool] = 0;
+    if (leads_pool(r)) e->pool_tried[r->pool] = 0;
     *(r->next ? &r->next->prev : &k->tail) = r->prev;
     *(r->prev ? &r->prev->next : &k->head) = r->next;
     r->prev = r->next = NULL;
@@ -214,11 +221,12 @@ static void leave_group(struct qn_engine *e, uint32_t g) {
     if (e->cursor > g) e->cursor--;
 }
 
-static void start_running(struct qn_engine *e, struct qn_run *r) {
+/* waited: its prompt tokens that the queue still counts. */
+static void start_running(struct qn_engine *e, struct qn_run *r, uint64_t waited) {
     r->state = QN_RUN_RUNNING;
     r->group = join_group(e, r->job->job);
     e->running[e->n_running++] = r;
-    qn_engine_uncount(e, r->job, r->out->choice ? 0 : r->out->n_prompt);
+    qn_engine_uncount(e, r->job, waited);
 }
 
 static void stop_running(struct qn_engine *e, struct qn_run *r) {
@@ -273,10 +281,11 @@ static int take_state(struct qn_engine *e, struct qn_run *r, struct qn_err *err)
 }
 
 static void admitted(struct qn_engine *e, struct qn_run *r) {
+    uint64_t waited = r->admitted || r->out->choice ? 0 : r->out->n_prompt;
     r->admitted = true;
     r->served_at = 0;
     qn_run_mark(r, e->now_ns, r->out->n_tokens ? QN_PHASE_DECODE : QN_PHASE_PREFILL);
-    start_running(e, r);
+    start_running(e, r, waited);
 }
 
 /* No room although nothing runs that could make some: with the cache dropped it must fit, or it never will.
@@ -307,23 +316,26 @@ static void admit_head(struct qn_engine *e, struct qn_run *r) {
     if (!qn_run_todo(r)) qn_run_end(e, r, QN_FINISH_COMPLETE); /* one token to score: nothing to run */
 }
 
-static struct qn_run *head_of(const struct qn_key_queue *k) {
+/* A slow reader waits without holding up others; who waits for memory holds up its own pool, no other one. */
+static struct qn_run *head_of(const struct qn_key_queue *k, const struct qn_sched_pool *pools) {
     struct qn_run *r = k->head;
-    while (r && r->job->paused_ns) r = r->next; /* a slow reader waits without holding up others */
+    while (r && (r->job->paused_ns || pools[r->pool].blocked)) r = r->next;
     return r;
 }
 
 /* The next sequence to admit, or NULL. */
 static struct qn_run *pick(struct qn_engine *e) {
     struct qn_sched_pool pools[QN_MAX_MODELS];
-    uint32_t n = 0;
+    uint32_t n = 0, open = 0;
     for (uint32_t i = 0; i < e->opt.models->n; i++) {
         struct qn_state_stats st = qn_model_state(e->opt.models->models[i]);
         pools[i].free = st.budget - st.used;
         pools[i].blocked = e->pool_tried[i] && pools[i].free < e->pool_tried[i];
+        open += !pools[i].blocked;
     }
+    if (!open) return NULL;
     for (struct qn_key_queue *k = e->keys; k && n < e->cap_keys; k = k->next, n++) {
-        struct qn_run *h = head_of(k);
+        struct qn_run *h = head_of(k, pools);
         struct qn_sched_key *s = &e->key_snap[n];
         *s = (struct qn_sched_key){.served = k->served, .waiting = h != NULL};
         if (h) s->head_order = h->order, s->head_pool = h->pool;
@@ -336,7 +348,7 @@ static struct qn_run *pick(struct qn_engine *e) {
     uint32_t best = qn_sched_pick(&e->lim, e->n_running, e->key_snap, n, pools);
     struct qn_key_queue *k = e->keys;
     for (uint32_t i = 0; i < best && k; i++) k = k->next;
-    return best == QN_SCHED_NONE || !k ? NULL : head_of(k);
+    return best == QN_SCHED_NONE || !k ? NULL : head_of(k, pools);
 }
 
 void qn_engine_admit(struct qn_engine *e) {
@@ -365,7 +377,7 @@ static bool fork_one(struct qn_engine *e, struct qn_run *r, struct qn_run *leade
     r->mark_ns = leader->mark_ns;
     r->phase = leader->phase;
     r->admitted = true;
-    start_running(e, r);
+    start_running(e, r, 0);
     return true;
 }
 

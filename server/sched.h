@@ -1,7 +1,7 @@
 /* The scheduler: two pure functions over a snapshot of the engine. No clock, no allocation, no model.
  *
  *   qn_sched_pick: who is admitted next. Keys (tenants) share by virtual token counters: the key that was
- * served least goes first; within a key, first come, first served. No overtaking past a sequence that waits
+ * served least goes first; within a key, first come, first served. In its pool nobody overtakes one that waits
  * for memory, so that a large request is not starved by small ones. qn_sched_step: what the next step runs.
  * Groups (sequences that can share a step) alternate by deficit round robin on tokens. Within the group all
  * decode rows go first, then prefill chunks, the one that waited longest first. While anything decodes, all

@@ -427,6 +427,31 @@ static void preemption(void **state) {
     kit_stop(&k);
 }
 
+/* Two models: who waits for memory of one pool holds up nobody of the other. */
+static void pools_apart(void **state) {
+    struct kit k;
+    struct kit_call c[3];
+    struct qn_model *m[2] = {qn_stub_open("small", 1024, 8, true), qn_stub_open("large", 1024, 64, true)};
+    (void)state;
+    assert_true(m[0] && m[1]);
+    reset_knobs();
+    qn_stub.step_us = 1000;
+    kit_start(&k, m, 2, (struct qn_engine_options){0});
+    for (int i = 0; i < 3; i++) {
+        struct qn_api_infer r = kit_text("hello", i < 2 ? 100 : 5);
+        snprintf(r.model, sizeof r.model, "%s", i < 2 ? "small" : "large");
+        assert_int_equal(kit_submit(&k, &c[i], r, 0), 0);
+    }
+    kit_wait(&k, &c[2]);
+    assert_false(c[0].done || c[1].done);
+    for (int i = 0; i < 3; i++) {
+        kit_wait(&k, &c[i]);
+        check_tokens(&c[i].job->outputs[0], "hello", i < 2 ? 100 : 5);
+        kit_free(&c[i]);
+    }
+    kit_stop(&k);
+}
+
 static void slow_reader(void **state) {
     struct kit k;
     struct kit_call c;
@@ -502,11 +527,11 @@ static void groups(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(generate),       cmocka_unit_test(stream),     cmocka_unit_test(stops),
-        cmocka_unit_test(end_tokens),     cmocka_unit_test(edges),      cmocka_unit_test(refused),
-        cmocka_unit_test(score),          cmocka_unit_test(embed),      cmocka_unit_test(choices),
-        cmocka_unit_test(deadlines),      cmocka_unit_test(cancels),    cmocka_unit_test(failures),
-        cmocka_unit_test(bounded_queue),  cmocka_unit_test(preemption), cmocka_unit_test(slow_reader),
-        cmocka_unit_test(stop_with_work), cmocka_unit_test(groups)};
+        cmocka_unit_test(generate),      cmocka_unit_test(stream),         cmocka_unit_test(stops),
+        cmocka_unit_test(end_tokens),    cmocka_unit_test(edges),          cmocka_unit_test(refused),
+        cmocka_unit_test(score),         cmocka_unit_test(embed),          cmocka_unit_test(choices),
+        cmocka_unit_test(deadlines),     cmocka_unit_test(cancels),        cmocka_unit_test(failures),
+        cmocka_unit_test(bounded_queue), cmocka_unit_test(preemption),     cmocka_unit_test(slow_reader),
+        cmocka_unit_test(pools_apart),   cmocka_unit_test(stop_with_work), cmocka_unit_test(groups)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
