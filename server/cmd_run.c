@@ -109,13 +109,20 @@ static void field_help(void) {
     }
 }
 
+/* All of standard input as text; NULL with a message when it is too long, holds a zero byte, or memory is
+ * short: a prompt is never cut. */
 static char *read_stdin(void) {
     char *p = malloc(MAX_STDIN + 1);
-    size_t n = p ? fread(p, 1, MAX_STDIN, stdin) : 0;
-    if (n) {
+    size_t n = p ? fread(p, 1, MAX_STDIN + 1, stdin) : 0;
+    const char *why = !p                   ? "out of memory"
+                      : n > MAX_STDIN      ? "standard input holds more than 1 MiB"
+                      : memchr(p, '\0', n) ? "standard input holds a zero byte"
+                                           : NULL;
+    if (!why) {
         p[n] = '\0';
         return p;
     }
+    fprintf(stderr, "quern: %s\n", why);
     free(p);
     return NULL;
 }
@@ -123,7 +130,10 @@ static char *read_stdin(void) {
 static int set_sequence(struct run *r, const char *text) {
     struct qn_api_err err = {0};
     char *piped = NULL;
-    if (!text && !r->req.n_seqs && !isatty(STDIN_FILENO)) text = piped = read_stdin();
+    if (!text && !r->req.n_seqs && !isatty(STDIN_FILENO)) {
+        text = piped = read_stdin();
+        if (!text) return 2;
+    }
     int bad = text ? qn_api_infer_set(&r->req, "sequence", text, &err) : 0;
     if (!bad) bad = qn_api_infer_check(&r->req, NULL, &err);
     free(piped);

@@ -1,13 +1,13 @@
 /* The scheduler: two pure functions over a snapshot of the engine. No clock, no allocation, no model.
  *
  *   qn_sched_pick: who is admitted next. Keys (tenants) share by virtual token counters: the key that was
- * served least goes first; within a key, first come, first served. In its pool nobody overtakes one that waits
- * for memory, so that a large request is not starved by small ones. qn_sched_step: what the next step runs.
- * Groups (sequences that can share a step) alternate by deficit round robin on tokens. Within the group all
- * decode rows go first, then prefill chunks, the one that waited longest first. While anything decodes, all
- * prefill of a step together is at most one chunk: that is the most that a long prompt can add to anybody's
- * token. Growth that finds no memory takes it from paused sequences and then from the newest; the oldest
- * sequence of a pool is never taken from, so it finishes.
+ * served least goes first; within a key, first come, first served. Nobody overtakes a sequence that waits for
+ * memory of the same pool, so that a large request is not starved by small ones. qn_sched_step: what the next
+ * step runs. Groups (sequences that can share a step) alternate by deficit round robin on tokens. Within the
+ * group all decode rows go first, then prefill chunks, the one that waited longest first. While anything
+ * decodes, all prefill of a step together is at most one chunk: that is the most that a long prompt can add
+ * to anybody's token. Growth that finds no memory takes it from paused sequences and then from the newest; the
+ * oldest sequence of a pool is never taken from, so it finishes.
  *
  * Thread: any; the engine calls both. */
 #ifndef QN_SERVER_SCHED_H

@@ -37,6 +37,13 @@ def test_missing_model_file_is_1(tmp_path):
     assert p.returncode == 1 and "none.gguf" in p.stderr
 
 
+def test_piped_prompt_is_never_cut(tmp_path):
+    for data, why in ((b"x" * (1 << 20 | 1), "1 MiB"), (b"a\0b", "zero byte"), (b"", "sequence")):
+        p = subprocess.run([QUERN, "run", "--model", str(tmp_path / "none.gguf")], input=data, capture_output=True,
+                           timeout=60)
+        assert p.returncode == 2 and why in p.stderr.decode(), p.stderr
+
+
 def test_healthcheck(srv, start):
     assert run("healthcheck", "--url", srv.url + "/readyz").returncode == 0
     assert run("healthcheck", f"--url={srv.url}/livez").returncode == 0
