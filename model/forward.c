@@ -29,8 +29,7 @@ struct forward {
     const struct qn_norm_weights *norm; /* argument of norm_row */
 };
 
-/* --- check
- * ------------------------------------------------------------------------------------------------------- */
+/* --- check --- */
 static int check_span(const struct forward *f, uint32_t i, struct qn_err *err) {
     const struct qn_span *sp = &f->step->spans[i];
     struct qn_seq *q = sp->seq;
@@ -79,8 +78,7 @@ static int plan(struct forward *f, struct qn_err *err) {
     return QN_OK;
 }
 
-/* --- work on single rows
- * ------------------------------------------------------------------------------------------ */
+/* --- work on single rows --- */
 typedef void (*row_fn)(struct forward *f, size_t row);
 struct row_job {
     struct forward *f;
@@ -155,8 +153,7 @@ static void add_row(struct forward *f, size_t r) {
     qn_ops()->add(f->s->x + r * d, f->s->y + r * d, d);
 }
 
-/* --- layers
- * ------------------------------------------------------------------------------------------------------- */
+/* --- layers --- */
 static void attention_layer(struct forward *f) {
     struct qn_scratch *s = f->s;
     const struct qn_attention *a = f->layer->attention;
@@ -207,8 +204,7 @@ static void ffn_layer(struct forward *f) {
     each_row(f, add_row);
 }
 
-/* --- results
- * ------------------------------------------------------------------------------------------------------ */
+/* --- results --- */
 /* Rows that wait for their logits: normalised in scratch.h, in order. */
 struct group {
     uint32_t n;

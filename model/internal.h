@@ -1,10 +1,9 @@
 /* What the files of model/ know of each other's structs; nothing outside model/ and its tests includes it.
  *
- *   struct qn_model       checkpoint, state pool, scratch; the lists of variants and conversions under one
- * lock struct qn_variant     one resolved structure: per layer, what runs and with which weights struct
- * qn_conversion  converted attention weights, shared by the variants that resolve to the same attention
- *   struct qn_seq         one sequence: its table of blocks and how many tokens are in them
- */
+ * - struct qn_model: checkpoint, state pool, scratch; the lists of variants and conversions under one lock
+ * - struct qn_variant: one resolved structure: per layer, what runs and with which weights
+ * - struct qn_conversion: converted attention weights, shared by variants that resolve to the same attention
+ * - struct qn_seq: one sequence: its table of blocks and how many tokens are in them */
 #ifndef QN_MODEL_INTERNAL_H
 #define QN_MODEL_INTERNAL_H
 
@@ -20,9 +19,8 @@
 
 #define QN_LOGIT_ROWS      32 /* rows of logits that are computed at once */
 #define QN_MAX_STEP_TOKENS 65536
-#define QN_IDLE_VARIANTS                                                                                     \
-    64 /* unreferenced variants that are kept, so that their cached blocks stay findable */
-#define QN_KEY_MAX (3 * QN_PART_TEXT)
+#define QN_IDLE_VARIANTS   64 /* unreferenced variants that are kept, so that their blocks stay findable */
+#define QN_KEY_MAX         (3 * QN_PART_TEXT)
 
 /* Work memory of one step, one allocation made at open. M = max_step_tokens; inner = heads * head_dim. */
 struct qn_scratch {

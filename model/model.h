@@ -1,13 +1,13 @@
 /* The model as the server sees it: open, describe, resolve a structure, hold sequences, run a step.
  *
- * The caller need not know: file formats, tensor names, layers, kernels, how state is laid out. This header (with
- * batch.h, sample.h, err.h) is all of model/ that server/ includes; tests link server/ against another
+ * The caller need not know: file formats, tensor names, layers, kernels, how state is laid out. This header
+ * (with batch.h, sample.h, err.h) is all of model/ that server/ includes; tests link server/ against another
  * implementation of it.
  *
  * Threads. qn_model_open/close: the thread that owns the process's start and end. qn_model_info, structures,
- * resolve, tokenize, piece and cost are safe from any thread at any time. Everything on sequences, steps, prepare
- * and the state pool belongs to the engine thread alone. qn_state_stats and qn_model_memory may be read anywhere
- * (atomics). */
+ * resolve, tokenize, piece and cost are safe from any thread at any time. Everything on sequences, steps,
+ * prepare and the state pool belongs to the engine thread alone. qn_state_stats and qn_model_memory may be
+ * read anywhere (atomics). */
 #ifndef QN_MODEL_MODEL_H
 #define QN_MODEL_MODEL_H
 
@@ -26,32 +26,36 @@ struct qn_seq;     /* one sequence's state */
 enum qn_state_type { QN_STATE_F16 = 0, QN_STATE_F32 };
 
 struct qn_open_options {
-    struct qn_pool *pool;      /* borrowed; all arithmetic of this model runs on it */
+    struct qn_pool *pool; /* borrowed; all arithmetic of this model runs on it */
     enum qn_state_type state_type;
-    size_t state_bytes;        /* budget of the KV pool; 0: a quarter of memory, at most 4 GiB */
-    size_t convert_bytes;      /* budget for converted weights (0: as much as the weights themselves) */
-    uint32_t max_step_tokens;  /* most rows of one step: scratch is sized for it (default 512 when 0) */
+    size_t state_bytes;       /* budget of the KV pool; 0: a quarter of memory, at most 4 GiB */
+    size_t convert_bytes;     /* budget for converted weights (0: as much as the weights themselves) */
+    uint32_t max_step_tokens; /* most rows of one step: scratch is sized for it (default 512 when 0) */
     bool prefix_cache;
     void (*progress)(void *ctx, const char *phase, double done); /* may be NULL */
     void *progress_ctx;
 };
 
-int qn_model_open(const char *path, const struct qn_open_options *opt, struct qn_model **out, struct qn_err *err);
+int qn_model_open(const char *path, const struct qn_open_options *opt, struct qn_model **out,
+                  struct qn_err *err);
 /* All variants and sequences must be gone. NULL is fine; clears *m. */
 void qn_model_close(struct qn_model **m);
 
 #define QN_TYPE_SLOTS 16
 struct qn_model_info {
-    char id[65];               /* ^[A-Za-z0-9._-]{1,64}$, from the file's name */
+    char id[65]; /* ^[A-Za-z0-9._-]{1,64}$, from the file's name */
     char family[24], format[16];
     const char *path;
     uint64_t params_total, params_active;
     uint32_t layers, d_model, heads, kv_heads, head_dim, ffn_dim, vocab, context;
     size_t file_bytes, weights_bytes, scratch_bytes;
-    struct { const char *name; size_t bytes; } by_type[QN_TYPE_SLOTS]; /* file bytes; unused: name NULL */
+    struct {
+        const char *name;
+        size_t bytes;
+    } by_type[QN_TYPE_SLOTS]; /* file bytes; unused: name NULL */
     bool has_tokenizer, adds_bos;
-    int32_t bos, eos;          /* -1 when absent */
-    int64_t opened_at;         /* unix seconds */
+    int32_t bos, eos;  /* -1 when absent */
+    int64_t opened_at; /* unix seconds */
     double load_ms, map_ms, pack_ms, tokenizer_ms;
 };
 const struct qn_model_info *qn_model_info(const struct qn_model *m);
@@ -59,7 +63,7 @@ const struct qn_model_info *qn_model_info(const struct qn_model *m);
 /* Describes a checkpoint without loading its weights (quern inspect). */
 struct qn_inspect {
     struct qn_model_info info;
-    size_t state_bytes_per_token;  /* native structure, f16 state */
+    size_t state_bytes_per_token; /* native structure, f16 state */
     char attention[24], ffn[24], sharing[24];
     char path[1024];
 };
@@ -70,26 +74,26 @@ int qn_model_inspect(const char *path, struct qn_inspect *out, struct qn_err *er
 enum qn_param_kind { QN_PARAM_INT = 0, QN_PARAM_BOOL, QN_PARAM_NUMBER };
 /* One third of a structure, as asked for or as resolved: {"type": type, name: value, …}. */
 struct qn_part {
-    char type[24];             /* "" = native */
+    char type[24]; /* "" = native */
     uint32_t n_params;
     struct qn_param {
         char name[24];
         enum qn_param_kind kind;
-        double value;          /* integers are exact below 2^53 */
+        double value; /* integers are exact below 2^53 */
     } params[QN_PART_PARAMS];
 };
 struct qn_structure_request {
     struct qn_part attention, ffn, sharing;
-    bool convert;              /* also allow approximate and untrained conversions */
+    bool convert; /* also allow approximate and untrained conversions */
 };
 enum qn_origin { QN_ORIGIN_NATIVE = 0, QN_ORIGIN_CONVERTED };
 enum qn_exactness { QN_EXACT = 0, QN_APPROXIMATE, QN_UNTRAINED, QN_UNAVAILABLE };
-struct qn_structure {          /* what a variant is */
+struct qn_structure { /* what a variant is */
     struct qn_part attention, ffn, sharing;
     enum qn_origin origin;
     enum qn_exactness exactness;
-    size_t weights_bytes;        /* of all weights this structure uses */
-    size_t weights_active_bytes; /* read for one token */
+    size_t weights_bytes;         /* of all weights this structure uses */
+    size_t weights_active_bytes;  /* read for one token */
     size_t state_bytes_per_token; /* all layers; 0 for fixed-size states */
     size_t state_fixed_bytes;     /* all layers; 0 for paged states */
 };
@@ -109,29 +113,34 @@ struct qn_model *qn_variant_model(const struct qn_variant *v);
  * QN_ERR_NO_STATE when the conversion budget is held by such sequences, QN_ERR_NOMEM. */
 int qn_variant_prepare(struct qn_variant *v, double *ms, struct qn_err *err);
 
-struct qn_structure_entry {    /* one row of GET /v1/structures */
-    const char *slot;          /* "attention" | "ffn" | "sharing" */
-    struct qn_part part;       /* resolved parameters */
+struct qn_structure_entry { /* one row of GET /v1/structures */
+    const char *slot;       /* "attention" | "ffn" | "sharing" */
+    struct qn_part part;    /* resolved parameters */
     enum qn_origin origin;
     enum qn_exactness exactness;
-    char why[160];             /* when unavailable, or what a conversion does */
+    char why[160]; /* when unavailable, or what a conversion does */
     bool causal, rollback;
     size_t state_bytes_per_token, state_fixed_bytes; /* attention only */
 };
 /* Fills up to max entries, returns how many there are. */
 size_t qn_model_structures(const struct qn_model *m, struct qn_structure_entry *out, size_t max);
 
-/* Analytic cost of running positions [begin, end) of a sequence, with `logit_rows` rows of logits. bytes: weights
- * once per step of `rows_per_step` positions (0 = all in one), plus state read and written. */
-struct qn_cost { double flops, bytes; };
+/* Analytic cost of running positions [begin, end) of a sequence, with `logit_rows` rows of logits. bytes:
+ * weights once per step of `rows_per_step` positions (0 = all in one), plus state read and written. */
+struct qn_cost {
+    double flops, bytes;
+};
 struct qn_cost qn_variant_cost(const struct qn_variant *v, uint32_t begin, uint32_t end, uint32_t logit_rows,
                                uint32_t rows_per_step);
 
 /* ---- text ---- */
-struct qn_str_ref { const char *p; size_t n; };
+struct qn_str_ref {
+    const char *p;
+    size_t n;
+};
 /* As qn_tokenizer_encode; add_special adds bos/eos as the checkpoint says. *out: free(). */
-int qn_model_tokenize(const struct qn_model *m, const char *text, size_t len, bool add_special, size_t max_tokens,
-                      int32_t **out, size_t *n, struct qn_err *err);
+int qn_model_tokenize(const struct qn_model *m, const char *text, size_t len, bool add_special,
+                      size_t max_tokens, int32_t **out, size_t *n, struct qn_err *err);
 struct qn_str_ref qn_model_piece(const struct qn_model *m, int32_t id, bool special);
 bool qn_model_strips_first_blank(const struct qn_model *m); /* SPM: drop the blank of a text's first piece */
 bool qn_model_is_eog(const struct qn_model *m, int32_t id);
@@ -142,12 +151,13 @@ int qn_seq_new(struct qn_variant *v, uint64_t salt, bool use_cache, struct qn_se
 void qn_seq_free(struct qn_seq **s);
 /* Tokens whose state the sequence holds. */
 uint32_t qn_seq_length(const struct qn_seq *s);
-/* On an empty sequence: takes over cached blocks that equal a prefix of tokens[0..n); at most n-1 tokens, so that
- * there is something left to run. Returns how many tokens it now holds. */
+/* On an empty sequence: takes over cached blocks that equal a prefix of tokens[0..n); at most n-1 tokens, so
+ * that there is something left to run. Returns how many tokens it now holds. */
 uint32_t qn_seq_match(struct qn_seq *s, const int32_t *tokens, uint32_t n);
 /* Bytes that holding `length` tokens would newly take from the pool (0 when there already). */
 size_t qn_seq_need(const struct qn_seq *s, uint32_t length);
-/* Takes them: all or nothing. QN_ERR_NO_STATE when the pool, after evicting unused cached blocks, can't give. */
+/* Takes them: all or nothing. QN_ERR_NO_STATE when the pool, after evicting unused cached blocks, can't give.
+ */
 int qn_seq_reserve(struct qn_seq *s, uint32_t length);
 /* Gives all state back (preemption); the sequence is empty again. */
 void qn_seq_reset(struct qn_seq *s);
@@ -155,14 +165,20 @@ void qn_seq_reset(struct qn_seq *s);
 int qn_seq_truncate(struct qn_seq *s, uint32_t length);
 /* A second sequence that continues from the same state; blocks are shared and copied on write. */
 int qn_seq_fork(struct qn_seq *s, struct qn_seq **out, struct qn_err *err);
-struct qn_seq_bytes { size_t held, shared, peak, peak_shared; };
+struct qn_seq_bytes {
+    size_t held, shared, peak, peak_shared;
+};
 struct qn_seq_bytes qn_seq_bytes(const struct qn_seq *s);
 
-/* State pool of one model. used = blocks referenced by sequences (a shared block once); cached = blocks kept only
- * for reuse (evictable). used + cached <= budget. */
-struct qn_state_stats { size_t budget, used, cached, blocks_used, blocks_cached, hits_tokens, lookups_tokens; };
+/* State pool of one model. used = blocks referenced by sequences (a shared block once); cached = blocks kept
+ * only for reuse (evictable). used + cached <= budget. */
+struct qn_state_stats {
+    size_t budget, used, cached, blocks_used, blocks_cached, hits_tokens, lookups_tokens;
+};
 struct qn_state_stats qn_model_state(const struct qn_model *m);
-struct qn_memory { size_t weights, converted, state_budget, state_used, state_cached, scratch, tokenizer; };
+struct qn_memory {
+    size_t weights, converted, state_budget, state_used, state_cached, scratch, tokenizer;
+};
 struct qn_memory qn_model_memory(const struct qn_model *m);
 /* Drops every cached block that no sequence uses. */
 void qn_model_drop_cache(struct qn_model *m);

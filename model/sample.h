@@ -17,29 +17,32 @@ struct qn_sampling {
     float repetition_penalty; /* 1 = off; divides positive and multiplies negative logits of seen tokens */
     float presence_penalty, frequency_penalty; /* 0 = off; over generated tokens */
     uint64_t seed;
-    uint32_t top_logprobs;    /* [0, QN_TOP_LOGPROBS] */
-    bool logprobs;            /* fill logprob (costs a pass over the vocabulary) */
+    uint32_t top_logprobs; /* [0, QN_TOP_LOGPROBS] */
+    bool logprobs;         /* fill logprob (costs a pass over the vocabulary) */
 };
 
-struct qn_token_logprob { int32_t id; float logprob; };
+struct qn_token_logprob {
+    int32_t id;
+    float logprob;
+};
 struct qn_sampled {
     int32_t id;
-    float logprob;            /* natural log of the untempered, unpenalised distribution; 0 unless asked */
+    float logprob; /* natural log of the untempered, unpenalised distribution; 0 unless asked */
     uint32_t n_top;
     struct qn_token_logprob top[QN_TOP_LOGPROBS]; /* most likely first; ties: lowest id */
 };
 
 /* Work memory the sampler needs for a vocabulary, bytes. */
 size_t qn_sample_work_bytes(uint32_t vocab);
-/* logits [vocab] may be overwritten. history: prompt + generated tokens (repetition penalty looks at all of it),
- * of which the last n_generated were generated. Ties go to the lowest id. */
+/* logits [vocab] may be overwritten. history: prompt + generated tokens (repetition penalty looks at all of
+ * it), of which the last n_generated were generated. Ties go to the lowest id. */
 struct qn_sample_input {
     float *logits;
     uint32_t vocab;
     const int32_t *history;
     uint32_t n_history, n_generated;
-    uint32_t choice;          /* index of this continuation within its prompt */
-    uint32_t position;        /* absolute position of the new token */
+    uint32_t choice;   /* index of this continuation within its prompt */
+    uint32_t position; /* absolute position of the new token */
     void *work;
 };
 void qn_sample(const struct qn_sampling *p, const struct qn_sample_input *in, struct qn_sampled *out);

@@ -3,8 +3,7 @@
 
 #include <string.h>
 
-/* --- none: every layer has blocks of its own
- * ------------------------------------------------------------------- */
+/* --- none: every layer has blocks of its own --- */
 static bool none_native(const struct qn_spec *spec) {
     (void)spec;
     return true;
@@ -33,8 +32,7 @@ static const struct qn_sharing_ops sharing_none = {
     .ffn_block = own_block,
 };
 
-/* --- the list
- * -------------------------------------------------------------------------------------------------- */
+/* --- the list --- */
 const struct qn_sharing_ops *const qn_sharing_registry[] = {
     &sharing_none,
     NULL,

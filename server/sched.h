@@ -6,8 +6,8 @@
  * step runs. Groups (sequences that can share a step) alternate by deficit round robin on tokens. Within the
  * group all decode rows go first, then prefill chunks, the one that waited longest first. While anything
  * decodes, all prefill of a step together is at most one chunk: that is the most that a long prompt can add
- * to anybody's token. Growth that finds no memory takes it from paused sequences and then from the newest; the
- * oldest sequence of a pool is never taken from, so it finishes.
+ * to anybody's token. Growth that finds no memory takes it from paused sequences and then from the newest;
+ * the oldest sequence of a pool is never taken from, so it finishes.
  *
  * Thread: any; the engine calls both. */
 #ifndef QN_SERVER_SCHED_H

@@ -19,8 +19,7 @@
 /* Fewer multiply-adds than this are not worth waking the pool for. */
 #define POOL_MIN_MACS 32768
 
-/* --- what a request's part means ---------------------------------------------------------------------------
- */
+/* --- what a request's part means --- */
 static const struct qn_attention_ops *ops_of(uint32_t heads, uint32_t kv_heads) {
     if (kv_heads == heads) return &qn_attention_mha;
     return kv_heads == 1 ? &qn_attention_mqa : &qn_attention_gqa;
@@ -135,8 +134,7 @@ static size_t options_gqa(const struct qn_spec *spec, struct qn_part *out, size_
     return n;
 }
 
-/* --- state and cost ----------------------------------------------------------------------------------------
- */
+/* --- state and cost --- */
 /* Bytes of K (and as many of V) of one KV head in a block. */
 static size_t half_bytes(const struct qn_attention *a, enum qn_kv_type type) {
     return (size_t)QN_KV_BLOCK * a->head_dim * qn_kv_elem_bytes(type);
@@ -168,8 +166,7 @@ static struct qn_attention_cost cost(const struct qn_attention *a, enum qn_kv_ty
                                       .state_bytes = token * (read + (double)(end - begin))};
 }
 
-/* --- conversion of weights
- * ----------------------------------------------------------------------------------- */
+/* --- conversion of weights --- */
 static size_t convert_bytes(const struct qn_attention *a, const struct qn_attn_weights *src,
                             size_t *replaced) {
     size_t rows = (size_t)a->kv_heads * a->head_dim, k, v;
@@ -264,8 +261,7 @@ static void release(struct qn_attn_weights *dst) {
     memset(dst, 0, sizeof *dst);
 }
 
-/* --- one layer of one step
- * ----------------------------------------------------------------------------------- */
+/* --- one layer of one step --- */
 static void write_item(void *arg, size_t item, unsigned thread) {
     (void)thread;
     const struct qn_attention_call *c = arg;

@@ -1,8 +1,8 @@
 /* What loading a checkpoint gives: spec, weights in quern's own memory, and the tokenizer.
  *
  *   path -[mapfile]-> bytes -[gguf | safetensors + hf_config]-> tensor directory, metadata
- *        -[names: the family's table]-> spec + wanted tensors -[validate all, report all]-> -[pack, in parallel]->
- *        struct qn_checkpoint (the map is closed again)
+ *        -[names: the family's table]-> spec + wanted tensors -[validate all, report all]->
+ *        -[pack, in parallel]-> struct qn_checkpoint (the map is closed again)
  *
  * Layers refer to weight blocks (struct qn_attn_weights, struct qn_ffn_weights) and do not own them, so that
  * sharing and conversions are a matter of pointers. Thread: one loader; immutable afterwards. */
@@ -22,38 +22,38 @@ struct qn_norm_weights {
 /* Projections of one attention block. Rows of q and k are in rotate-half order (GGUF llama files are
  * un-permuted here). Biases are NULL when the family has none. */
 struct qn_attn_weights {
-    struct qn_norm_weights norm;     /* before attention, [d_model] */
-    struct qn_matrix q;              /* [heads*head_dim, d_model] */
-    struct qn_matrix k, v;           /* [kv_heads*head_dim, d_model] */
-    struct qn_matrix o;              /* [d_model, heads*head_dim] */
+    struct qn_norm_weights norm; /* before attention, [d_model] */
+    struct qn_matrix q;          /* [heads*head_dim, d_model] */
+    struct qn_matrix k, v;       /* [kv_heads*head_dim, d_model] */
+    struct qn_matrix o;          /* [d_model, heads*head_dim] */
     float *bq, *bk, *bv, *bo;
-    float *q_norm, *k_norm;          /* [head_dim], or NULL */
+    float *q_norm, *k_norm; /* [head_dim], or NULL */
 };
 
 struct qn_ffn_weights {
-    struct qn_norm_weights norm;     /* before the FFN, [d_model] */
-    struct qn_matrix gate;           /* [ffn_dim, d_model]; data NULL for a plain MLP */
-    struct qn_matrix up;             /* [ffn_dim, d_model] */
-    struct qn_matrix down;           /* [d_model, ffn_dim] */
+    struct qn_norm_weights norm; /* before the FFN, [d_model] */
+    struct qn_matrix gate;       /* [ffn_dim, d_model]; data NULL for a plain MLP */
+    struct qn_matrix up;         /* [ffn_dim, d_model] */
+    struct qn_matrix down;       /* [d_model, ffn_dim] */
     float *b_up, *b_down;
 };
 
 struct qn_checkpoint {
     struct qn_spec spec;
-    char name[96];                   /* general.name, or the file's stem */
-    char format[16];                 /* "gguf" or "safetensors" */
-    struct qn_matrix embed;          /* [vocab, d_model] */
-    struct qn_matrix output;         /* [vocab, d_model]; data NULL when tied */
-    float *pos_embed;                /* [context, d_model] for learned positions, else NULL */
-    float *rope_factors;             /* [rope_dim/2] from rope_freqs, else NULL */
+    char name[96];           /* general.name, or the file's stem */
+    char format[16];         /* "gguf" or "safetensors" */
+    struct qn_matrix embed;  /* [vocab, d_model] */
+    struct qn_matrix output; /* [vocab, d_model]; data NULL when tied */
+    float *pos_embed;        /* [context, d_model] for learned positions, else NULL */
+    float *rope_factors;     /* [rope_dim/2] from rope_freqs, else NULL */
     struct qn_norm_weights out_norm;
-    struct qn_attn_weights *attn;    /* [layers] */
-    struct qn_ffn_weights *ffn;      /* [layers] */
-    struct qn_tokenizer *tokenizer;  /* NULL when the checkpoint carries none (sequence must be token ids) */
-    uint64_t params;                 /* parameters in the file */
+    struct qn_attn_weights *attn;   /* [layers] */
+    struct qn_ffn_weights *ffn;     /* [layers] */
+    struct qn_tokenizer *tokenizer; /* NULL when the checkpoint carries none (sequence must be token ids) */
+    uint64_t params;                /* parameters in the file */
     size_t bytes_by_type[QN_TYPE_COUNT]; /* file bytes of weight tensors */
     size_t file_bytes;
-    size_t weights_bytes;            /* what quern's own memory holds for them */
+    size_t weights_bytes;                 /* what quern's own memory holds for them */
     double ms_map, ms_pack, ms_tokenizer; /* phases of the load */
 };
 
@@ -61,14 +61,15 @@ struct qn_checkpoint {
 typedef void (*qn_progress_fn)(void *ctx, const char *phase, double done);
 
 struct qn_load_options {
-    struct qn_pool *pool;            /* for repacking; may be NULL */
-    qn_progress_fn progress;         /* may be NULL */
+    struct qn_pool *pool;    /* for repacking; may be NULL */
+    qn_progress_fn progress; /* may be NULL */
     void *progress_ctx;
-    bool spec_only;                  /* inspect: validate all, pack nothing */
+    bool spec_only; /* inspect: validate all, pack nothing */
 };
 
-/* Opens a GGUF file, a safetensors file or a directory with config.json. Every missing or mis-shaped tensor is
- * listed in one message. On failure *out is NULL. Free with qn_checkpoint_free (NULL and half-built are fine). */
+/* Opens a GGUF file, a safetensors file or a directory with config.json. Every missing or mis-shaped tensor
+ * is listed in one message. On failure *out is NULL. Free with qn_checkpoint_free (NULL and half-built are
+ * fine). */
 int qn_checkpoint_load(const char *path, const struct qn_load_options *opt, struct qn_checkpoint **out,
                        struct qn_err *err);
 void qn_checkpoint_free(struct qn_checkpoint *c);

@@ -37,8 +37,7 @@ void qn_kv_seq_done(struct qn_kv_seq *s) {
     memset(s, 0, sizeof *s);
 }
 
-/* --- the table
- * ------------------------------------------------------------------------------------------------ */
+/* --- the table --- */
 static bool grow(struct qn_kv_seq *s, uint32_t n) {
     if (n <= s->cap) return true;
     uint32_t cap = s->cap ? s->cap : 8;
@@ -178,8 +177,7 @@ void qn_kv_truncate(struct qn_kv_seq *s, uint32_t length) {
     if (length % QN_KV_BLOCK != 0 && s->n > 0) s->entries[s->n - 1].uid = 0;
 }
 
-/* --- sharing
- * -------------------------------------------------------------------------------------------------- */
+/* --- sharing --- */
 static void adopt(struct qn_kv_seq *s, struct qn_kv_block *b) {
     qn_kv_block_ref(s->pool, b, s);
     if (b->owner != s) s->shared++;

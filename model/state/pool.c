@@ -59,8 +59,7 @@ void qn_kv_drop(struct qn_kv_pool *p) {
     qn_kv_pool_trim(p, SIZE_MAX);
 }
 
-/* --- memory
- * --------------------------------------------------------------------------------------------------- */
+/* --- memory --- */
 static void release_data(struct qn_kv_pool *p, struct qn_kv_block *b) {
     explicit_bzero(b->data, b->bytes);
     qn_mem_free(b->data);
@@ -153,8 +152,7 @@ static struct qn_kv_block *obtain(struct qn_kv_pool *p, size_t bytes, int *rc) {
     return b;
 }
 
-/* --- references
- * ----------------------------------------------------------------------------------------------- */
+/* --- references --- */
 static void count_used(struct qn_kv_pool *p, const struct qn_kv_block *b) {
     atomic_fetch_add(&p->used, b->bytes);
     atomic_fetch_add(&p->blocks_used, 1);

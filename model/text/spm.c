@@ -146,8 +146,7 @@ static int add_merge(struct qn_tokenizer *t, const struct qn_vocab_desc *d, cons
     return qn_vocab_bad_merge(err, i, merge);
 }
 
-/* --- scores (GGUF) ---------------------------------------------------------------------------------------
- */
+/* --- scores (GGUF) --- */
 
 struct scored {
     float score;
@@ -243,8 +242,7 @@ int qn_spm_build(struct qn_tokenizer *t, const struct qn_vocab_desc *d, struct q
     return rc;
 }
 
-/* --- encoding --------------------------------------------------------------------------------------------
- */
+/* --- encoding --- */
 
 /* Appends what stands for a character without a token: its bytes, else the unknown token, which swallows
  * unknown neighbours (*unknown: the previous character ended in it). A vocabulary with neither drops it. */

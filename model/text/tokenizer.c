@@ -13,8 +13,7 @@
 #include "model/text/utf8.h"
 #include "model/text/vocab.h"
 
-/* --- shared with the builders -----------------------------------------------------------------------------
- */
+/* --- shared with the builders --- */
 
 bool qn_vocab_split_merge(struct qn_str merge, size_t nth, struct qn_str *left, struct qn_str *right) {
     for (size_t i = 1; i + 1 < merge.n; i++) {
@@ -48,8 +47,7 @@ int qn_encoding_push(struct qn_encoding *e, uint32_t id) {
     return QN_OK;
 }
 
-/* --- building ---------------------------------------------------------------------------------------------
- */
+/* --- building --- */
 
 static bool id_ok(int32_t id, uint32_t n_tokens) {
     return id == -1 || (id >= 0 && (uint32_t)id < n_tokens);
@@ -156,8 +154,7 @@ void qn_tokenizer_free(struct qn_tokenizer *t) {
     free(t);
 }
 
-/* --- encoding ---------------------------------------------------------------------------------------------
- */
+/* --- encoding --- */
 
 /* A stretch without added tokens. */
 static int encode_section(const struct qn_tokenizer *t, const uint8_t *s, size_t n, struct qn_encoding *e) {
@@ -235,8 +232,7 @@ int qn_tokenizer_encode(const struct qn_tokenizer *t, const char *text, size_t l
     return QN_OK;
 }
 
-/* --- looking up -------------------------------------------------------------------------------------------
- */
+/* --- looking up --- */
 
 static bool in_range(const struct qn_tokenizer *t, int32_t id) {
     return id >= 0 && (uint32_t)id < t->n_tokens;

@@ -52,8 +52,7 @@ enum qn_uclass qn_uclass_of(uint32_t cp) {
     }
 }
 
-/* --- NFC -------------------------------------------------------------------------------------------------
- */
+/* --- NFC --- */
 
 /* The longest canonical decomposition of one character is 4 code points (U+0390 and its like have 3). */
 enum { DECOMP_MAX = 8 };

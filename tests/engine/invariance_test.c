@@ -84,8 +84,7 @@ static struct qn_model *open_model(const struct config *c, struct qn_pool *pool,
     return m;
 }
 
-/* --- the solo run
- * ------------------------------------------------------------------------------------------------- */
+/* --- the solo run --- */
 struct keep {
     struct world *w;
     uint32_t which;
@@ -116,8 +115,7 @@ static void solo(struct world *w) {
     qn_model_close(&m);
 }
 
-/* --- one trace
- * ---------------------------------------------------------------------------------------------------- */
+/* --- one trace --- */
 static void check_row(void *ctx, uint32_t span, uint32_t pos, float *v) {
     struct world *w = ctx;
     const struct slot *s = &w->slots[w->span_slot[span]];
@@ -256,8 +254,7 @@ static void trace(struct world *w, uint64_t seed) {
     assert_int_equal(qn_model_state(w->m).blocks_used, 0);
 }
 
-/* --- models
- * ------------------------------------------------------------------------------------------------------- */
+/* --- models --- */
 static const struct config configs[] = {
     {"llama F32, f32 state", "llama", QN_F32, QN_STATE_F32, "", 0, 0, 0},
     {"llama F16, f16 state", "llama", QN_F16, QN_STATE_F16, "", 2, 0, 0},

@@ -16,8 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
         if (!(x)) __builtin_trap();                                                                          \
     } while (0)
 
-/* --- fixed vocabularies -----------------------------------------------------------------------------------
- */
+/* --- fixed vocabularies --- */
 
 enum { N_FIXED = 256 + 6 };
 
@@ -87,8 +86,7 @@ static void fuzz_text(unsigned which, const uint8_t *text, size_t len) {
     free(ids);
 }
 
-/* --- vocabularies from the input --------------------------------------------------------------------------
- */
+/* --- vocabularies from the input --- */
 
 struct cursor {
     const uint8_t *p;
