@@ -1,10 +1,11 @@
-/* What this machine and this container allow: instruction-set level and number of threads.
- * Thread: call once at start; the results are constants afterwards. */
+/* What this machine and this container allow: instruction-set level and number of threads; and its clock.
+ * Thread: any; but for the clock, call once at start: the results are constants afterwards. */
 #ifndef QN_KERNELS_CPU_H
 #define QN_KERNELS_CPU_H
 
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 /* Named levels, in rising order; a level implies all below it. */
 enum qn_isa {
@@ -33,5 +34,12 @@ unsigned qn_cpu_threads_at(const char *root, unsigned affinity, const char **why
 
 /* Physical memory and the cgroup memory limit (whichever is smaller), bytes; 0 when unknown. */
 size_t qn_cpu_memory_bytes(void);
+
+/* The monotonic clock in nanoseconds: for durations and deadlines. */
+static inline uint64_t qn_now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
 
 #endif

@@ -5,8 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "kernels/cpu.h"
 #include "kernels/mem.h"
 #include "model/internal.h"
 
@@ -107,12 +107,6 @@ static int conversion_make(struct qn_variant *v, const char *key, struct qn_conv
     return QN_OK;
 }
 
-static double now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
-}
-
 static void attach(struct qn_variant *v, struct qn_conversion *c) {
     v->conversion = c;
     v->attn = c->attn;
@@ -131,7 +125,7 @@ int qn_variant_prepare(struct qn_variant *v, double *ms, struct qn_err *err) {
     pthread_mutex_unlock(&m->lock);
     if (c) return QN_OK;
 
-    double start = now_ms();
+    uint64_t start = qn_now_ns();
     int rc = conversion_make(v, key, &c, err);
     if (rc) return rc;
     pthread_mutex_lock(&m->lock);
@@ -140,6 +134,6 @@ int qn_variant_prepare(struct qn_variant *v, double *ms, struct qn_err *err) {
     atomic_fetch_add(&m->converted_bytes, c->bytes);
     attach(v, c);
     pthread_mutex_unlock(&m->lock);
-    if (ms) *ms = now_ms() - start;
+    if (ms) *ms = (double)(qn_now_ns() - start) * 1e-6;
     return QN_OK;
 }

@@ -16,14 +16,7 @@
 #define MAX_DEFAULT_STATE   ((size_t)4 << 30)
 #define UNKNOWN_STATE       ((size_t)1 << 30) /* when the machine's memory is unknown */
 
-static double now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
-}
-
-/* --- describe
- * ------------------------------------------------------------------------------------------------------ */
+/* --- describe --- */
 /* The file's name without its directory and known endings; what an id may not hold becomes '-'. */
 static void make_id(const char *path, const char *fallback, char id[65]) {
     static const char *const endings[] = {".gguf", ".safetensors"};
@@ -133,8 +126,7 @@ void qn_model_drop_cache(struct qn_model *m) {
     qn_kv_drop(m->kv);
 }
 
-/* --- open and close
- * ------------------------------------------------------------------------------------------------ */
+/* --- open and close --- */
 static size_t state_budget(const struct qn_open_options *opt) {
     if (opt->state_bytes > 0) return opt->state_bytes;
     size_t quarter = qn_cpu_memory_bytes() / 4;
@@ -209,7 +201,7 @@ int qn_model_from_checkpoint(struct qn_checkpoint *c, const char *path, const st
 
 int qn_model_open(const char *path, const struct qn_open_options *opt, struct qn_model **out,
                   struct qn_err *err) {
-    double start = now_ms();
+    uint64_t start = qn_now_ns();
     struct qn_checkpoint *c = NULL;
     struct qn_load_options load = {
         .pool = opt->pool, .progress = opt->progress, .progress_ctx = opt->progress_ctx};
@@ -218,7 +210,7 @@ int qn_model_open(const char *path, const struct qn_open_options *opt, struct qn
     int rc = qn_checkpoint_load(path, &load, &c, err);
     if (rc) return rc;
     rc = qn_model_from_checkpoint(c, path, opt, out, err);
-    if (rc == QN_OK) (*out)->info.load_ms = now_ms() - start;
+    if (*out) (*out)->info.load_ms = (double)(qn_now_ns() - start) * 1e-6;
     return rc;
 }
 
@@ -237,9 +229,7 @@ void qn_model_close(struct qn_model **pm) {
     *pm = NULL;
 }
 
-/* --- text
- * -----------------------------------------------------------------------------------------------------------
- */
+/* --- text --- */
 int qn_model_tokenize(const struct qn_model *m, const char *text, size_t len, bool add_special,
                       size_t max_tokens, int32_t **out, size_t *n, struct qn_err *err) {
     *out = NULL;

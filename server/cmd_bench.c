@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "kernels/cpu.h"
 #include "kernels/pool.h"
@@ -36,12 +35,6 @@ struct row {
     uint32_t prompt, generate;
     double mean, stddev;
 };
-
-static double now_s(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* Greedy choice; the argmax is part of what generation costs. */
 static void take_row(void *ctx, uint32_t span, uint32_t pos, float *v) {
@@ -103,9 +96,9 @@ static double once(struct bench *b, uint32_t prompt, uint32_t gen, struct qn_err
         b->next[made] = b->tokens[made % (b->prompt ? b->prompt : 1)];
     }
     if (b->depth && feed(b, b->depth, err)) goto out;
-    double t0 = now_s();
+    uint64_t t0 = qn_now_ns();
     if (prompt ? feed(b, prompt, err) : generate(b, gen, err)) goto out;
-    seconds = now_s() - t0;
+    seconds = (double)(qn_now_ns() - t0) * 1e-9;
 out:
     for (uint32_t i = 0; i < made; i++) qn_seq_free(&b->seqs[i]);
     return seconds;

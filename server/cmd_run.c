@@ -54,12 +54,6 @@ static void wake(void *ctx) {
     pthread_mutex_unlock(&w->lock);
 }
 
-static uint64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* Waits for events, or 100 ms, so that Ctrl-C is seen. */
 static void wait_events(struct waiter *w) {
     struct timespec until;
@@ -245,7 +239,7 @@ static int finish(struct run *r) {
 static int submit(struct run *r) {
     struct qn_api_err err = {0};
     unsigned retry = 0;
-    struct qn_job_options jo = {.t_received_ns = now_ns()};
+    struct qn_job_options jo = {.t_received_ns = qn_now_ns()};
     r->req.stream = r->req.task == QN_TASK_GENERATE; /* token events, printed as they come */
     if (qn_job_new(&r->models, &r->req, &jo, &r->job, &err) ||
         qn_engine_submit(r->engine, r->job, &err, &retry)) {

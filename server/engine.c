@@ -14,12 +14,6 @@
 #include "kernels/mem.h"
 #include "server/engine_impl.h"
 
-uint64_t qn_engine_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* ---- events ---- */
 void qn_engine_push_event(struct qn_engine *e, struct qn_event *ev) {
     ev->node.next = NULL;
@@ -151,7 +145,7 @@ static void *engine_main(void *arg) {
         pthread_mutex_lock(&e->lock);
         bool stopping = e->stop;
         pthread_mutex_unlock(&e->lock);
-        e->now_ns = qn_engine_now();
+        e->now_ns = qn_now_ns();
         intake(e);
         uint64_t due = sweep(e, stopping, &paused);
         qn_engine_admit(e);
@@ -252,7 +246,7 @@ static unsigned retry_after(const struct qn_engine *e) {
     uint64_t n = e->n_left < QN_DRAIN_RING ? e->n_left : QN_DRAIN_RING;
     if (n < 2) return 1;
     uint64_t oldest = e->left_ns[(e->n_left - n) % QN_DRAIN_RING];
-    double seconds = (double)(qn_engine_now() - oldest) * 1e-9;
+    double seconds = (double)(qn_now_ns() - oldest) * 1e-9;
     /* Half the queue: who comes back then should find room, not another refusal. */
     double wait = seconds / (double)n * ((double)e->stats.queued / 2 + 1);
     return wait < 1 ? 1 : wait > 30 ? 30 : (unsigned)(wait + 0.5);

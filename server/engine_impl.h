@@ -11,6 +11,7 @@
 
 #include <pthread.h>
 
+#include "kernels/cpu.h"
 #include "server/engine.h"
 #include "server/sched.h"
 #include "server/text_out.h"
@@ -123,7 +124,6 @@ struct qn_engine {
 };
 
 /* engine.c */
-uint64_t qn_engine_now(void);                                        /* monotonic nanoseconds */
 void qn_engine_push_event(struct qn_engine *e, struct qn_event *ev); /* sent at the end of the round */
 
 /* engine_seq.c */

@@ -247,10 +247,10 @@ static int reserve(struct qn_engine *e, struct qn_run *r) {
 
 static int prepare(struct qn_engine *e, struct qn_run *r, struct qn_err *err) {
     double ms = 0;
-    uint64_t start = qn_engine_now();
+    uint64_t start = qn_now_ns();
     int rc = qn_variant_prepare(r->job->job->variant, &ms, err);
     if (ms <= 0) return rc;
-    e->now_ns = qn_engine_now();
+    e->now_ns = qn_now_ns();
     qn_metrics_add(e->opt.metrics, QN_C_CONVERSIONS, 1);
     qn_run_mark(r, start, QN_PHASE_CONVERT);
     qn_run_mark(r, e->now_ns, QN_PHASE_QUEUE);

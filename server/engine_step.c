@@ -265,9 +265,9 @@ static void step_failed(struct qn_engine *e, uint32_t n_spans, const struct qn_e
 
 static void run_step(struct qn_engine *e, struct qn_step *st, uint32_t rows) {
     struct qn_err err = {0};
-    uint64_t start = qn_engine_now();
+    uint64_t start = qn_now_ns();
     int rc = qn_step_run(st, &err);
-    e->now_ns = qn_engine_now();
+    e->now_ns = qn_now_ns();
     e->n_steps++;
     qn_metrics_add(e->opt.metrics, QN_C_STEPS, 1);
     qn_metrics_observe(e->opt.metrics, QN_H_STEP, (double)(e->now_ns - start) * 1e-9);

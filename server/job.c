@@ -7,12 +7,14 @@
  */
 #include "server/job.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
 
+#include "kernels/cpu.h"
 #include "server/engine.h"
 
 /* ---- ownership ---- */
@@ -50,10 +52,12 @@ static enum qn_param_kind kind_of(enum qn_api_kind k) {
     return k == QN_API_BOOL ? QN_PARAM_BOOL : k == QN_API_NUMBER ? QN_PARAM_NUMBER : QN_PARAM_INT;
 }
 
+static_assert(QN_API_PARTS == QN_PART_PARAMS, "a part has as many parameters on both sides");
+
 static void part_from_api(const struct qn_api_part *a, struct qn_part *p) {
     memset(p, 0, sizeof *p);
     snprintf(p->type, sizeof p->type, "%s", a->type);
-    for (uint32_t i = 0; i < a->n_params && i < QN_API_PARTS && i < QN_PART_PARAMS; i++) {
+    for (uint32_t i = 0; i < a->n_params && i < QN_PART_PARAMS; i++) {
         snprintf(p->params[i].name, sizeof p->params[i].name, "%s", a->params[i].name);
         p->params[i].kind = kind_of(a->params[i].kind);
         p->params[i].value = a->params[i].value;
@@ -160,9 +164,7 @@ static int make_outputs(struct qn_job *j, struct qn_api_err *err) {
 /* ---- identity ---- */
 static void random_bytes(void *p, size_t n) {
     if (getrandom(p, n, 0) == (ssize_t)n) return;
-    struct timespec t; /* no entropy: ids need to differ, not to be secret */
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    uint64_t x = (uint64_t)t.tv_sec * 1000000007u + (uint64_t)t.tv_nsec;
+    uint64_t x = qn_now_ns(); /* no entropy: ids need to differ, not to be secret */
     for (size_t i = 0; i < n; i++)
         ((unsigned char *)p)[i] = (unsigned char)((x = x * 6364136223846793005u + 1) >> 56);
 }
@@ -180,16 +182,10 @@ static void identify(struct qn_job *j) {
     if (!j->req.seed_given) memcpy(&j->req.seed, r + 12, sizeof j->req.seed);
 }
 
-static uint64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 int qn_job_new(const struct qn_registry *models, struct qn_api_infer *req, const struct qn_job_options *opt,
                struct qn_job **out, struct qn_api_err *err) {
     struct qn_job *j = calloc(1, sizeof *j);
-    uint64_t start = now_ns();
+    uint64_t start = qn_now_ns();
     *out = NULL;
     if (!j) {
         qn_api_infer_free(req);
@@ -210,9 +206,9 @@ int qn_job_new(const struct qn_registry *models, struct qn_api_infer *req, const
                       : qn_api_fail(err, QN_API_MODEL_NOT_FOUND, "model", "there is no model \"%s\" here",
                                     j->req.model);
     if (!rc) rc = resolve(j, err);
-    start = now_ns();
+    start = qn_now_ns();
     if (!rc) rc = tokenize(j, err);
-    j->tokenize_ms = (double)(now_ns() - start) * 1e-6;
+    j->tokenize_ms = (double)(qn_now_ns() - start) * 1e-6;
     if (!rc) rc = make_outputs(j, err);
     if (rc) {
         free_job(j);

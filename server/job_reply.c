@@ -5,27 +5,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "kernels/cpu.h"
 #include "server/engine.h"
-
-static uint64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 /* ---- process ---- */
 static uint64_t read_rss(void) {
     char buf[128] = "";
-    unsigned long long size, resident;
     int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
     if (fd < 0) return 0;
     ssize_t n = read(fd, buf, sizeof buf - 1);
     close(fd);
-    if (n <= 0 || sscanf(buf, "%llu %llu", &size, &resident) != 2) return 0;
-    return resident * (uint64_t)sysconf(_SC_PAGESIZE);
+    if (n <= 0) return 0;
+    const char *resident = strchr(buf, ' '); /* "size resident …" in pages */
+    return resident ? strtoull(resident, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
 }
 
 /* Resident bytes, at most 20 ms old: reading them costs more than writing a short reply. */
@@ -43,7 +37,7 @@ static uint64_t process_rss(uint64_t now) {
 static void part_to_api(const struct qn_part *p, struct qn_api_part *a) {
     memset(a, 0, sizeof *a);
     snprintf(a->type, sizeof a->type, "%s", p->type);
-    for (uint32_t i = 0; i < p->n_params && i < QN_PART_PARAMS && i < QN_API_PARTS; i++) {
+    for (uint32_t i = 0; i < p->n_params && i < QN_PART_PARAMS; i++) {
         enum qn_param_kind k = p->params[i].kind;
         snprintf(a->params[i].name, sizeof a->params[i].name, "%s", p->params[i].name);
         a->params[i].kind = k == QN_PARAM_BOOL     ? QN_API_BOOL
@@ -86,12 +80,12 @@ struct reply_work {
 };
 
 static bool alloc_work(const struct qn_job *j, struct reply_work *w) {
-    size_t tokens = 1, tops = 1;
+    size_t outputs = j->n_outputs ? j->n_outputs : 1, tokens = 1, tops = 1;
     for (uint32_t i = 0; i < j->n_outputs; i++)
         for (uint32_t k = 0; k < j->outputs[i].n_logprobs; k++)
             tokens++, tops += j->outputs[i].logprobs[k].n_top;
-    w->outputs = calloc(j->n_outputs, sizeof *w->outputs);
-    w->scores = calloc(j->n_outputs, sizeof *w->scores);
+    w->outputs = calloc(outputs, sizeof *w->outputs);
+    w->scores = calloc(outputs, sizeof *w->scores);
     w->tokens = calloc(tokens, sizeof *w->tokens);
     w->tops = calloc(tops, sizeof *w->tops);
     return w->outputs && w->scores && w->tokens && w->tops;
@@ -131,7 +125,7 @@ static void memory_to_api(const struct qn_job *j, const struct qn_seq_bytes *b, 
                                 .state_shared = b->peak_shared,
                                 .state_per_token = s->state_bytes_per_token,
                                 .scratch = j->memory.scratch,
-                                .rss = process_rss(now_ns())};
+                                .rss = process_rss(qn_now_ns())};
 }
 
 static void score_to_api(const struct qn_output *o, struct qn_api_score *s) {
@@ -195,7 +189,7 @@ static void totals_to_api(const struct qn_job *j, struct qn_api_reply *r) {
 
 void qn_job_write_reply(struct qn_job *j, struct qn_buf *out) {
     struct reply_work w = {0}, at;
-    uint64_t now = now_ns();
+    uint64_t now = qn_now_ns();
     if (!alloc_work(j, &w)) {
         free_work(&w);
         out->failed = true;

@@ -7,9 +7,9 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <time.h>
 
 #include "api/buf.h"
+#include "kernels/cpu.h"
 #include "server/auth.h"
 #include "server/config.h"
 #include "server/engine.h"
@@ -49,12 +49,6 @@ struct qn_server {
     struct qn_request *submits, **submit_tail; /* requests whose jobs the engine gets next */
     uint64_t id_seed, id_count;                /* for request ids */
 };
-
-static inline uint64_t qn_now_ns(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
 
 static inline bool qn_server_closing(const struct qn_server *s) {
     return s->state >= QN_SERVER_LEAVING;

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
+#include "kernels/cpu.h"
 #include "kernels/mem.h"
 #include "model/load/gguf_spec.h"
 #include "model/load/hf_config.h"
@@ -21,12 +21,6 @@ static const struct qn_json_limits config_limits = {.depth = 32, .nodes = 100000
 /* tokenizer_config.json says "model_max_length": 1000000000000000019884624838656 when there is no limit. */
 static const struct qn_json_limits settings_limits = {.depth = 32, .nodes = 100000, .reals = true};
 static const struct qn_json_limits tokenizer_limits = {.depth = 32, .nodes = 16000000};
-
-static double now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
 
 static void progress(const struct qn_load_options *opt, const char *phase, double done) {
     if (opt->progress) opt->progress(opt->progress_ctx, phase, done);
@@ -51,14 +45,14 @@ static int build_gguf(const struct qn_gguf *g, const struct qn_load_options *opt
     int rc = qn_gguf_spec(g, &c->spec, &src.family, err);
     if (rc != QN_OK) return rc;
     src.qkv = src.family->gguf_qkv;
-    double t0 = now_ms();
+    uint64_t t0 = qn_now_ns();
     rc = qn_weights_load(&src, opt, c, err);
-    double t1 = now_ms();
-    c->ms_pack = t1 - t0;
+    uint64_t t1 = qn_now_ns();
+    c->ms_pack = (double)(t1 - t0) * 1e-6;
     if (rc != QN_OK) return rc;
     progress(opt, "tokenizer", 0);
     rc = qn_vocab_from_gguf(g, c->spec.vocab, &c->tokenizer, err);
-    c->ms_tokenizer = now_ms() - t1;
+    c->ms_tokenizer = (double)(qn_now_ns() - t1) * 1e-6;
     if (rc == QN_OK) progress(opt, "tokenizer", 1);
     return rc;
 }
@@ -66,9 +60,9 @@ static int build_gguf(const struct qn_gguf *g, const struct qn_load_options *opt
 int qn_open_gguf(const void *data, size_t size, const struct qn_load_options *opt, struct qn_checkpoint *c,
                  struct qn_err *err) {
     struct qn_gguf g;
-    double t0 = now_ms();
+    uint64_t t0 = qn_now_ns();
     int rc = qn_gguf_parse(data, size, &g, err);
-    c->ms_map += now_ms() - t0;
+    c->ms_map += (double)(qn_now_ns() - t0) * 1e-6;
     if (rc != QN_OK) return rc;
     c->file_bytes = size;
     rc = build_gguf(&g, opt, c, err);
@@ -96,14 +90,14 @@ int qn_open_hf(const struct qn_hf_vocab *files, const struct qn_tensor_dir *dir,
     if (rc != QN_OK) return rc;
     c->spec = m.spec;
     struct qn_weights_source src = {.dir = dir, .family = m.family, .qkv = m.qkv};
-    double t0 = now_ms();
+    uint64_t t0 = qn_now_ns();
     rc = qn_weights_load(&src, opt, c, err);
-    double t1 = now_ms();
-    c->ms_pack = t1 - t0;
+    uint64_t t1 = qn_now_ns();
+    c->ms_pack = (double)(t1 - t0) * 1e-6;
     if (rc != QN_OK) return rc;
     progress(opt, "tokenizer", 0);
     rc = qn_vocab_from_hf(files, c->spec.vocab, &c->tokenizer, err);
-    c->ms_tokenizer += now_ms() - t1;
+    c->ms_tokenizer += (double)(qn_now_ns() - t1) * 1e-6;
     if (rc == QN_OK) progress(opt, "tokenizer", 1);
     return rc;
 }
@@ -134,12 +128,12 @@ static int load_hf(const char *path, const char *dir, const struct qn_load_optio
                    struct qn_checkpoint *c, struct qn_err *err) {
     struct hf_files f = {0};
     struct qn_safetensors s = {0};
-    double t0 = now_ms();
+    uint64_t t0 = qn_now_ns();
     int rc = read_side_files(dir, &f, err);
-    double t1 = now_ms();
+    uint64_t t1 = qn_now_ns();
     if (rc == QN_OK) rc = qn_safetensors_open(path, &s, err);
-    c->ms_tokenizer = t1 - t0; /* nearly all of it is tokenizer.json */
-    c->ms_map = now_ms() - t1;
+    c->ms_tokenizer = (double)(t1 - t0) * 1e-6; /* nearly all of it is tokenizer.json */
+    c->ms_map = (double)(qn_now_ns() - t1) * 1e-6;
     c->file_bytes = s.bytes;
     if (rc == QN_OK) {
         struct qn_hf_vocab files = {f.tokenizer, f.settings, f.generation, f.config};
@@ -189,10 +183,10 @@ static int load_file(const char *path, const struct qn_load_options *opt, struct
                      struct qn_err *err) {
     struct qn_mapfile m;
     char dir[PATH_MAX];
-    double t0 = now_ms();
+    uint64_t t0 = qn_now_ns();
     int rc = qn_mapfile_open(&m, path, err);
     if (rc != QN_OK) return rc;
-    c->ms_map = now_ms() - t0;
+    c->ms_map = (double)(qn_now_ns() - t0) * 1e-6;
     if (m.size >= 4 && memcmp(m.data, "GGUF", 4) == 0) {
         rc = load_gguf(&m, opt, c, err);
         qn_mapfile_close(&m);
