@@ -123,7 +123,7 @@ static bool parse_mount(char *line, char **mount_root, char **point, char **type
 static const char *below(const char *path, const char *mount_root) {
     size_t n = strlen(mount_root);
     if (!strcmp(mount_root, "/")) return strcmp(path, "/") ? path : "";
-    if (strncmp(path, mount_root, n) || (path[n] && path[n] != '/')) return "";
+    if (strncmp(path, mount_root, n) != 0 || (path[n] && path[n] != '/')) return "";
     return path + n;
 }
 

@@ -149,8 +149,8 @@ void qn_matrix_set_row(struct qn_matrix *m, uint32_t r, const void *file_row) {
         copy_elements(l->file_bytes, dst, l->panel_bytes, src, l->file_bytes, blocks);
         return;
     }
+    struct qn_codes c = {0};
     for (size_t b = 0; b < blocks; b++, src += l->file_bytes, panel += l->panel_bytes) {
-        struct qn_codes c;
         qn_codes_from_file(m->type, src, &c);
         put_block(m->type, &c, panel, lane);
     }
@@ -161,6 +161,7 @@ void qn_matrix_get_row(const struct qn_matrix *m, uint32_t r, float *dst) {
     const uint8_t *panel = panel_of(m, r);
     unsigned lane = r % QN_PANEL;
     size_t blocks = qn_matrix_blocks(m);
+    struct qn_codes c = {0};
     for (size_t b = 0; b < blocks; b++, panel += l->panel_bytes) {
         if (m->type == QN_F32) {
             memcpy(dst + b, panel + 4 * (size_t)lane, 4);
@@ -168,7 +169,6 @@ void qn_matrix_get_row(const struct qn_matrix *m, uint32_t r, float *dst) {
             uint16_t h = get_u16(panel, lane);
             dst[b] = m->type == QN_F16 ? qn_f16_to_f32(h) : qn_bf16_to_f32(h);
         } else {
-            struct qn_codes c;
             get_block(m->type, panel, lane, &c);
             qn_codes_to_f32(m->type, &c, dst + b * l->block);
         }
@@ -187,7 +187,7 @@ static void copy_row(struct qn_matrix *dst, uint32_t to, const struct qn_matrix 
         return;
     }
     for (size_t i = 0; i < blocks; i++, in += l->panel_bytes, out += l->panel_bytes) {
-        struct qn_codes c;
+        struct qn_codes c = {0};
         get_block(src->type, in, a, &c);
         put_block(src->type, &c, out, b);
     }

@@ -36,8 +36,8 @@ struct qn_cost qn_variant_cost(const struct qn_variant *v, uint32_t begin, uint3
     struct qn_cost cost = {0, 0};
     if (end <= begin) return cost;
     uint32_t rows = end - begin, chunk = rows_per_step ? rows_per_step : rows;
-    double steps = (double)((rows + chunk - 1) / chunk), macs = 0;
-    double logit_steps = (double)((logit_rows + chunk - 1) / chunk);
+    uint32_t steps = (rows + chunk - 1) / chunk, logit_steps = (logit_rows + chunk - 1) / chunk;
+    double macs = 0;
     for (uint32_t i = 0; i < s->layers; i++) {
         const struct qn_layer *l = &v->layers[i];
         const struct qn_attention *a = l->attention;

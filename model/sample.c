@@ -42,12 +42,12 @@ static uint32_t argmax(const float *x, uint32_t n) {
     return best;
 }
 
-/* --- log-probabilities
- * --------------------------------------------------------------------------------------------- */
+/* --- log-probabilities --- */
 static double log_sum(const float *x, uint32_t n) {
     size_t at;
     float fast = qn_ops()->logsumexp(x, n, &at);
     if (isfinite(fast)) return fast;
+    if (n == 0) return -FLT_MAX;
     double max = -FLT_MAX, sum = 0; /* some value is not a number: slowly, with such values replaced */
     for (uint32_t i = 0; i < n; i++) max = fmax(max, (double)clean(x[i]));
     for (uint32_t i = 0; i < n; i++) sum += exp((double)clean(x[i]) - max);
@@ -62,7 +62,7 @@ static float log_prob(float logit, double lse) {
 /* Ascending ids and a strict comparison put the lowest id first among equals. */
 static void top_of(const float *x, uint32_t n, uint32_t want, double lse, struct qn_sampled *out) {
     uint32_t have = 0;
-    float value[QN_TOP_LOGPROBS];
+    float value[QN_TOP_LOGPROBS] = {0};
     if (want > QN_TOP_LOGPROBS) want = QN_TOP_LOGPROBS;
     for (uint32_t i = 0; i < n && want > 0; i++) {
         float v = clean(x[i]);
@@ -86,8 +86,7 @@ void qn_logprob_of(const float *logits, uint32_t vocab, int32_t id, uint32_t n_t
     top_of(logits, vocab, n_top, lse, out);
 }
 
-/* --- penalties
- * ------------------------------------------------------------------------------------------------------ */
+/* --- penalties --- */
 static void penalise(const struct qn_sampling *p, const struct qn_sample_input *in, uint32_t *count) {
     bool repeat = p->repetition_penalty != 1.0f && p->repetition_penalty > 0;
     if (!repeat && p->presence_penalty == 0 && p->frequency_penalty == 0) return;
@@ -110,8 +109,7 @@ static void penalise(const struct qn_sampling *p, const struct qn_sample_input *
     }
 }
 
-/* --- candidates: a heap with the likeliest on top, so that a cut sorts no more than it keeps
- * ---------------------- */
+/* --- candidates: a heap with the likeliest on top, so that a cut sorts no more than it keeps --- */
 static bool before(const struct candidate *a, const struct candidate *b) {
     return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
 }
@@ -159,8 +157,7 @@ static uint32_t cut_sorted(const struct qn_sampling *p, struct candidate *h, uin
     return take;
 }
 
-/* --- the draw
- * ------------------------------------------------------------------------------------------------------- */
+/* --- the draw --- */
 static uint64_t mix(uint64_t z) { /* splitmix64's finaliser */
     z += UINT64_C(0x9e3779b97f4a7c15);
     z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);

@@ -70,7 +70,7 @@ int qn_seq_truncate(struct qn_seq *s, uint32_t length) {
 
 int qn_seq_fork(struct qn_seq *s, struct qn_seq **out, struct qn_err *err) {
     int rc = qn_seq_new(s->variant, s->kv.salt, s->use_cache, out, err);
-    if (rc) return rc;
+    if (!*out) return rc;
     rc = qn_kv_fork(&(*out)->kv, &s->kv, s->length);
     if (rc) {
         qn_seq_free(out);

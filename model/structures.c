@@ -14,8 +14,7 @@ const char *qn_exactness_name(enum qn_exactness e) {
     return (unsigned)e < 4 ? names[e] : "unavailable";
 }
 
-/* --- rows of /v1/structures
- * -------------------------------------------------------------------------------------- */
+/* --- rows of /v1/structures --- */
 struct rows {
     struct qn_structure_entry *out;
     size_t max, n;
@@ -69,8 +68,7 @@ size_t qn_model_structures(const struct qn_model *m, struct qn_structure_entry *
     return r.n;
 }
 
-/* --- refusals
- * ------------------------------------------------------------------------------------------------------ */
+/* --- refusals --- */
 /* "gqa(heads=9,kv_heads=3,…) native, mha(…) exact, …" of one slot, cut at size. */
 static void list_slot(const struct qn_model *m, const char *slot, char *out, size_t size) {
     out[0] = 0;
@@ -79,7 +77,7 @@ static void list_slot(const struct qn_model *m, const char *slot, char *out, siz
     if (!rows) return;
     n = qn_model_structures(m, rows, n);
     for (size_t i = 0; i < n && at < size; i++) {
-        if (strcmp(rows[i].slot, slot) != 0 || rows[i].exactness == QN_UNAVAILABLE) continue;
+        if (!rows[i].slot || strcmp(rows[i].slot, slot) != 0 || rows[i].exactness == QN_UNAVAILABLE) continue;
         char part[QN_PART_TEXT];
         const char *how =
             rows[i].origin == QN_ORIGIN_NATIVE ? "native" : qn_exactness_name(rows[i].exactness);
@@ -151,8 +149,7 @@ static int resolve_sharing(const struct qn_model *m, const struct qn_structure_r
     return rc ? rc : admit(m, "sharing", &r->sharing.choice, req->convert, err);
 }
 
-/* --- variants
- * ------------------------------------------------------------------------------------------------------ */
+/* --- variants --- */
 static void variant_free(struct qn_variant *v) {
     free(v->layers);
     free(v);

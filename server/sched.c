@@ -24,6 +24,7 @@ static bool runnable(const struct qn_sched_seq *q) {
 static uint32_t pick_group(struct qn_sched_step *s) {
     bool any = false;
     uint32_t *has = s->work;
+    if (s->n_groups == 0) return QN_SCHED_NONE;
     for (uint32_t g = 0; g < s->n_groups; g++) has[g] = 0;
     for (uint32_t i = 0; i < s->n_seqs; i++)
         if (runnable(&s->seqs[i])) has[s->seqs[i].group] = 1, any = true;

@@ -45,7 +45,7 @@ struct softmax {
 static void attend_block(const struct qn_attend *a, size_t head, size_t block, uint32_t lo, uint32_t hi,
                          struct softmax *s) {
     const float *q = a->q + head * a->ldq;
-    float *out = a->out + head * a->ldo, p[QN_KV_BLOCK], max = s->max;
+    float *out = a->out + head * a->ldo, p[QN_KV_BLOCK] = {0}, max = s->max;
     const uint8_t *k = a->blocks[block] + a->k_offset, *v = a->blocks[block] + a->v_offset;
     for (uint32_t t = lo; t < hi; t++) {
         float dot = 0;

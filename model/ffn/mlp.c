@@ -29,7 +29,7 @@ static double row_macs(const struct qn_ffn *f) {
     {                                                                                                        \
         .name = #kind, .resolve = qn_ffn_dense_resolve, .native = qn_ffn_dense_native,                       \
         .scratch_floats = scratch_floats, .run = run, .row_macs = row_macs,                                  \
-        .row_weight_bytes = qn_ffn_dense_weight_bytes, .act = fn                                             \
+        .row_weight_bytes = qn_ffn_dense_weight_bytes, .act = (fn)                                           \
     }
 const struct qn_ffn_ops qn_ffn_gelu = MLP_OPS(gelu, QN_ACT_GELU_TANH);
 const struct qn_ffn_ops qn_ffn_relu = MLP_OPS(relu, QN_ACT_RELU);

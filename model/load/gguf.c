@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -388,10 +389,12 @@ int qn_gguf_str(const struct qn_gguf *g, const char *key, struct qn_str *out, st
 int qn_gguf_array(const struct qn_gguf *g, const char *key, enum qn_gguf_type type, const uint8_t **data,
                   uint64_t *count, struct qn_err *err) {
     const struct qn_gguf_kv *kv = qn_gguf_find(g, key);
-    char want[32] = "an array of ";
     if (!kv) return QN_GGUF_ABSENT;
-    strcat(want, type_names[type]);
-    if (!kv->array || kv->type != type || scalar_bytes[type] == 0) return wrong_type(kv, key, want, err);
+    if (!kv->array || kv->type != type || scalar_bytes[type] == 0) {
+        char want[32];
+        snprintf(want, sizeof want, "an array of %s", type_names[type]);
+        return wrong_type(kv, key, want, err);
+    }
     *data = kv->data;
     *count = kv->count;
     return QN_OK;

@@ -127,9 +127,11 @@ static int read_eps(struct keys *k, const struct qn_family *f, struct qn_spec *s
     return rc == QN_GGUF_ABSENT ? missing(k) : rc;
 }
 
+/* *family is NULL unless QN_OK. */
 static int find_family(const struct qn_gguf *g, const struct qn_family **family, struct qn_err *err) {
     struct qn_str arch;
     char shown[64];
+    *family = NULL;
     int rc = qn_gguf_str(g, "general.architecture", &arch, err);
     if (rc == QN_GGUF_ABSENT)
         return qn_err_param(err, QN_ERR_FORMAT, "general.architecture",
@@ -149,8 +151,8 @@ int qn_gguf_spec(const struct qn_gguf *g, struct qn_spec *spec, const struct qn_
     uint32_t experts = 0;
     *spec = (struct qn_spec){0};
     int rc = find_family(g, family, err);
-    if (rc != QN_OK) return rc;
     const struct qn_family *f = *family;
+    if (!f) return rc;
     struct keys k = {.g = g, .arch = f->gguf_arch, .err = err};
     if ((rc = opt_u32(&k, "expert_count", &experts)) < 0) return rc;
     if (experts > 0)

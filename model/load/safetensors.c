@@ -266,7 +266,7 @@ static int open_index(struct qn_safetensors *s, const char *dir, const char *pat
 
 int qn_safetensors_open(const char *path, struct qn_safetensors *s, struct qn_err *err) {
     struct stat st;
-    char file[PATH_MAX];
+    char file[PATH_MAX], index[PATH_MAX];
     *s = (struct qn_safetensors){0};
     if (stat(path, &st) != 0)
         return qn_err_set(err, QN_ERR_IO, "cannot open '%s': %s", path, strerror(errno));
@@ -274,17 +274,15 @@ int qn_safetensors_open(const char *path, struct qn_safetensors *s, struct qn_er
     if (!S_ISDIR(st.st_mode)) {
         rc = add_shard(s, path, err);
         if (rc == QN_OK) rc = qn_tensor_dir_index(&s->dir, err);
-    } else if (snprintf(file, sizeof file, "%s/model.safetensors", path) >= (int)sizeof file - 16) {
+    } else if (snprintf(index, sizeof index, "%s/model.safetensors.index.json", path) >= (int)sizeof index) {
         rc = qn_err_set(err, QN_ERR_IO, "the path is too long");
-    } else if (stat(file, &st) == 0) {
+    } else if (snprintf(file, sizeof file, "%s/model.safetensors", path) > 0 && stat(file, &st) == 0) {
         rc = add_shard(s, file, err);
         if (rc == QN_OK) rc = qn_tensor_dir_index(&s->dir, err);
+    } else if (stat(index, &st) == 0) {
+        rc = open_index(s, path, index, err);
     } else {
-        strcat(file, ".index.json");
-        if (stat(file, &st) == 0)
-            rc = open_index(s, path, file, err);
-        else
-            rc = qn_err_set(err, QN_ERR_IO, "'%s' holds neither model.safetensors nor its index", path);
+        rc = qn_err_set(err, QN_ERR_IO, "'%s' holds neither model.safetensors nor its index", path);
     }
     if (rc != QN_OK) qn_safetensors_close(s);
     return rc;

@@ -64,7 +64,7 @@ static int read_vocab(struct qn_vocab_build *b, const json_t *vocab, bool byte_f
     const char *key;
     json_t *v;
     b->tokens = calloc(b->d.n_tokens, sizeof *b->tokens);
-    b->attrs = malloc(b->d.n_tokens);
+    b->attrs = calloc(b->d.n_tokens, 1);
     if (!b->tokens || !b->attrs) return no_memory(err);
     memset(b->attrs, QN_ATTR_UNUSED, b->d.n_tokens);
     for (uint32_t i = 0; i < b->d.n_tokens; i++) b->tokens[i].p = "";

@@ -60,7 +60,7 @@ static int flatten(const json_t *tokenizer, const char *part, const char *list, 
     *s = (struct steps){0};
     if (!o || json_is_null(o)) return QN_OK;
     int rc = add_step(s, o, part, err);
-    if (rc != QN_OK || strcmp(s->type[0], "Sequence") != 0) return rc;
+    if (s->n == 0 || strcmp(s->type[0], "Sequence") != 0) return rc;
     s->n = 0;
     const json_t *members = json_object_get(o, list);
     if (!json_is_array(members))
