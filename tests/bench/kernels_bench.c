@@ -1,10 +1,8 @@
 /* Speed of the packed products and of attention: GB/s of weights and GOP/s (2 per multiply-add), per type,
- * ISA level and number of rows M. Not a test; run it by hand on a quiet machine:
+ * ISA level and number of rows M. Not a test; run it on a quiet machine:
  *
- *     make B=build/release build/release/obj/tests/bench/kernels_bench.o build/release/quern
- *     gcc build/release/obj/tests/bench/kernels_bench.o $(find build/release/obj/kernels -name '*.o') \
- *         /usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas.so -lm -lpthread -o build/kernels_bench
- *     build/kernels_bench [threads [type [isa]]]      (2 threads, all types, all levels)
+ *     make build/release/bench/kernels_bench
+ *     build/release/bench/kernels_bench [threads [type [isa]]]      (2 threads, all types, all levels)
  *
  * Weights: as many 1536 x 576 matrices as make SET_BYTES, used in turn, so that M = 1 reads memory, not a
  * cache. Each figure is the median of REPEATS passes. */
