@@ -13,14 +13,26 @@ struct qn_state_size qn_state_size_of(const struct qn_spec *spec, const struct q
                                   .fixed_bytes = one.fixed_bytes * spec->layers};
 }
 
-void qn_structure_sizes(const struct qn_model *m, const struct qn_attention *a, struct qn_structure *s) {
+/* Bytes of FFN weights that one token leaves unread (a mixture's other experts), all layers. */
+static size_t idle_ffn(const struct qn_model *m, const struct qn_ffn *f) {
+    size_t idle = 0;
+    for (uint32_t i = 0; i < m->ckpt->spec.layers; i++) {
+        const struct qn_ffn_weights *w = &m->ckpt->ffn[i];
+        size_t all = w->gate.bytes + w->up.bytes + w->down.bytes, read = f->ops->row_weight_bytes(f, w);
+        idle += all > read ? all - read : 0;
+    }
+    return idle;
+}
+
+void qn_structure_sizes(const struct qn_model *m, const struct qn_attention *a, const struct qn_ffn *f,
+                        struct qn_structure *s) {
     const struct qn_checkpoint *c = m->ckpt;
     size_t replaced = 0, made = 0;
     if (a->choice.origin == QN_ORIGIN_CONVERTED) made = qn_conversion_bytes(m, a, &replaced);
     s->weights_bytes = c->weights_bytes - replaced + made;
     /* One token reads all but the tables, of which it reads one row; a tied table is the output matrix as
      * well. */
-    size_t idle = 0;
+    size_t idle = idle_ffn(m, f);
     if (!c->spec.tied) idle += c->embed.bytes - c->embed.bytes / c->spec.vocab;
     if (c->pos_embed) idle += (size_t)(c->spec.context - 1) * c->spec.d_model * sizeof(float);
     s->weights_active_bytes = s->weights_bytes > idle ? s->weights_bytes - idle : 0;

@@ -123,7 +123,8 @@ void qn_conversion_free_all(struct qn_model *m);
 void qn_variant_free_all(struct qn_model *m);
 
 /* cost.c: fills weights_bytes, weights_active_bytes, state_bytes_per_token, state_fixed_bytes. */
-void qn_structure_sizes(const struct qn_model *m, const struct qn_attention *a, struct qn_structure *s);
+void qn_structure_sizes(const struct qn_model *m, const struct qn_attention *a, const struct qn_ffn *f,
+                        struct qn_structure *s);
 /* State of all layers with this attention, per block of tokens and per sequence. */
 struct qn_state_size qn_state_size_of(const struct qn_spec *spec, const struct qn_attention *a,
                                       enum qn_kv_type type);

@@ -29,13 +29,26 @@ static size_t max2(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
+/* Floats that the hungriest kind of FFN that a request may choose on this checkpoint needs; SIZE_MAX:
+ * overflow. */
+static size_t ffn_floats(const struct qn_spec *spec, size_t rows) {
+    static const struct qn_part any = {0};
+    size_t most = 0;
+    for (size_t i = 0; qn_ffn_registry[i]; i++) {
+        const struct qn_ffn_ops *ops = qn_ffn_registry[i];
+        struct qn_ffn f;
+        if (ops->resolve(ops, spec, &any, &f, NULL) != QN_OK || f.choice.exactness == QN_UNAVAILABLE)
+            continue;
+        most = max2(most, ops->scratch_floats(spec, rows));
+    }
+    return most;
+}
+
 static void carve_all(struct carve *c, struct qn_scratch *s, const struct qn_spec *spec, uint32_t rows,
                       unsigned threads) {
     size_t inner = (size_t)spec->heads * spec->head_dim;
     size_t wide = max2(max2(spec->d_model, inner), spec->ffn_dim);
     size_t act = 0, gemm = 0, f = sizeof(float);
-    const struct qn_ffn_ops *ffn = qn_ffn_find(spec, "");
-    size_t ffn_floats = ffn ? ffn->scratch_floats(spec, rows) : SIZE_MAX;
     if (!qn_act_bytes(max2(rows, QN_LOGIT_ROWS), wide, &act)) c->bad = true;
     if (!qn_gemm_work_bytes(threads, wide, &gemm)) c->bad = true;
     s->x = grid(c, rows, spec->d_model, f);
@@ -44,7 +57,7 @@ static void carve_all(struct carve *c, struct qn_scratch *s, const struct qn_spe
     s->q = grid(c, rows, inner, f);
     s->k = grid(c, rows, inner, f);
     s->v = grid(c, rows, inner, f);
-    s->ffn = grid(c, ffn_floats, 1, f);
+    s->ffn = grid(c, ffn_floats(spec, rows), 1, f);
     s->cs = grid(c, rows, spec->rope_dim, f);
     s->logits = grid(c, QN_LOGIT_ROWS, spec->vocab, f);
     s->act = piece(c, act);

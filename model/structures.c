@@ -195,7 +195,7 @@ static struct qn_variant *variant_new(struct qn_model *m, const struct resolved 
     absorb(&v->info, &r->attention.choice);
     absorb(&v->info, &r->ffn.choice);
     absorb(&v->info, &r->sharing.choice);
-    qn_structure_sizes(m, &v->attention, &v->info);
+    qn_structure_sizes(m, &v->attention, &v->ffn, &v->info);
     if (r->attention.choice.origin == QN_ORIGIN_NATIVE) v->attn = m->ckpt->attn;
     lay_out(v);
     return v;

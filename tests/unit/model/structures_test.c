@@ -260,6 +260,29 @@ static void conversions_stay_in_budget(void **state) {
     qn_model_close(&m);
 }
 
+/* A kind of FFN that reads half of its weights for a token, as a mixture of experts does. */
+static size_t half_of(const struct qn_ffn *f, const struct qn_ffn_weights *w) {
+    return qn_ffn_dense_weight_bytes(f, w) / 2;
+}
+
+static void active_bytes_are_what_a_token_reads(void **state) {
+    (void)state;
+    struct qn_model *m = open_heads("llama", 8, 2, QN_F32, 0);
+    struct qn_variant *v = qn_test_variant(m, "", 0);
+    struct qn_structure s = {0};
+    struct qn_ffn_ops ops = *v->ffn.ops;
+    struct qn_ffn f = v->ffn;
+    size_t block = qn_ffn_dense_weight_bytes(&f, &m->ckpt->ffn[0]);
+    ops.row_weight_bytes = half_of;
+    f.ops = &ops;
+    qn_structure_sizes(m, &v->attention, &f, &s);
+    assert_int_equal(s.weights_bytes, v->info.weights_bytes);
+    assert_int_equal(s.weights_active_bytes + m->ckpt->spec.layers * (block / 2),
+                     v->info.weights_active_bytes);
+    qn_variant_unref(v);
+    qn_model_close(&m);
+}
+
 static void cost_by_hand(void **state) {
     (void)state;
     struct qn_model *m = open_heads("llama", 8, 2, QN_F32, 0);
@@ -294,6 +317,7 @@ int main(void) {
         cmocka_unit_test(lists_every_structure),
         cmocka_unit_test(state_follows_kv_heads),
         cmocka_unit_test(conversions_stay_in_budget),
+        cmocka_unit_test(active_bytes_are_what_a_token_reads),
         cmocka_unit_test(cost_by_hand),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
