@@ -351,9 +351,39 @@ static struct qn_run *pick(struct qn_engine *e) {
     return best == QN_SCHED_NONE || !k ? NULL : head_of(k, pools);
 }
 
+/* The newest running sequence of a slow reader, of one pool or (QN_SCHED_NONE) of any. */
+static struct qn_run *newest_paused(const struct qn_engine *e, uint32_t pool) {
+    struct qn_run *best = NULL;
+    for (uint32_t i = 0; i < e->n_running; i++) {
+        struct qn_run *r = e->running[i];
+        bool fits = r->job->paused_ns && (pool == QN_SCHED_NONE || r->pool == pool);
+        if (fits && (!best || r->order > best->order)) best = r;
+    }
+    return best;
+}
+
+/* What is paused makes no progress, so it gives its place or its state to whoever waits for one; what it had
+ * is run again when its reader has caught up. */
+static bool yield_paused(struct qn_engine *e) {
+    static const struct qn_sched_pool open[QN_MAX_MODELS] = {{0}};
+    bool full = e->n_running >= e->lim.max_running;
+    for (const struct qn_key_queue *k = e->keys; k; k = k->next) {
+        const struct qn_run *h = head_of(k, open);
+        if (!h || (!full && !e->pool_tried[h->pool])) continue;
+        struct qn_run *r = newest_paused(e, full ? QN_SCHED_NONE : h->pool);
+        if (!r) continue;
+        qn_engine_preempt(e, r);
+        e->pool_tried[r->pool] = 0;
+        return true;
+    }
+    return false;
+}
+
 void qn_engine_admit(struct qn_engine *e) {
     struct qn_run *r;
-    while ((r = pick(e))) admit_head(e, r);
+    do {
+        while ((r = pick(e))) admit_head(e, r);
+    } while (yield_paused(e));
 }
 
 /* ---- further choices ---- */

@@ -478,6 +478,42 @@ static void slow_reader(void **state) {
     kit_stop(&k);
 }
 
+/* Slow readers fill every place, or all of the state: others are served, and the readers get all of their
+ * text once they read on. */
+static void paused_gives_way(uint32_t max_running, uint32_t blocks) {
+    struct kit k;
+    struct kit_call c[3];
+    const char *prompts[3] = {"slow reader", "another slow one", "quick"};
+    start(&k, 1024, blocks, (struct qn_engine_options){.stream_high_water = 100, .max_running = max_running});
+    qn_stub.step_us = 500;
+    for (int i = 0; i < 2; i++) {
+        struct qn_api_infer r = kit_text(prompts[i], 80);
+        r.stream = true;
+        assert_int_equal(kit_submit(&k, &c[i], r, 0), 0);
+        while (!c[i].events[0]) kit_pump(&k, 10);
+        atomic_store(&c[i].job->pending, 101);
+    }
+    while (qn_engine_stats(k.engine).paused < 2) kit_pump(&k, 1);
+    kit_run(&k, &c[2], kit_text(prompts[2], 80));
+    assert_int_equal(qn_engine_stats(k.engine).paused, 2);
+    for (int i = 0; i < 2; i++) atomic_store(&c[i].job->pending, 0);
+    qn_engine_nudge(k.engine);
+    for (int i = 0; i < 3; i++) {
+        kit_wait(&k, &c[i]);
+        assert_int_equal(c[i].job->outputs[0].finish, QN_FINISH_LENGTH);
+        check_tokens(&c[i].job->outputs[0], prompts[i], 80);
+        if (i < 2) assert_int_equal(c[i].stream[0].n, c[i].job->outputs[0].text.n);
+        kit_free(&c[i]);
+    }
+    kit_stop(&k);
+}
+
+static void slow_readers_give_way(void **state) {
+    (void)state;
+    paused_gives_way(2, 256); /* no place */
+    paused_gives_way(8, 13);  /* no state: 6 blocks each */
+}
+
 static void stop_with_work(void **state) {
     struct kit k;
     struct kit_call c[4];
@@ -527,11 +563,15 @@ static void groups(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(generate),      cmocka_unit_test(stream),         cmocka_unit_test(stops),
-        cmocka_unit_test(end_tokens),    cmocka_unit_test(edges),          cmocka_unit_test(refused),
-        cmocka_unit_test(score),         cmocka_unit_test(embed),          cmocka_unit_test(choices),
-        cmocka_unit_test(deadlines),     cmocka_unit_test(cancels),        cmocka_unit_test(failures),
-        cmocka_unit_test(bounded_queue), cmocka_unit_test(preemption),     cmocka_unit_test(slow_reader),
-        cmocka_unit_test(pools_apart),   cmocka_unit_test(stop_with_work), cmocka_unit_test(groups)};
+        cmocka_unit_test(generate),      cmocka_unit_test(stream),
+        cmocka_unit_test(stops),         cmocka_unit_test(end_tokens),
+        cmocka_unit_test(edges),         cmocka_unit_test(refused),
+        cmocka_unit_test(score),         cmocka_unit_test(embed),
+        cmocka_unit_test(choices),       cmocka_unit_test(deadlines),
+        cmocka_unit_test(cancels),       cmocka_unit_test(failures),
+        cmocka_unit_test(bounded_queue), cmocka_unit_test(preemption),
+        cmocka_unit_test(slow_reader),   cmocka_unit_test(slow_readers_give_way),
+        cmocka_unit_test(pools_apart),   cmocka_unit_test(stop_with_work),
+        cmocka_unit_test(groups)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
