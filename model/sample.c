@@ -47,11 +47,10 @@ static double log_sum(const float *x, uint32_t n) {
     size_t at;
     float fast = qn_ops()->logsumexp(x, n, &at);
     if (isfinite(fast)) return fast;
-    if (n == 0) return -FLT_MAX;
     double max = -FLT_MAX, sum = 0; /* some value is not a number: slowly, with such values replaced */
     for (uint32_t i = 0; i < n; i++) max = fmax(max, (double)clean(x[i]));
     for (uint32_t i = 0; i < n; i++) sum += exp((double)clean(x[i]) - max);
-    return max + log(sum);
+    return max + log(fmax(sum, 1)); /* the largest alone adds 1 */
 }
 
 static float log_prob(float logit, double lse) {
