@@ -1,5 +1,5 @@
 # quern: build, run, test. `make help` lists the targets. Output goes to build/<flavour>/; the plain binary is
-# build/quern. Flavours: release (default), asan (address + undefined), tsan, fuzz (clang libFuzzer).
+# build/quern. Flavours: release (default), asan (address + undefined), ubsan, tsan, clang, fuzz (libFuzzer).
 
 FLAVOUR ?= release
 ifeq ($(origin CC),default)
@@ -37,6 +37,10 @@ ifeq ($(FLAVOUR),asan)
 OPT       := -O1 -g -fno-omit-frame-pointer -fno-math-errno -fno-trapping-math -ffp-contract=off
 HARDEN    := -fPIE
 SAN       := -fsanitize=address,undefined -fno-sanitize-recover=all
+endif
+ifeq ($(FLAVOUR),ubsan)
+HARDEN    := -fPIE
+SAN       := -fsanitize=undefined -fno-sanitize-recover=all
 endif
 ifeq ($(FLAVOUR),tsan)
 OPT       := -O1 -g -fno-omit-frame-pointer -fno-math-errno -fno-trapping-math -ffp-contract=off

@@ -36,9 +36,11 @@ test: deps-test ## all tests that CI runs (installs what is missing; under 20 mi
 test-full: deps-test ## the tests at full length: TSan over everything, long random traces
 	@tests/run.sh full
 
-asan: ## unit, engine and HTTP tests under address and undefined-behaviour sanitizers
+asan: deps-test ## unit, engine and HTTP tests under address and undefined-behaviour sanitizers
 	@tests/run.sh asan
-tsan: ## engine and HTTP tests under the thread sanitizer, full length
+ubsan: deps-test ## the same under the undefined-behaviour sanitizer alone, optimised
+	@tests/run.sh ubsan
+tsan: deps-test ## the same under the thread sanitizer, full length
 	@tests/run.sh tsan
 
 fuzz: ## every libFuzzer target for 60 s (SECONDS_EACH=N to change); prints a dated table

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs the test suites: tests/run.sh short | full | asan | tsan. Called by the Makefile.
+# Runs the test suites: tests/run.sh short | full | asan | ubsan | tsan. Called by the Makefile.
 #   short  everything that CI runs: asan build of all C tests and the HTTP tests, golden models on the release
 #          build, tokenizers against Hugging Face, a short thread-sanitizer pass
 #   full   the same at full length
@@ -95,6 +95,7 @@ export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1:abort_on_error=0
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
 export QUERN_TEST_MODE=$mode
+[ "$mode" != full ] || export QUERN_TRACES=1000
 case $mode in
 short | full)
     tools/model.sh || exit 1
@@ -106,16 +107,16 @@ short | full)
     c_tests tsan 900 "$([ "$mode" = short ] && echo '/(kernels|golden|bad|oom|unit/(api|model))/' || echo '/(oom|golden/real_test)/')"
     run_script tokenizers tests/golden/tokenizers/run.sh
     ;;
-asan)
-    c_tests asan 900 '/golden/real_test'
-    http_tests asan
+asan | ubsan)
+    c_tests "$mode" 900 '/golden/real_test'
+    http_tests "$mode"
     ;;
 tsan)
     c_tests tsan 1800 '/(oom|golden/real_test)/'
     http_tests tsan
     ;;
 *)
-    echo "usage: tests/run.sh short|full|asan|tsan" >&2
+    echo "usage: tests/run.sh short|full|asan|ubsan|tsan" >&2
     exit 2
     ;;
 esac
