@@ -28,6 +28,13 @@ static int64_t id_of(const json_t *v, uint32_t limit) {
     return (int64_t)json_integer_value(v);
 }
 
+static int bad_row(struct qn_err *err, const char *whose, uint32_t limit) {
+    return qn_err_set(err, QN_ERR_FORMAT,
+                      "tokenizer.json: %s's id is not an integer from 0 to %" PRIu32
+                      " (the embedding table's last row)",
+                      whose, limit - 1);
+}
+
 /* The number of ids: one more than the largest. Holes are allowed, but not so many that a small file asks for
  * a large table. */
 static int count_tokens(const json_t *vocab, const json_t *added, uint32_t limit, uint32_t *n,
@@ -38,20 +45,12 @@ static int count_tokens(const json_t *vocab, const json_t *added, uint32_t limit
     int64_t max = -1;
     json_object_foreach((json_t *)(uintptr_t)vocab, key, v) {
         int64_t id = id_of(v, limit);
-        if (id < 0)
-            return qn_err_set(err, QN_ERR_FORMAT,
-                              "tokenizer.json: a token's id is not an integer from 0 to %" PRIu32
-                              " (the embedding table's last row)",
-                              limit - 1);
+        if (id < 0) return bad_row(err, "a token", limit);
         if (id > max) max = id;
     }
     json_array_foreach(added, i, v) {
         int64_t id = id_of(json_object_get(v, "id"), limit);
-        if (id < 0)
-            return qn_err_set(err, QN_ERR_FORMAT,
-                              "tokenizer.json: an added token's id is not an integer from 0 to %" PRIu32
-                              " (the embedding table's last row)",
-                              limit - 1);
+        if (id < 0) return bad_row(err, "an added token", limit);
         if (id > max) max = id;
     }
     if (max < 0) return bad(err, "the vocabulary is empty");
