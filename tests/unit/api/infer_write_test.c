@@ -10,25 +10,21 @@
 
 #include "api/infer.h"
 
-static const struct qn_api_timings timings = {.queue = 0.125,
-                                              .tokenize = 0.05,
-                                              .convert = 0,
-                                              .prefill = 12.3456,
-                                              .decode = 100.0004,
-                                              .finish = 0.01,
-                                              .total = 112.531,
-                                              .ttft = 12.6,
-                                              .compute = 99.5,
-                                              .prefill_tps = 324.07,
-                                              .decode_tps = 20.0,
-                                              .steps = 3,
-                                              .mean_batch = 1.25};
+#define TIMING_VALUES                                                                                        \
+    {                                                                                                        \
+        .queue = 0.125, .tokenize = 0.05, .convert = 0, .prefill = 12.3456, .decode = 100.0004,              \
+        .finish = 0.01, .total = 112.531, .ttft = 12.6, .compute = 99.5, .prefill_tps = 324.07,              \
+        .decode_tps = 20.0, .steps = 3, .mean_batch = 1.25                                                   \
+    }
+static const struct qn_api_timings timings = TIMING_VALUES;
 #define TIMINGS                                                                                              \
     "{\"queue_ms\":0.125,\"tokenize_ms\":0.05,\"convert_ms\":0,\"prefill_ms\":12.346,\"decode_ms\":100,"     \
     "\"finish_ms\":0.01,\"total_ms\":112.531,\"ttft_ms\":12.6,\"compute_ms\":99.5,"                          \
     "\"prefill_tokens_per_second\":324.07,\"decode_tokens_per_second\":20,\"steps\":3,\"mean_batch\":1.25}"
 
-static const struct qn_api_memory memory = {99000000, 98000000, 737280, 368640, 23040, 1048576, 150000000};
+#define MEMORY_VALUES                                                                                        \
+    { 99000000, 98000000, 737280, 368640, 23040, 1048576, 150000000 }
+static const struct qn_api_memory memory = MEMORY_VALUES;
 #define MEMORY                                                                                               \
     "{\"weights_bytes\":99000000,\"weights_active_bytes\":98000000,\"state_bytes\":737280,"                  \
     "\"state_shared_bytes\":368640,\"state_bytes_per_token\":23040,\"scratch_bytes\":1048576,"               \
@@ -53,8 +49,8 @@ static const struct qn_api_reply base = {.id = "inf-1",
                                          .prompt_tokens = 4,
                                          .completion_tokens = 2,
                                          .cached_tokens = 0,
-                                         .timings = timings,
-                                         .memory = memory,
+                                         .timings = TIMING_VALUES,
+                                         .memory = MEMORY_VALUES,
                                          .cost = {1.5e9, 2000000000.0, 15.075, -1}};
 #define TAIL                                                                                                 \
     "],\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":2,\"total_tokens\":6,\"cached_tokens\":0},"      \

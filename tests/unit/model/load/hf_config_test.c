@@ -12,7 +12,7 @@
 #include "model/load/json.h"
 
 static struct qn_hf_model read(const char *text) {
-    struct qn_hf_model m;
+    struct qn_hf_model m = {0};
     struct qn_err err = {0};
     json_t *root;
     int rc = qn_json_parse(text, strlen(text), "config.json",
