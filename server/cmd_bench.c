@@ -29,6 +29,7 @@ struct bench {
     int32_t *next;         /* [batch] token that each sequence continues with */
     int32_t *tokens;       /* [max(prompt, depth)] */
     uint32_t vocab;
+    uint32_t base; /* sequence of the step's first span */
 };
 
 struct row {
@@ -44,7 +45,7 @@ static void take_row(void *ctx, uint32_t span, uint32_t pos, float *v) {
     for (size_t i = 1; i < b->vocab; i++) {
         if (v[i] > v[best]) best = i;
     }
-    b->next[span] = (int32_t)best;
+    b->next[b->base + span] = (int32_t)best;
 }
 
 static int run_step(struct bench *b, uint32_t n_spans, struct qn_err *err) {
@@ -53,22 +54,31 @@ static int run_step(struct bench *b, uint32_t n_spans, struct qn_err *err) {
     return qn_step_run(&step, err);
 }
 
-/* Feeds n tokens to every sequence, in chunks that fit a step. */
+/* Feeds n tokens to every sequence; steps are filled as the engine fills them, with as many prompts as fit.
+ */
 static int feed(struct bench *b, uint32_t n, struct qn_err *err) {
-    for (uint32_t s = 0; s < b->batch; s++) {
-        for (uint32_t done = 0; done < n;) {
-            uint32_t chunk = n - done < b->step_tokens ? n - done : b->step_tokens;
-            b->spans[0] = (struct qn_span){.seq = b->seqs[s],
-                                           .tokens = b->tokens + done,
-                                           .n = chunk,
-                                           .want = done + chunk == n ? QN_WANT_LAST : QN_WANT_NONE};
+    uint32_t done = 0; /* of sequence s */
+    for (uint32_t s = 0; s < b->batch;) {
+        uint32_t k = 0, rows = 0;
+        b->base = s;
+        while (s < b->batch && rows < b->step_tokens) {
+            uint32_t chunk = n - done < b->step_tokens - rows ? n - done : b->step_tokens - rows;
+            bool last = done + chunk == n;
+            b->spans[k++] = (struct qn_span){.seq = b->seqs[s],
+                                             .tokens = b->tokens + done,
+                                             .n = chunk,
+                                             .want = last ? QN_WANT_LAST : QN_WANT_NONE};
             int r = qn_seq_reserve(b->seqs[s], qn_seq_length(b->seqs[s]) + chunk);
             if (r)
                 return qn_err_set(err, r, "the state pool is too small for --batch x (--depth + --prompt)");
-            if ((r = run_step(b, 1, err))) return r;
-            done += chunk;
+            rows += chunk;
+            done = last ? 0 : done + chunk;
+            s += last;
         }
+        int r = run_step(b, k, err);
+        if (r) return r;
     }
+    b->base = 0;
     return QN_OK;
 }
 

@@ -20,7 +20,7 @@ struct qn_engine_options {
     uint32_t max_running;             /* sequences in the running set, default 64 */
     uint32_t step_tokens;             /* token budget of a step, default 512 */
     uint32_t prefill_chunk;           /* longest prefill chunk while others decode, default 128 */
-    uint32_t reserve_tokens;          /* admission reserves prompt + min(max_tokens, this), default 256 */
+    uint32_t reserve_tokens;          /* admission reserves prompt + min(max_tokens, this) */
     size_t stream_high_water;         /* bytes of job->pending above which a job pauses, default 64 KiB */
     uint32_t stall_timeout_ms;        /* a job paused this long is cancelled, default 30000 */
     struct qn_metrics *metrics;       /* may be NULL */
