@@ -45,7 +45,7 @@ layering() {
         forbid '#include "(server|api|model)/' $(echo "$src" | grep '^kernels/') || ok=1
         forbid '#include "(server|model|kernels)/' $(echo "$src" | grep '^api/') || ok=1
         forbid '#include "(server|api)/' $(echo "$src" | grep '^model/') || ok=1
-forbid '#include "kernels/(kernels|quant|gemm|act|[a-z]+/)' $(echo "$src" | grep '^server/') || ok=1
+        forbid '#include "kernels/(kernels|quant|gemm|act|[a-z]+/)' $(echo "$src" | grep '^server/') || ok=1
         forbid '#include "model/(load|text|attention|ffn|state|zoo)/' $(echo "$src" | grep '^server/') || ok=1
         forbid '#include <microhttpd\.h>' $(echo "$src" | grep -vE '^server/(http|stream)\.c$') || ok=1
         forbid '#include <uv\.h>' $(echo "$src" | grep -v '^server/') || ok=1
