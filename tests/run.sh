@@ -73,11 +73,9 @@ run_script() {
 c_tests() { # flavour, limit, patterns to leave out (egrep)
     local flavour=$1 limit=$2 skip=${3:-^$}
     echo "== C tests, $flavour"
-    build "$flavour" unit-bins
-    mapfile -t progs < <(find "build/$flavour/tests" -type f -name '*_test' -perm -u+x | while read -r p; do
-        src=tests/${p#build/"$flavour"/tests/}.c
-        [ -f "$src" ] && ! echo "$p" | grep -qE "$skip" && echo "$p"
-    done | sort)
+    mapfile -t progs < <(find tests/unit tests/kernels tests/bad tests/oom tests/golden tests/engine -name '*_test.c' |
+        grep -vE "$skip" | sed -E "s,^(.*)\.c$,build/$flavour/\1," | sort)
+    build "$flavour" "${progs[@]}"
     run_all "$flavour" "$limit" "${progs[@]}"
 }
 
@@ -103,7 +101,6 @@ short | full)
     c_tests asan 900 '/golden/real_test'
     http_tests asan
     http_tests tsan -m tsan
-    echo "== C tests, tsan"
     c_tests tsan 900 "$([ "$mode" = short ] && echo '/(kernels|golden|bad|oom|unit/(api|model))/' || echo '/(oom|golden/real_test)/')"
     run_script tokenizers tests/golden/tokenizers/run.sh
     ;;
