@@ -99,6 +99,7 @@ short | full)
     tools/model.sh || exit 1
     c_tests release 600
     c_tests asan 900 '/golden/real_test'
+    http_tests release -k test_model
     http_tests asan
     http_tests tsan -m tsan
     c_tests tsan 900 "$([ "$mode" = short ] && echo '/(kernels|golden|bad|oom|unit/(api|model))/' || echo '/(oom|golden/real_test)/')"
