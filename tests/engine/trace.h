@@ -10,6 +10,9 @@
 #include "tests/engine/kit.h"
 
 #define TRACE_CALLS 12
+/* Embeddings run on OpenBLAS, whose last bits depend on the batch; where such a bit decides how a key or value
+ * rounds to half precision, the answer moves by part of a 2^-11. A lost row would move it by tenths. */
+#define EMBED_SLACK 1e-3f
 
 struct trace_models {
     struct qn_model *solo, *busy; /* the same weights; solo with a large pool */
@@ -94,7 +97,7 @@ static inline void trace_same(uint64_t seed, uint32_t number, const struct kit_c
                 what = "log-probability";
         for (uint32_t k = 0; o->embedding && k < qn_model_info(x->model)->d_model && !what; k++) {
             float d = o->embedding[k] - p->embedding[k];
-            if (d > 1e-4f || d < -1e-4f) what = "embedding";
+            if (d > EMBED_SLACK || d < -EMBED_SLACK) what = "embedding";
         }
     }
     if (what) fail_msg("seed %llu, request %u: %s differs", (unsigned long long)seed, number, what);
