@@ -10,8 +10,8 @@
 #include "tests/engine/kit.h"
 
 #define TRACE_CALLS 12
-/* Embeddings run on OpenBLAS, whose last bits depend on the batch; where such a bit decides how a key or value
- * rounds to half precision, the answer moves by part of a 2^-11. A lost row would move it by tenths. */
+/* Embeddings run on OpenBLAS, whose last bits depend on the batch; where such a bit decides how a key or
+ * value rounds to half precision, the answer moves by part of a 2^-11. A lost row would move it by tenths. */
 #define EMBED_SLACK 1e-3f
 
 struct trace_models {
