@@ -75,6 +75,7 @@ BIN := $(B)/quern
 
 .PHONY: all run demo test test-full check fmt asan ubsan tsan bench load docker clean help model fuzz FORCE
 .DEFAULT_GOAL := all
+.SECONDARY: # objects are kept, also those that only a test needed
 
 all: deps-build build/quern  ## build build/quern (installs missing build packages first)
 
