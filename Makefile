@@ -2,6 +2,14 @@
 # build/quern. Flavours: release (default), asan (address + undefined), ubsan, tsan, clang, fuzz (libFuzzer).
 
 FLAVOUR ?= release
+JOBS    ?= $(shell nproc)
+# V=1 shows whole commands.
+ifneq ($(V),1)
+Q    := @
+SAY   = @printf '  %-5s %s\n'
+else
+SAY   = @true
+endif
 ifeq ($(origin CC),default)
 CC      := gcc
 endif
@@ -77,7 +85,9 @@ BIN := $(B)/quern
 .DEFAULT_GOAL := all
 .SECONDARY: # objects are kept, also those that only a test needed
 
-all: deps-build build/quern  ## build build/quern (installs missing build packages first)
+# A make of its own: what deps-build installed must be seen by the variables above.
+all: deps-build ## build build/quern (installs missing build packages first)
+	@$(MAKE) --no-print-directory -j$(JOBS) build/quern
 
 ifeq ($(FLAVOUR),release)
 build/quern: $(BIN)
@@ -99,11 +109,13 @@ endif
 
 $(B)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -I$(B) $(PKG_CFLAGS) $(call isa_flags,$<) -MMD -MP -c $< -o $@
+	$(SAY) CC $<
+	$(Q)$(CC) $(CFLAGS) -I$(B) $(PKG_CFLAGS) $(call isa_flags,$<) -MMD -MP -c $< -o $@
 $(call obj,$(shell grep -l '"rev.h"' server/*.c)): | $(B)/rev.h
 
 $(BIN): $(MAIN_OBJ) $(SRV_OBJ) $(LIB_OBJ)
-	$(CC) $(SAN) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(SAY) LINK $@
+	$(Q)$(CC) $(SAN) $(LDFLAGS) $^ $(LIBS) -o $@
 
 # --- tests: every *_test.c below tests/ is a program of its own ---------------------------------------------
 TEST_SRC     := $(shell find tests/unit tests/kernels tests/bad tests/oom tests/golden tests/engine -name '*_test.c' 2>/dev/null)
@@ -118,25 +130,30 @@ WRAP_ALLOC   := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_mema
 
 $(REAL_TESTS): $(B)/tests/%_test: $(B)/obj/tests/%_test.o $(SUPPORT_OBJ) $(SRV_OBJ) $(LIB_OBJ)
 	@mkdir -p $(@D)
-	$(CC) $(SAN) $(LDFLAGS) $(if $(findstring /oom/,$@),$(WRAP_ALLOC)) $^ -lcmocka $(LIBS) -o $@
+	$(SAY) LINK $@
+	$(Q)$(CC) $(SAN) $(LDFLAGS) $(if $(findstring /oom/,$@),$(WRAP_ALLOC)) $^ -lcmocka $(LIBS) -o $@
 
 $(STUB_TESTS): $(B)/tests/%_test: $(B)/obj/tests/%_test.o $(SRV_OBJ) $(STUB_OBJ)
 	@mkdir -p $(@D)
-	$(CC) $(SAN) $(LDFLAGS) $^ -lcmocka $(PKG_LIBS) -lm -lpthread -o $@
+	$(SAY) LINK $@
+	$(Q)$(CC) $(SAN) $(LDFLAGS) $^ -lcmocka $(PKG_LIBS) -lm -lpthread -o $@
 
 $(B)/tests/stub_server: $(B)/obj/tests/http/stub_server.o $(SRV_OBJ) $(STUB_OBJ)
 	@mkdir -p $(@D)
-	$(CC) $(SAN) $(LDFLAGS) $^ $(PKG_LIBS) -lm -lpthread -o $@
+	$(SAY) LINK $@
+	$(Q)$(CC) $(SAN) $(LDFLAGS) $^ $(PKG_LIBS) -lm -lpthread -o $@
 
 $(B)/bench/%: $(B)/obj/tests/bench/%.o $(SRV_OBJ) $(LIB_OBJ)
 	@mkdir -p $(@D)
-	$(CC) $(SAN) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(SAY) LINK $@
+	$(Q)$(CC) $(SAN) $(LDFLAGS) $^ $(LIBS) -o $@
 
 # --- fuzz targets (FLAVOUR=fuzz, clang) -------------------------------------------------------------------
 FUZZ_BIN := $(patsubst tests/fuzz/%_fuzz.c,$(B)/fuzz/%_fuzz,$(wildcard tests/fuzz/*_fuzz.c))
 $(B)/fuzz/%_fuzz: $(B)/obj/tests/fuzz/%_fuzz.o $(LIB_OBJ)
 	@mkdir -p $(@D)
-	$(CC) -fsanitize=fuzzer,address,undefined $(LDFLAGS) $^ $(LIBS) -o $@
+	$(SAY) LINK $@
+	$(Q)$(CC) -fsanitize=fuzzer,address,undefined $(LDFLAGS) $^ $(LIBS) -o $@
 
 .PHONY: objects unit-bins fuzz-bins
 objects: $(LIB_OBJ) $(SRV_OBJ) $(MAIN_OBJ)

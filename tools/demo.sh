@@ -30,7 +30,7 @@ done
 echo "quern is serving $model on http://$addr"
 echo
 
-prompt='<|im_start|>user\nWhat is a quern, the hand mill, used for? One sentence.<|im_end|>\n<|im_start|>assistant\n'
+prompt='<|im_start|>user\nWhat is a mill used for? Answer in one sentence.<|im_end|>\n<|im_start|>assistant\n'
 ask() { # structure fields as JSON members
     curl -sS "http://$addr/v1/infer" -H 'content-type: application/json' \
         -d "{\"sequence\":\"$prompt\",\"max_tokens\":48$1}"
