@@ -1,5 +1,6 @@
 /* Quantised products with 16 lanes = 16 output rows, for the AVX-512 files that include this: with VNNI a
- * four-way byte dot product is one instruction, without it two and an addition. Everything is inlined with a
+ * four-way byte dot product is one instruction and serves one plane of the activations; without it codes are
+ * widened to 16 bits and meet both planes at once (kernels/x86/pairs.h). Everything is inlined with a
  * constant type and a constant number of rows, so each pair becomes its own loop; accumulators stay in
  * registers.
  *
@@ -15,43 +16,27 @@
 
 #include "kernels/act.h"
 #include "kernels/quant.h"
+#include "kernels/x86/pairs.h"
 
 #define QN_INLINE static inline __attribute__((always_inline))
 #if defined(__clang__)
 #define QN_UNROLL _Pragma("unroll")
+#define QN_LOOP   _Pragma("nounroll")
 #else
 #define QN_UNROLL _Pragma("GCC unroll 16")
+#define QN_LOOP   _Pragma("GCC unroll 1")
 #endif
 
 /* K is walked in chunks of this many 32-value blocks, for which the rows' scale * sum lie ready on the stack.
  */
 #define CHUNK    64
 #define MAX_ROWS 12
-#define GROUP    4 /* rows whose dot products run side by side */
-
-/* acc + sum of 4 products u8 * s8 per lane. Without VNNI exact for codes up to 127: 2 * 127 * 128 < 2^15. */
-QN_INLINE __m512i dot4(__m512i acc, __m512i u, __m512i x) {
+/* Rows whose dot products run side by side: two sums each with VNNI, one without. */
 #if defined(__AVX512VNNI__)
-    return _mm512_dpbusd_epi32(acc, u, x);
+#define GROUP 4
 #else
-    __m512i pairs = _mm512_maddubs_epi16(u, x);
-    return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+#define GROUP 6
 #endif
-}
-
-/* The same for codes of 8 bits: without VNNI the last bit goes apart, so that pairs of products fit 16 bits.
- */
-QN_INLINE __m512i dot4_full(__m512i acc, __m512i u, __m512i x) {
-#if defined(__AVX512VNNI__)
-    return _mm512_dpbusd_epi32(acc, u, x);
-#else
-    const __m512i ones = _mm512_set1_epi8(1);
-    __m512i upper = _mm512_and_si512(_mm512_srli_epi16(u, 1), _mm512_set1_epi8(127));
-    __m512i pairs = _mm512_maddubs_epi16(upper, x);
-    acc = _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(2)));
-    return dot4(acc, _mm512_and_si512(u, ones), x);
-#endif
-}
 
 /* What the integer dot product of a block starts from, so that it ends as the one of values: -offset * sum.
  */
@@ -217,12 +202,6 @@ QN_INLINE void fill_terms(enum qn_type t, const struct qn_act *a, uint32_t m0, u
     }
 }
 
-QN_INLINE __m512i broadcast4(const int8_t *q) {
-    int32_t v;
-    memcpy(&v, q, sizeof v);
-    return _mm512_set1_epi32(v);
-}
-
 /* What products of G rows need besides the codes: each pointer is row 0's, rows are the strides apart. */
 struct row_block {
     const int8_t *q; /* one block: both planes */
@@ -230,28 +209,69 @@ struct row_block {
     size_t q_stride, blocks; /* half: 2 * CHUNK */
 };
 
+#if defined(__AVX512VNNI__)
+QN_INLINE __m512i broadcast4(const int8_t *q) {
+    int32_t v;
+    memcpy(&v, q, sizeof v);
+    return _mm512_set1_epi32(v);
+}
+
+/* Activations of a group in the form that dots reads; with VNNI the planes as they lie. */
+struct operands {
+    const int8_t *q;
+};
+
+QN_INLINE void load_operands(unsigned G, const struct row_block *x, struct operands *o) {
+    (void)G;
+    o->q = x->q;
+}
+
 /* Integer products of G rows' values 4 * from .. 4 * (from + n) - 1 with the unpacked codes, added to dot.
  * The planes of a row and the rows are chains of their own, interleaved: one alone would wait for its own
  * latency at every step. */
-QN_INLINE void plane_dots(enum qn_type t, unsigned G, const __m512i w[8], unsigned from, unsigned n,
-                          const struct row_block *x, __m512i dot[GROUP]) {
+QN_INLINE void dots(unsigned G, const __m512i w[8], unsigned from, unsigned n, const struct row_block *x,
+                    const struct operands *o, __m512i dot[GROUP]) {
     __m512i high[GROUP];
     QN_UNROLL for (unsigned r = 0; r < G; r++) high[r] = _mm512_setzero_si512();
     QN_UNROLL for (unsigned c = from; c < from + n; c++) {
         QN_UNROLL for (unsigned r = 0; r < G; r++) {
-            const int8_t *q = x->q + r * x->q_stride + (size_t)4 * c;
-            if (t == QN_Q8_0) {
-                high[r] = dot4_full(high[r], w[c], broadcast4(q));
-                dot[r] = dot4_full(dot[r], w[c], broadcast4(q + QN_ACT_LO));
-            } else {
-                high[r] = dot4(high[r], w[c], broadcast4(q));
-                dot[r] = dot4(dot[r], w[c], broadcast4(q + QN_ACT_LO));
-            }
+            const int8_t *q = o->q + r * x->q_stride + (size_t)4 * c;
+            high[r] = _mm512_dpbusd_epi32(high[r], w[c], broadcast4(q));
+            dot[r] = _mm512_dpbusd_epi32(dot[r], w[c], broadcast4(q + QN_ACT_LO));
         }
     }
     QN_UNROLL for (unsigned r = 0; r < G; r++) dot[r] =
         _mm512_add_epi32(dot[r], _mm512_slli_epi32(high[r], 8));
 }
+#else
+struct operands {
+    int32_t pairs[GROUP][16];
+};
+
+QN_INLINE void load_operands(unsigned G, const struct row_block *x, struct operands *o) {
+    QN_UNROLL for (unsigned r = 0; r < G; r++) qn_act_pairs(x->q + r * x->q_stride, o->pairs[r]);
+}
+
+QN_INLINE void pair_step(unsigned G, __m512i w, const struct operands *o, unsigned c, __m512i dot[GROUP]) {
+    const __m512i even = _mm512_and_si512(w, _mm512_set1_epi16(255)), odd = _mm512_srli_epi16(w, 8);
+    QN_UNROLL for (unsigned r = 0; r < G; r++) {
+        __m512i e = _mm512_madd_epi16(even, _mm512_set1_epi32(o->pairs[r][c]));
+        __m512i f = _mm512_madd_epi16(odd, _mm512_set1_epi32(o->pairs[r][8 + c]));
+        dot[r] = _mm512_add_epi32(_mm512_add_epi32(dot[r], e), f);
+    }
+}
+
+/* With several rows a loop: unrolled, it would keep more in flight than there are registers. */
+QN_INLINE void dots(unsigned G, const __m512i w[8], unsigned from, unsigned n, const struct row_block *x,
+                    const struct operands *o, __m512i dot[GROUP]) {
+    (void)x;
+    if (G == 1) {
+        QN_UNROLL for (unsigned c = from; c < from + n; c++) pair_step(G, w[c], o, c, dot);
+    } else {
+        QN_LOOP for (unsigned c = from; c < from + n; c++) pair_step(G, w[c], o, c, dot);
+    }
+}
+#endif
 
 /* acc = fma(d * scale, dot, acc) for G rows. */
 QN_INLINE void add_dots(unsigned G, __m512 d, const float *scale, size_t blocks, const __m512i dot[GROUP],
@@ -266,17 +286,19 @@ QN_INLINE void add_dots(unsigned G, __m512 d, const float *scale, size_t blocks,
 QN_INLINE void block_step(enum qn_type t, unsigned G, const __m512i w[8], const struct lane_scales *s,
                           const struct row_block *x, const float *scale, __m512 *acc) {
     __m512i dot[GROUP];
+    struct operands o;
+    load_operands(G, x, &o);
     if (t == QN_Q6_K) {
         QN_UNROLL for (unsigned h = 0; h < 2; h++) {
             QN_UNROLL for (unsigned r = 0; r < G; r++) dot[r] =
                 _mm512_set1_epi32(x->half[(size_t)2 * CHUNK * r + h]);
-            plane_dots(t, G, w, 4 * h, 4, x, dot);
+            dots(G, w, 4 * h, 4, x, &o, dot);
             add_dots(G, h ? s->d1 : s->d, scale, x->blocks, dot, acc);
         }
         return;
     }
     QN_UNROLL for (unsigned r = 0; r < G; r++) dot[r] = dot_start(t, x->sum[r * x->blocks]);
-    plane_dots(t, G, w, 0, 8, x, dot);
+    dots(G, w, 0, 8, x, &o, dot);
     add_dots(G, s->d, scale, x->blocks, dot, acc);
 }
 
