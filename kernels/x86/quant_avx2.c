@@ -2,8 +2,9 @@
  * broadcast activation serves both. Codes are widened to 16-bit pairs (kernels/x86/pairs.h) and multiplied by
  * whole 16-bit activations: one vpmaddwd where bytes would need two planes and, for 8-bit codes, a way around
  * saturation. One row of activations takes the widened codes as they come; for more the codes of a block are
- * widened onto the stack first and serve every group of rows. Arithmetic of kernels/ref/linear.c. Any
- * widened onto the stack first and serve every group of rows. Arithmetic: kernels/ref/linear.c. Thread: any. */
+ * widened onto the stack first and serve every group of rows. The arithmetic is that of kernels/ref/linear.c.
+ * Thread: any. */
+#include "kernels/act.h"
 #include "kernels/quant.h"
 #include "kernels/x86/avx2.h"
 #include "kernels/x86/pairs.h"
