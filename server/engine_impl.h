@@ -93,7 +93,8 @@ struct qn_engine {
     /* shared with other threads, under lock */
     pthread_mutex_t lock;
     pthread_cond_t cond;
-    bool kick, stop, draining, parked;
+    atomic_bool kick; /* something to look at; set under the lock, polled without it while spinning */
+    bool stop, draining, parked;
     struct qn_queue incoming, events;
     struct qn_engine_stats stats;    /* queued, queued_tokens: kept by submit and admission; rest: copies */
     uint64_t left_ns[QN_DRAIN_RING]; /* when jobs left the queue; ring */
