@@ -11,7 +11,7 @@ function M.init()
   ok, refused, failed, tokens = 0, 0, 0, 0
 end
 
-function M.response(status, body)
+function M.response(status, headers, body)
   if status == 200 then
     ok = ok + 1
     local n = body:match('"completion_tokens":(%d+)')
