@@ -408,6 +408,10 @@ static void expire_body(struct qn_request *r) {
 static void sweep_conn(struct qn_http *h, struct qn_conn *c, uint64_t now) {
     const struct qn_config *cfg = &h->srv->cfg;
     struct qn_request *r = c->cur;
+    if ((c->gone || c->closing) && (!r || !r->received)) {
+        shutdown(c->fd, SHUT_RD); /* the edge of the first time may have been lost: make another */
+        return;
+    }
     if (c->closing) return;
     if (r) {
         uint64_t limit = r->refused ? DRAIN_NS : cfg->body_timeout_ms * (uint64_t)1000000;
