@@ -92,6 +92,7 @@ struct qn_structure { /* what a variant is */
     struct qn_part attention, ffn, sharing;
     enum qn_origin origin;
     enum qn_exactness exactness;
+    bool causal; /* false: embed only, and the whole sequence must be one span of one step */
     size_t weights_bytes;         /* of all weights this structure uses */
     size_t weights_active_bytes;  /* read for one token */
     size_t state_bytes_per_token; /* all layers; 0 for fixed-size states */
@@ -124,6 +125,13 @@ struct qn_structure_entry { /* one row of GET /v1/structures */
 };
 /* Fills up to max entries, returns how many there are. */
 size_t qn_model_structures(const struct qn_model *m, struct qn_structure_entry *out, size_t max);
+
+struct qn_held_out { /* how well a native structure predicts text that it was not trained on, as measured */
+    char attention[24], ffn[24], sharing[24];
+    double nats_per_byte, bits_per_byte;
+};
+/* Fills up to max rows from the checkpoint's own table, returns how many there are (0: it has none). */
+size_t qn_model_held_out(const struct qn_model *m, struct qn_held_out *out, size_t max);
 
 /* Analytic cost of running positions [begin, end) of a sequence, with `logit_rows` rows of logits. bytes:
  * weights once per step of `rows_per_step` positions (0 = all in one), plus state read and written. */

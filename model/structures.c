@@ -192,6 +192,7 @@ static struct qn_variant *variant_new(struct qn_model *m, const struct resolved 
     v->info.attention = r->attention.choice.part;
     v->info.ffn = r->ffn.choice.part;
     v->info.sharing = r->sharing.choice.part;
+    v->info.causal = r->attention.ops->causal;
     absorb(&v->info, &r->attention.choice);
     absorb(&v->info, &r->ffn.choice);
     absorb(&v->info, &r->sharing.choice);
