@@ -13,8 +13,9 @@
 size_t qn_conversion_bytes(const struct qn_model *m, const struct qn_attention *a, size_t *replaced) {
     size_t total = 0;
     *replaced = 0;
-    for (uint32_t i = 0; i < m->ckpt->spec.layers; i++) {
-        size_t instead = 0, n = a->ops->convert_bytes(a, &m->ckpt->attn[i], &instead);
+    const struct qn_attn_weights *src = qn_checkpoint_attn(m->ckpt, a->member);
+    for (uint32_t i = 0; i < m->ckpt->spec.attn_blocks; i++) {
+        size_t instead = 0, n = a->ops->convert_bytes(a, &src[i], &instead);
         if (n == SIZE_MAX || !qn_size_add(total, n, &total)) return SIZE_MAX;
         *replaced += instead;
     }
@@ -62,7 +63,7 @@ static bool evict_one(struct qn_model *m) {
     for (struct qn_variant *v = m->variants; v; v = v->next) {
         if (v->conversion != gone) continue;
         v->conversion = NULL;
-        v->attn = NULL;
+        v->attn_weights = NULL;
     }
     atomic_fetch_sub(&m->converted_bytes, gone->bytes);
     conversion_free(gone);
@@ -91,13 +92,14 @@ static int conversion_make(struct qn_variant *v, const char *key, struct qn_conv
     struct qn_conversion *c = calloc(1, sizeof *c);
     if (!c) return qn_err_set(err, QN_ERR_NOMEM, "out of memory for converted weights");
     c->ops = v->attention.ops;
-    c->n = m->ckpt->spec.layers;
+    c->n = m->ckpt->spec.attn_blocks;
     c->bytes = bytes;
     snprintf(c->key, sizeof c->key, "%s", key);
     c->attn = calloc(c->n, sizeof *c->attn);
     if (!c->attn) rc = qn_err_set(err, QN_ERR_NOMEM, "out of memory for converted weights");
     for (uint32_t i = 0; rc == QN_OK && i < c->n; i++) {
-        rc = c->ops->convert(&v->attention, &m->ckpt->attn[i], &c->attn[i], err);
+        rc = c->ops->convert(&v->attention, &qn_checkpoint_attn(m->ckpt, v->attention.member)[i], &c->attn[i],
+                             err);
     }
     if (rc) {
         conversion_free(c);
@@ -109,7 +111,7 @@ static int conversion_make(struct qn_variant *v, const char *key, struct qn_conv
 
 static void attach(struct qn_variant *v, struct qn_conversion *c) {
     v->conversion = c;
-    v->attn = c->attn;
+    v->attn_weights = c->attn;
     c->used_at = ++v->model->last_use;
 }
 

@@ -16,9 +16,10 @@ struct qn_state_size qn_state_size_of(const struct qn_spec *spec, const struct q
 /* Bytes of FFN weights that one token leaves unread (a mixture's other experts), all layers. */
 static size_t idle_ffn(const struct qn_model *m, const struct qn_ffn *f) {
     size_t idle = 0;
-    for (uint32_t i = 0; i < m->ckpt->spec.layers; i++) {
-        const struct qn_ffn_weights *w = &m->ckpt->ffn[i];
-        size_t all = w->gate.bytes + w->up.bytes + w->down.bytes, read = f->ops->row_weight_bytes(f, w);
+    for (uint32_t i = 0; i < m->ckpt->spec.ffn_blocks; i++) {
+        const struct qn_ffn_weights *w = &qn_checkpoint_ffn(m->ckpt, f->member)[i];
+        size_t all = w->dense.gate.bytes + w->dense.up.bytes + w->dense.down.bytes,
+               read = f->ops->row_weight_bytes(f, w);
         idle += all > read ? all - read : 0;
     }
     return idle;

@@ -60,7 +60,8 @@ static int check_span(const struct forward *f, uint32_t i, struct qn_err *err) {
 /* Checks every span and lists the rows. */
 static int plan(struct forward *f, struct qn_err *err) {
     const struct qn_step *step = f->step;
-    if (!f->v->attn) return qn_err_set(err, QN_ERR_INVALID, "the variant is not prepared");
+    if (!f->v->attn_weights || !f->v->ffn_weights)
+        return qn_err_set(err, QN_ERR_INVALID, "the variant is not prepared");
     if (step->n_spans == 0 || step->n_spans > f->m->max_rows) {
         return qn_err_set(err, QN_ERR_INVALID, "a step has 1 to %u spans", f->m->max_rows);
     }
@@ -143,7 +144,7 @@ static void rotate_row(struct forward *f, size_t r) {
         heads_norm(f, q, a->heads, f->aw->q_norm);
         heads_norm(f, k, a->kv_heads, f->aw->k_norm);
     }
-    if (f->spec->pos != QN_POS_ROPE) return;
+    if (!a->rope) return;
     qn_ops()->rope(q, a->heads, dh, rot, f->s->cs + r * rot);
     qn_ops()->rope(k, a->kv_heads, dh, rot, f->s->cs + r * rot);
 }
@@ -175,6 +176,9 @@ static void attention_layer(struct forward *f) {
         .spans = s->spans,
         .n_spans = f->step->n_spans,
         .state_offset = f->layer->state_offset,
+        .fixed_offset = f->layer->fixed_offset,
+        .work = s->attention,
+        .work_floats = s->attention_floats,
         .type = f->m->kv_type,
         .q = s->q,
         .k = s->k,
@@ -188,7 +192,7 @@ static void attention_layer(struct forward *f) {
 }
 
 static void ffn_layer(struct forward *f) {
-    const struct qn_ffn_weights *w = &f->m->ckpt->ffn[f->layer->ffn_block];
+    const struct qn_ffn_weights *w = &f->v->ffn_weights[f->layer->ffn_block];
     f->norm = &w->norm;
     each_row(f, norm_row);
     struct qn_ffn_call call = {
@@ -281,7 +285,7 @@ int qn_step_run(const struct qn_step *step, struct qn_err *err) {
     each_row(&f, embed_row);
     for (uint32_t i = 0; i < f.spec->layers; i++) {
         f.layer = &f.v->layers[i];
-        f.aw = &f.v->attn[f.layer->attn_block];
+        f.aw = &f.v->attn_weights[f.layer->attn_block];
         attention_layer(&f);
         ffn_layer(&f);
     }

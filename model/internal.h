@@ -26,11 +26,13 @@
 struct qn_scratch {
     uint8_t *memory;
     size_t bytes;
-    float *x;                  /* [M, d_model] the residual stream */
-    float *h;                  /* [M, max(d_model, inner)] a normalised input, or what attention read */
-    float *y;                  /* [M, d_model] what a sub-layer adds */
-    float *q, *k, *v;          /* [M, inner] each: a conversion may use as many KV heads as there are heads */
-    float *ffn;                /* the FFN's own */
+    float *x;         /* [M, d_model] the residual stream */
+    float *h;         /* [M, max(d_model, inner)] a normalised input, or what attention read */
+    float *y;         /* [M, d_model] what a sub-layer adds */
+    float *q, *k, *v; /* [M, inner] each: a conversion may use as many KV heads as there are heads */
+    float *ffn;       /* the FFN's own */
+    float *attention; /* [threads, attention_floats] the attention's own */
+    size_t attention_floats;
     float *cs;                 /* [M, rope_dim] cos and sin of each row's position */
     float *logits;             /* [QN_LOGIT_ROWS, vocab] */
     void *act;                 /* quantised form of one input */
@@ -73,8 +75,9 @@ struct qn_conversion {
 struct qn_layer {
     const struct qn_attention *attention;
     const struct qn_ffn *ffn;
-    uint32_t attn_block, ffn_block; /* weight blocks of the checkpoint */
+    uint32_t attn_block, ffn_block; /* in the variant's attn and ffn */
     size_t state_offset;            /* in a block of state, bytes */
+    size_t fixed_offset;            /* in the fixed state, bytes */
 };
 
 struct qn_variant {
@@ -88,11 +91,13 @@ struct qn_variant {
     struct qn_ffn ffn;
     struct qn_sharing sharing;
     struct qn_layer *layers; /* [spec.layers] */
-    size_t block_bytes;      /* of state, QN_KV_BLOCK tokens */
-    const struct qn_attn_weights
-        *attn; /* by block: the checkpoint's or the conversion's; NULL = to be prepared */
+    size_t block_bytes;      /* of state, QN_KV_BLOCK tokens; 0: no paged state */
+    size_t fixed_bytes;      /* of state, per sequence; 0: no fixed state */
+    /* by block: the checkpoint member's or the conversion's; NULL = to be prepared */
+    const struct qn_attn_weights *attn_weights;
+    const struct qn_ffn_weights *ffn_weights;
     struct qn_conversion *conversion;
-    uint32_t holders; /* sequences with state reserved: their next step reads attn; engine thread */
+    uint32_t holders; /* sequences with state reserved: their next step reads the weights; engine thread */
     struct qn_variant *next;
 };
 

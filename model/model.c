@@ -55,9 +55,9 @@ static void fill_info(struct qn_model_info *info, const struct qn_checkpoint *c,
     info->layers = s->layers;
     info->d_model = s->d_model;
     info->heads = s->heads;
-    info->kv_heads = s->kv_heads;
+    info->kv_heads = s->attn[0].kv_heads;
     info->head_dim = s->head_dim;
-    info->ffn_dim = s->ffn_dim;
+    info->ffn_dim = s->ffn[0].dim;
     info->vocab = s->vocab;
     info->context = s->context;
     info->file_bytes = c->file_bytes;
@@ -93,11 +93,11 @@ int qn_model_inspect(const char *path, struct qn_inspect *out, struct qn_err *er
     const struct qn_attention_ops *ops = qn_attention_find(&c->spec, "");
     const struct qn_sharing_ops *sharing = qn_sharing_find(&c->spec, "");
     struct qn_attention a;
-    rc = ops ? ops->resolve(&c->spec, &native, &a, err)
+    rc = ops ? ops->resolve(&c->spec, 0, &native, &a, err)
              : qn_err_set(err, QN_ERR_UNSUPPORTED, "unknown attention");
     if (rc == QN_OK) {
         snprintf(out->attention, sizeof out->attention, "%s", a.choice.part.type);
-        snprintf(out->ffn, sizeof out->ffn, "%s", c->spec.ffn);
+        snprintf(out->ffn, sizeof out->ffn, "%s", c->spec.ffn[0].type);
         snprintf(out->sharing, sizeof out->sharing, "%s", sharing ? sharing->name : "");
         out->state_bytes_per_token = qn_state_size_of(&c->spec, &a, QN_KV_F16).block_bytes / QN_KV_BLOCK;
     }
@@ -155,9 +155,9 @@ static int init_state(struct qn_model *m, const struct qn_open_options *opt, str
     struct qn_attention a;
     if (!ops || !qn_ffn_find(&m->ckpt->spec, "") || !qn_sharing_find(&m->ckpt->spec, "")) {
         return qn_err_set(err, QN_ERR_UNSUPPORTED, "no known structure fits this checkpoint (ffn \"%.15s\")",
-                          m->ckpt->spec.ffn);
+                          m->ckpt->spec.ffn[0].type);
     }
-    int rc = ops->resolve(&m->ckpt->spec, &native, &a, err);
+    int rc = ops->resolve(&m->ckpt->spec, 0, &native, &a, err);
     if (rc) return rc;
     struct qn_state_size size = qn_state_size_of(&m->ckpt->spec, &a, m->kv_type);
     m->kv = qn_kv_pool_new(state_budget(opt), size.block_bytes ? size.block_bytes : size.fixed_bytes);

@@ -71,7 +71,7 @@ int qn_model_inspect(const char *path, struct qn_inspect *out, struct qn_err *er
 
 /* ---- structures ---- */
 #define QN_PART_PARAMS 8
-enum qn_param_kind { QN_PARAM_INT = 0, QN_PARAM_BOOL, QN_PARAM_NUMBER };
+enum qn_param_kind { QN_PARAM_INT = 0, QN_PARAM_BOOL, QN_PARAM_NUMBER, QN_PARAM_TEXT };
 /* One third of a structure, as asked for or as resolved: {"type": type, name: value, …}. */
 struct qn_part {
     char type[24]; /* "" = native */
@@ -79,14 +79,15 @@ struct qn_part {
     struct qn_param {
         char name[24];
         enum qn_param_kind kind;
-        double value; /* integers are exact below 2^53 */
+        double value;  /* integers are exact below 2^53 */
+        char text[24]; /* QN_PARAM_TEXT */
     } params[QN_PART_PARAMS];
 };
 struct qn_structure_request {
     struct qn_part attention, ffn, sharing;
     bool convert; /* also allow approximate and untrained conversions */
 };
-enum qn_origin { QN_ORIGIN_NATIVE = 0, QN_ORIGIN_CONVERTED };
+enum qn_origin { QN_ORIGIN_NATIVE = 0, QN_ORIGIN_CONVERTED, QN_ORIGIN_SYNTHETIC /* random weights */ };
 enum qn_exactness { QN_EXACT = 0, QN_APPROXIMATE, QN_UNTRAINED, QN_UNAVAILABLE };
 struct qn_structure { /* what a variant is */
     struct qn_part attention, ffn, sharing;

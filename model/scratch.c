@@ -36,10 +36,23 @@ static size_t ffn_floats(const struct qn_spec *spec, size_t rows) {
     size_t most = 0;
     for (size_t i = 0; qn_ffn_registry[i]; i++) {
         const struct qn_ffn_ops *ops = qn_ffn_registry[i];
-        struct qn_ffn f;
-        if (ops->resolve(ops, spec, &any, &f, NULL) != QN_OK || f.choice.exactness == QN_UNAVAILABLE)
-            continue;
-        most = max2(most, ops->scratch_floats(spec, rows));
+        bool runs = false;
+        for (uint32_t j = 0; j < spec->n_ffn; j++) {
+            struct qn_ffn f;
+            if (ops->resolve(ops, spec, j, &any, &f, NULL) == QN_OK && f.choice.exactness != QN_UNAVAILABLE)
+                runs = true;
+        }
+        if (runs) most = max2(most, ops->scratch_floats(spec, rows));
+    }
+    return most;
+}
+
+/* Floats per thread that the hungriest kind of attention needs. */
+static size_t attention_floats(const struct qn_spec *spec) {
+    size_t most = 0;
+    for (size_t i = 0; qn_attention_registry[i]; i++) {
+        const struct qn_attention_ops *ops = qn_attention_registry[i];
+        if (ops->work_floats) most = max2(most, ops->work_floats(spec));
     }
     return most;
 }
@@ -47,7 +60,7 @@ static size_t ffn_floats(const struct qn_spec *spec, size_t rows) {
 static void carve_all(struct carve *c, struct qn_scratch *s, const struct qn_spec *spec, uint32_t rows,
                       unsigned threads) {
     size_t inner = (size_t)spec->heads * spec->head_dim;
-    size_t wide = max2(max2(spec->d_model, inner), spec->ffn_dim);
+    size_t wide = max2(max2(spec->d_model, inner), qn_ffn_dense_widest(spec));
     size_t act = 0, gemm = 0, f = sizeof(float);
     if (!qn_act_bytes(max2(rows, QN_LOGIT_ROWS), wide, &act)) c->bad = true;
     if (!qn_gemm_work_bytes(threads, wide, &gemm)) c->bad = true;
@@ -58,6 +71,8 @@ static void carve_all(struct carve *c, struct qn_scratch *s, const struct qn_spe
     s->k = grid(c, rows, inner, f);
     s->v = grid(c, rows, inner, f);
     s->ffn = grid(c, ffn_floats(spec, rows), 1, f);
+    s->attention_floats = attention_floats(spec);
+    s->attention = grid(c, threads, s->attention_floats, f);
     s->cs = grid(c, rows, spec->rope_dim, f);
     s->logits = grid(c, QN_LOGIT_ROWS, spec->vocab, f);
     s->act = piece(c, act);

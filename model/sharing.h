@@ -1,5 +1,10 @@
-/* Which weight blocks serve which layer: the third part of a structure. A kind is one file-local set of
- * functions in sharing.c and one line of its list. Pure. Thread: any. */
+/* Which weight blocks serve which layer: the third part of a structure.
+ *
+ * A kind says how many attention blocks and FFN blocks a checkpoint of so many layers has: layer i runs with
+ * block floor(i * blocks / layers). Where the checkpoint has exactly these it is native; where it has fewer
+ * and each asked-for block lies inside one of them, layers refer to the same weights (exact); else blocks are
+ * averaged over the layers that they serve (untrained). A kind is one function in sharing.c and one line of
+ * its list. Pure. Thread: any. */
 #ifndef QN_MODEL_SHARING_H
 #define QN_MODEL_SHARING_H
 
@@ -8,24 +13,33 @@
 
 struct qn_sharing_ops;
 
+/* Resolved sharing. */
 struct qn_sharing {
     const struct qn_sharing_ops *ops;
     struct qn_choice choice;
+    uint32_t member; /* of the checkpoint: whose blocks it runs with or averages */
+    uint32_t layers;
+    uint32_t attn_blocks, ffn_blocks; /* that the structure has */
+    bool mean;                        /* they are averages of the member's blocks, made by convert.c */
 };
 
 struct qn_sharing_ops {
     const char *name;
-    /* As qn_attention_ops.resolve; param of errors is "sharing". */
-    int (*resolve)(const struct qn_sharing_ops *self, const struct qn_spec *spec, const struct qn_part *ask,
-                   struct qn_sharing *out, struct qn_err *err);
-    bool (*native)(const struct qn_spec *spec);
-    /* The weight block of the checkpoint that layer `layer` runs with. */
-    uint32_t (*attn_block)(const struct qn_sharing *s, uint32_t layer);
-    uint32_t (*ffn_block)(const struct qn_sharing *s, uint32_t layer);
+    /* Fills attn_blocks and ffn_blocks (1 to layers) and adds the kind's parameters to `part`; QN_ERR_INVALID
+     * with param "sharing" for parameters that make no sense. */
+    int (*shape)(const struct qn_spec *spec, const struct qn_part *ask, struct qn_part *part,
+                 uint32_t blocks[2], struct qn_err *err);
 };
 
 extern const struct qn_sharing_ops *const qn_sharing_registry[];
-/* By name; "" gives the checkpoint's native kind. NULL when unknown. */
+/* By name; "" gives the kind of the checkpoint's first member. NULL when unknown. */
 const struct qn_sharing_ops *qn_sharing_find(const struct qn_spec *spec, const char *name);
+/* What the part `ask` means for this checkpoint; as qn_attention_ops.resolve, the best member is chosen. */
+int qn_sharing_resolve(const struct qn_sharing_ops *ops, const struct qn_spec *spec,
+                       const struct qn_part *ask, struct qn_sharing *out, struct qn_err *err);
+/* The block of the checkpoint member's list that layer `layer` runs with (mean false), or of the averaged
+ * list (mean true). */
+uint32_t qn_sharing_attn_block(const struct qn_sharing *s, const struct qn_spec *spec, uint32_t layer);
+uint32_t qn_sharing_ffn_block(const struct qn_sharing *s, const struct qn_spec *spec, uint32_t layer);
 
 #endif

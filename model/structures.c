@@ -14,6 +14,37 @@ const char *qn_exactness_name(enum qn_exactness e) {
     return (unsigned)e < 4 ? names[e] : "unavailable";
 }
 
+/* --- the best of the checkpoint's members --- */
+/* Lower is better. */
+static int rank(const struct qn_choice *c) {
+    return c->origin == QN_ORIGIN_NATIVE ? -1 : (int)c->exactness;
+}
+
+/* The first member's error stands when no member gives sense to the parameters. */
+static int best_attention(const struct qn_spec *spec, const struct qn_attention_ops *ops,
+                          const struct qn_part *ask, struct qn_attention *out, struct qn_err *err) {
+    int rc = ops->resolve(spec, 0, ask, out, err);
+    for (uint32_t i = 1; i < spec->n_attn; i++) {
+        struct qn_attention a;
+        if (ops->resolve(spec, i, ask, &a, NULL) != QN_OK) continue;
+        if (rc != QN_OK || rank(&a.choice) < rank(&out->choice)) *out = a;
+        rc = QN_OK;
+    }
+    return rc;
+}
+
+static int best_ffn(const struct qn_spec *spec, const struct qn_ffn_ops *ops, const struct qn_part *ask,
+                    struct qn_ffn *out, struct qn_err *err) {
+    int rc = ops->resolve(ops, spec, 0, ask, out, err);
+    for (uint32_t i = 1; i < spec->n_ffn; i++) {
+        struct qn_ffn f;
+        if (ops->resolve(ops, spec, i, ask, &f, NULL) != QN_OK) continue;
+        if (rc != QN_OK || rank(&f.choice) < rank(&out->choice)) *out = f;
+        rc = QN_OK;
+    }
+    return rc;
+}
+
 /* --- rows of /v1/structures --- */
 struct rows {
     struct qn_structure_entry *out;
@@ -39,11 +70,11 @@ static void attention_rows(const struct qn_model *m, const struct qn_attention_o
     size_t n = ops->options(spec, options, MAX_OPTIONS);
     for (size_t i = 0; i < n && i < MAX_OPTIONS; i++) {
         struct qn_attention a;
-        if (ops->resolve(spec, &options[i], &a, NULL) != QN_OK) continue;
+        if (best_attention(spec, ops, &options[i], &a, NULL) != QN_OK) continue;
         struct qn_structure_entry *e = next_row(r, "attention", &a.choice);
         if (!e) continue;
         struct qn_state_size size = qn_state_size_of(spec, &a, m->kv_type);
-        e->causal = a.ops->causal;
+        e->causal = a.causal;
         e->rollback = a.ops->rollback;
         e->state_bytes_per_token = size.block_bytes / QN_KV_BLOCK;
         e->state_fixed_bytes = size.fixed_bytes;
@@ -58,12 +89,12 @@ size_t qn_model_structures(const struct qn_model *m, struct qn_structure_entry *
     for (size_t i = 0; qn_ffn_registry[i]; i++) {
         struct qn_ffn f;
         const struct qn_ffn_ops *ops = qn_ffn_registry[i];
-        if (ops->resolve(ops, spec, &any, &f, NULL) == QN_OK) next_row(&r, "ffn", &f.choice);
+        if (best_ffn(spec, ops, &any, &f, NULL) == QN_OK) next_row(&r, "ffn", &f.choice);
     }
     for (size_t i = 0; qn_sharing_registry[i]; i++) {
         struct qn_sharing s;
         const struct qn_sharing_ops *ops = qn_sharing_registry[i];
-        if (ops->resolve(ops, spec, &any, &s, NULL) == QN_OK) next_row(&r, "sharing", &s.choice);
+        if (qn_sharing_resolve(ops, spec, &any, &s, NULL) == QN_OK) next_row(&r, "sharing", &s.choice);
     }
     return r.n;
 }
@@ -121,7 +152,7 @@ static int resolve_attention(const struct qn_model *m, const struct qn_structure
     const struct qn_spec *spec = &m->ckpt->spec;
     const struct qn_attention_ops *ops = qn_attention_find(spec, req->attention.type);
     if (!ops) return refuse(m, "attention", req->attention.type, "is not known", err);
-    int rc = ops->resolve(spec, &req->attention, &r->attention, err);
+    int rc = best_attention(spec, ops, &req->attention, &r->attention, err);
     if (rc == QN_OK) rc = admit(m, "attention", &r->attention.choice, req->convert, err);
     if (rc || r->attention.choice.origin == QN_ORIGIN_NATIVE) return rc;
     size_t replaced, bytes = qn_conversion_bytes(m, &r->attention, &replaced);
@@ -136,7 +167,7 @@ static int resolve_ffn(const struct qn_model *m, const struct qn_structure_reque
     const struct qn_spec *spec = &m->ckpt->spec;
     const struct qn_ffn_ops *ops = qn_ffn_find(spec, req->ffn.type);
     if (!ops) return refuse(m, "ffn", req->ffn.type, "is not known", err);
-    int rc = ops->resolve(ops, spec, &req->ffn, &r->ffn, err);
+    int rc = best_ffn(spec, ops, &req->ffn, &r->ffn, err);
     return rc ? rc : admit(m, "ffn", &r->ffn.choice, req->convert, err);
 }
 
@@ -145,7 +176,7 @@ static int resolve_sharing(const struct qn_model *m, const struct qn_structure_r
     const struct qn_spec *spec = &m->ckpt->spec;
     const struct qn_sharing_ops *ops = qn_sharing_find(spec, req->sharing.type);
     if (!ops) return refuse(m, "sharing", req->sharing.type, "is not known", err);
-    int rc = ops->resolve(ops, spec, &req->sharing, &r->sharing, err);
+    int rc = qn_sharing_resolve(ops, spec, &req->sharing, &r->sharing, err);
     return rc ? rc : admit(m, "sharing", &r->sharing.choice, req->convert, err);
 }
 
@@ -162,18 +193,19 @@ static void absorb(struct qn_structure *s, const struct qn_choice *c) {
 
 static void lay_out(struct qn_variant *v) {
     const struct qn_spec *spec = &v->model->ckpt->spec;
-    size_t at = 0;
+    struct qn_state_size one = v->attention.ops->state(&v->attention, v->model->kv_type);
     for (uint32_t i = 0; i < spec->layers; i++) {
         v->layers[i] = (struct qn_layer){
             .attention = &v->attention,
             .ffn = &v->ffn,
-            .attn_block = v->sharing.ops->attn_block(&v->sharing, i),
-            .ffn_block = v->sharing.ops->ffn_block(&v->sharing, i),
-            .state_offset = at,
+            .attn_block = qn_sharing_attn_block(&v->sharing, spec, i),
+            .ffn_block = qn_sharing_ffn_block(&v->sharing, spec, i),
+            .state_offset = i * one.block_bytes,
+            .fixed_offset = i * one.fixed_bytes,
         };
-        at += v->attention.ops->state(&v->attention, v->model->kv_type).block_bytes;
     }
-    v->block_bytes = at;
+    v->block_bytes = spec->layers * one.block_bytes;
+    v->fixed_bytes = spec->layers * one.fixed_bytes;
 }
 
 static struct qn_variant *variant_new(struct qn_model *m, const struct resolved *r) {
@@ -192,12 +224,15 @@ static struct qn_variant *variant_new(struct qn_model *m, const struct resolved 
     v->info.attention = r->attention.choice.part;
     v->info.ffn = r->ffn.choice.part;
     v->info.sharing = r->sharing.choice.part;
-    v->info.causal = r->attention.ops->causal;
+    v->info.causal = r->attention.causal;
     absorb(&v->info, &r->attention.choice);
     absorb(&v->info, &r->ffn.choice);
     absorb(&v->info, &r->sharing.choice);
     qn_structure_sizes(m, &v->attention, &v->ffn, &v->info);
-    if (r->attention.choice.origin == QN_ORIGIN_NATIVE) v->attn = m->ckpt->attn;
+    if (r->attention.choice.origin == QN_ORIGIN_NATIVE)
+        v->attn_weights = qn_checkpoint_attn(m->ckpt, r->attention.member);
+    if (r->ffn.choice.origin == QN_ORIGIN_NATIVE) v->ffn_weights = qn_checkpoint_ffn(m->ckpt, r->ffn.member);
+    if (v->info.origin == QN_ORIGIN_NATIVE && m->ckpt->synthetic) v->info.origin = QN_ORIGIN_SYNTHETIC;
     lay_out(v);
     return v;
 }

@@ -23,7 +23,10 @@ struct qn_attention_ops;
 struct qn_attention {
     const struct qn_attention_ops *ops;
     struct qn_choice choice;
+    uint32_t member; /* of the checkpoint: whose weights it runs with or is converted from */
     uint32_t heads, kv_heads, head_dim;
+    bool rope;   /* q and k are rotated before run() */
+    bool causal; /* row t depends on rows <= t only; false: a step's span is the whole sequence, no state */
     uint32_t window; /* tokens that a position sees, itself included; 0 = all */
     float scale;     /* of q.k */
     uint64_t arg[4]; /* a kind's own parameters (features, seed, slots), meaning is its own */
@@ -45,6 +48,8 @@ struct qn_row {
 /* Rows of one sequence, ascending in position; recurrent kinds walk them in order. */
 struct qn_row_span {
     uint32_t first, n; /* rows [first, first + n) */
+    uint8_t *fixed;    /* the sequence's fixed state, QN_ALIGN aligned; NULL when the kind has none. Zeros at
+                          position 0. */
 };
 
 struct qn_attention_call {
@@ -56,6 +61,9 @@ struct qn_attention_call {
     const struct qn_row_span *spans;
     uint32_t n_spans;
     size_t state_offset; /* of this layer in a block, bytes */
+    size_t fixed_offset; /* of this layer in the fixed state, bytes */
+    float *work;         /* [threads of the pool, work_floats]: each thread its own piece */
+    size_t work_floats;
     enum qn_kv_type type;
     const float *q;     /* [n_rows, heads * head_dim] */
     const float *k, *v; /* [n_rows, kv_heads * head_dim] */
@@ -70,19 +78,20 @@ struct qn_attention_cost {
 
 struct qn_attention_ops {
     const char *name; /* as requests spell it */
-    bool causal;      /* row t depends on rows <= t only */
     bool rollback;    /* the state can be cut back to any shorter length */
 
-    /* What the part `ask` (its type is this name, or "" for the native kind) means for this checkpoint. Fails
-     * only for parameters that make no sense (QN_ERR_INVALID, param "attention"); what the model can't run is
-     * a success with choice.exactness == QN_UNAVAILABLE and choice.why. */
-    int (*resolve)(const struct qn_spec *spec, const struct qn_part *ask, struct qn_attention *out,
-                   struct qn_err *err);
-    /* True when the checkpoint was trained with this kind. */
-    bool (*native)(const struct qn_spec *spec);
+    /* What the part `ask` (its type is this name) means for this checkpoint, taken from its attention member
+     * `member`: that member itself, or a conversion of it. Fails only for parameters that make no sense
+     * (QN_ERR_INVALID, param "attention"); what the member can't give is a success with choice.exactness ==
+     * QN_UNAVAILABLE and choice.why. structures.c asks for every member and takes the best. */
+    int (*resolve)(const struct qn_spec *spec, uint32_t member, const struct qn_part *ask,
+                   struct qn_attention *out, struct qn_err *err);
     /* Fills up to max parts worth listing for this checkpoint (resolvable with resolve); returns how many. */
     size_t (*options)(const struct qn_spec *spec, struct qn_part *out, size_t max);
     struct qn_state_size (*state)(const struct qn_attention *a, enum qn_kv_type type);
+    /* Work memory that one thread of run() needs, floats, for the hungriest attention of this kind that a
+     * request may choose on this checkpoint; SIZE_MAX on overflow. NULL: none. */
+    size_t (*work_floats)(const struct qn_spec *spec);
 
     /* Conversion of one weight block, when choice.origin is QN_ORIGIN_CONVERTED. bytes: what convert will
      * allocate (SIZE_MAX on overflow); *replaced: bytes of src that it stands in for. convert: dst must be
@@ -104,7 +113,7 @@ struct qn_attention_ops {
 
 /* The list, NULL-terminated, in the order that /v1/structures shows. */
 extern const struct qn_attention_ops *const qn_attention_registry[];
-/* By name; "" gives the checkpoint's native kind. NULL when unknown. */
+/* By name; "" gives the kind of the checkpoint's first member. NULL when unknown. */
 const struct qn_attention_ops *qn_attention_find(const struct qn_spec *spec, const char *name);
 
 extern const struct qn_attention_ops qn_attention_mha, qn_attention_gqa, qn_attention_mqa;

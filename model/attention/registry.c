@@ -11,9 +11,10 @@ const struct qn_attention_ops *const qn_attention_registry[] = {
 };
 
 const struct qn_attention_ops *qn_attention_find(const struct qn_spec *spec, const char *name) {
+    if (!name[0]) name = spec->attn[0].type;
     for (size_t i = 0; qn_attention_registry[i]; i++) {
         const struct qn_attention_ops *ops = qn_attention_registry[i];
-        if (name[0] ? strcmp(name, ops->name) == 0 : ops->native(spec)) return ops;
+        if (strcmp(name, ops->name) == 0) return ops;
     }
     return NULL;
 }

@@ -25,10 +25,19 @@ static const struct qn_attention_ops *ops_of(uint32_t heads, uint32_t kv_heads) 
     return kv_heads == 1 ? &qn_attention_mqa : &qn_attention_gqa;
 }
 
+static bool is_softmax(const struct qn_attn_member *m) {
+    return m->slots == 0 && m->features == 0;
+}
+
 static void label(const struct qn_spec *spec, struct qn_attention *a) {
     struct qn_choice *c = &a->choice;
-    uint32_t from = spec->kv_heads, to = a->kv_heads;
-    if (spec->heads % to != 0) {
+    const struct qn_attn_member *m = &spec->attn[a->member];
+    uint32_t from = m->kv_heads, to = a->kv_heads;
+    if (!is_softmax(m)) {
+        c->exactness = QN_UNAVAILABLE;
+        snprintf(c->why, sizeof c->why,
+                 "the weights were trained with %.15s, which has no softmax over tokens", m->type);
+    } else if (spec->heads % to != 0) {
         c->exactness = QN_UNAVAILABLE;
         snprintf(c->why, sizeof c->why, "kv_heads must divide the %u query heads", spec->heads);
     } else if (to == from) {
@@ -49,8 +58,11 @@ static void label(const struct qn_spec *spec, struct qn_attention *a) {
     }
 }
 
-static void fill(const struct qn_spec *spec, uint32_t kv_heads, struct qn_attention *out) {
+static void fill(const struct qn_spec *spec, uint32_t member, uint32_t kv_heads, struct qn_attention *out) {
     memset(out, 0, sizeof *out);
+    out->member = member;
+    out->rope = spec->pos == QN_POS_ROPE && !spec->attn[member].no_rope;
+    out->causal = true;
     out->ops = ops_of(spec->heads, kv_heads);
     out->heads = spec->heads;
     out->kv_heads = kv_heads;
@@ -68,43 +80,30 @@ static void fill(const struct qn_spec *spec, uint32_t kv_heads, struct qn_attent
     label(spec, out);
 }
 
-static int resolve_gqa(const struct qn_spec *spec, const struct qn_part *ask, struct qn_attention *out,
-                       struct qn_err *err) {
-    uint32_t kv_heads = 0;
+static int resolve_gqa(const struct qn_spec *spec, uint32_t member, const struct qn_part *ask,
+                       struct qn_attention *out, struct qn_err *err) {
+    uint32_t kv_heads = 0, own = spec->attn[member].kv_heads;
     int rc = qn_part_uint(ask, "attention", "kv_heads", spec->heads, &kv_heads, err);
     if (rc) return rc;
-    if (kv_heads == 0 && (spec->kv_heads == 1 || spec->kv_heads == spec->heads)) {
+    if (kv_heads == 0 && (own == 1 || own == spec->heads)) {
         return qn_err_param(
             err, QN_ERR_INVALID, "attention",
-            "attention \"gqa\" needs \"kv_heads\" here: the model's own %u can't tell a group size",
-            spec->kv_heads);
+            "attention \"gqa\" needs \"kv_heads\" here: the model's own %u can't tell a group size", own);
     }
-    fill(spec, kv_heads ? kv_heads : spec->kv_heads, out);
+    fill(spec, member, kv_heads ? kv_heads : own, out);
     return qn_part_check(ask, &out->choice.part, "attention", err);
 }
 
-static int resolve_mha(const struct qn_spec *spec, const struct qn_part *ask, struct qn_attention *out,
-                       struct qn_err *err) {
-    fill(spec, spec->heads, out);
+static int resolve_mha(const struct qn_spec *spec, uint32_t member, const struct qn_part *ask,
+                       struct qn_attention *out, struct qn_err *err) {
+    fill(spec, member, spec->heads, out);
     return qn_part_check(ask, &out->choice.part, "attention", err);
 }
 
-static int resolve_mqa(const struct qn_spec *spec, const struct qn_part *ask, struct qn_attention *out,
-                       struct qn_err *err) {
-    fill(spec, 1, out);
+static int resolve_mqa(const struct qn_spec *spec, uint32_t member, const struct qn_part *ask,
+                       struct qn_attention *out, struct qn_err *err) {
+    fill(spec, member, 1, out);
     return qn_part_check(ask, &out->choice.part, "attention", err);
-}
-
-static bool native_mha(const struct qn_spec *spec) {
-    return spec->kv_heads == spec->heads;
-}
-
-static bool native_mqa(const struct qn_spec *spec) {
-    return spec->kv_heads == 1 && spec->heads > 1;
-}
-
-static bool native_gqa(const struct qn_spec *spec) {
-    return !native_mha(spec) && !native_mqa(spec);
 }
 
 static size_t option_named(const char *name, struct qn_part *out, size_t max) {
@@ -320,9 +319,9 @@ static void run(const struct qn_attention_call *call) {
 
 #define SOFTMAX_OPS(kind)                                                                                    \
     {                                                                                                        \
-        .name = #kind, .causal = true, .rollback = true, .resolve = resolve_##kind, .native = native_##kind, \
-        .options = options_##kind, .state = state, .convert_bytes = convert_bytes, .convert = convert,       \
-        .release = release, .run = run, .cost = cost                                                         \
+        .name = #kind, .rollback = true, .resolve = resolve_##kind, .options = options_##kind,               \
+        .state = state, .convert_bytes = convert_bytes, .convert = convert, .release = release, .run = run,  \
+        .cost = cost                                                                                         \
     }
 const struct qn_attention_ops qn_attention_mha = SOFTMAX_OPS(mha);
 const struct qn_attention_ops qn_attention_gqa = SOFTMAX_OPS(gqa);

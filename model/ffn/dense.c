@@ -6,34 +6,41 @@
 
 #define PART 8192 /* elements per item of the pool: half a core's L1 */
 
-bool qn_ffn_dense_native(const struct qn_ffn_ops *self, const struct qn_spec *spec) {
-    return strcmp(self->name, spec->ffn) == 0;
-}
-
-int qn_ffn_dense_resolve(const struct qn_ffn_ops *self, const struct qn_spec *spec, const struct qn_part *ask,
-                         struct qn_ffn *out, struct qn_err *err) {
+int qn_ffn_dense_resolve(const struct qn_ffn_ops *self, const struct qn_spec *spec, uint32_t member,
+                         const struct qn_part *ask, struct qn_ffn *out, struct qn_err *err) {
+    const struct qn_ffn_member *m = &spec->ffn[member];
+    bool native = strcmp(self->name, m->type) == 0;
     memset(out, 0, sizeof *out);
-    bool native = self->native(self, spec);
     out->ops = self;
     out->d_model = spec->d_model;
-    out->dim = spec->ffn_dim;
-    out->act = native ? spec->act : self->act;
+    out->member = member;
+    out->dim = m->dim;
+    out->act = native ? m->act : self->act;
     struct qn_choice *c = &out->choice;
     qn_part_init(&c->part, self->name);
-    qn_part_add(&c->part, "ffn_dim", QN_PARAM_INT, spec->ffn_dim);
+    qn_part_add(&c->part, "ffn_dim", QN_PARAM_INT, m->dim);
     c->origin = native ? QN_ORIGIN_NATIVE : QN_ORIGIN_CONVERTED;
     c->exactness = native ? QN_EXACT : QN_UNAVAILABLE;
     if (!native) {
         snprintf(c->why, sizeof c->why, "the checkpoint was trained with %.15s and has no weights for %s",
-                 spec->ffn, self->name);
+                 m->type, self->name);
         return QN_OK;
     }
     return qn_part_check(ask, &c->part, "ffn", err);
 }
 
+uint32_t qn_ffn_dense_widest(const struct qn_spec *spec) {
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < spec->n_ffn; i++) {
+        if (spec->ffn[i].dim > most) most = spec->ffn[i].dim;
+        if (spec->ffn[i].shared_dim > most) most = spec->ffn[i].shared_dim;
+    }
+    return most;
+}
+
 size_t qn_ffn_dense_weight_bytes(const struct qn_ffn *f, const struct qn_ffn_weights *w) {
     (void)f;
-    return w->gate.bytes + w->up.bytes + w->down.bytes;
+    return w->dense.gate.bytes + w->dense.up.bytes + w->dense.down.bytes;
 }
 
 struct apply {

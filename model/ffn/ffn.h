@@ -13,7 +13,8 @@ struct qn_ffn_ops;
 struct qn_ffn {
     const struct qn_ffn_ops *ops;
     struct qn_choice choice;
-    uint32_t d_model, dim; /* width of the model and of the hidden layer */
+    uint32_t member;       /* of the checkpoint: whose weights it runs with or is converted from */
+    uint32_t d_model, dim; /* width of the model and of the hidden layer (of one expert) */
     enum qn_act_fn act;
     uint64_t arg[4]; /* a kind's own parameters (experts per token), meaning is its own */
 };
@@ -31,11 +32,16 @@ struct qn_ffn_call {
 struct qn_ffn_ops {
     const char *name;
     /* As qn_attention_ops.resolve; param of errors is "ffn". */
-    int (*resolve)(const struct qn_ffn_ops *self, const struct qn_spec *spec, const struct qn_part *ask,
-                   struct qn_ffn *out, struct qn_err *err);
-    bool (*native)(const struct qn_ffn_ops *self, const struct qn_spec *spec);
-    /* Work memory for that many rows, floats; SIZE_MAX on overflow. */
+    int (*resolve)(const struct qn_ffn_ops *self, const struct qn_spec *spec, uint32_t member,
+                   const struct qn_part *ask, struct qn_ffn *out, struct qn_err *err);
+    /* Work memory for that many rows, floats, for the hungriest FFN of this kind that a request may choose on
+     * this checkpoint; SIZE_MAX on overflow. */
     size_t (*scratch_floats)(const struct qn_spec *spec, size_t rows);
+    /* Conversion of one weight block, as in qn_attention_ops; NULL: the kind has none. */
+    size_t (*convert_bytes)(const struct qn_ffn *f, const struct qn_ffn_weights *src, size_t *replaced);
+    int (*convert)(const struct qn_ffn *f, const struct qn_ffn_weights *src, struct qn_ffn_weights *dst,
+                   struct qn_err *err);
+    void (*release)(struct qn_ffn_weights *dst);
     void (*run)(const struct qn_ffn_call *call);
     /* Multiply-adds of one row, and bytes of weights that one row reads. */
     double (*row_macs)(const struct qn_ffn *f);
@@ -44,14 +50,15 @@ struct qn_ffn_ops {
 };
 
 extern const struct qn_ffn_ops *const qn_ffn_registry[];
-/* By name; "" gives the checkpoint's native kind. NULL when unknown. */
+/* By name; "" gives the kind of the checkpoint's first member. NULL when unknown. */
 const struct qn_ffn_ops *qn_ffn_find(const struct qn_spec *spec, const char *name);
 
-/* Common to dense kinds (dense.c): native when the spec names it, else unavailable; one parameter, ffn_dim.
- */
-int qn_ffn_dense_resolve(const struct qn_ffn_ops *self, const struct qn_spec *spec, const struct qn_part *ask,
-                         struct qn_ffn *out, struct qn_err *err);
-bool qn_ffn_dense_native(const struct qn_ffn_ops *self, const struct qn_spec *spec);
+/* Common to dense kinds (dense.c): native when the member is of this kind, else unavailable; one parameter,
+ * ffn_dim. */
+int qn_ffn_dense_resolve(const struct qn_ffn_ops *self, const struct qn_spec *spec, uint32_t member,
+                         const struct qn_part *ask, struct qn_ffn *out, struct qn_err *err);
+/* The widest hidden layer of any FFN member. */
+uint32_t qn_ffn_dense_widest(const struct qn_spec *spec);
 size_t qn_ffn_dense_weight_bytes(const struct qn_ffn *f, const struct qn_ffn_weights *w);
 /* y[i] = f(y[i], b[i]) for the call's rows x dim elements, shared by the pool; b may be NULL. */
 typedef void (*qn_ffn_elementwise)(float *y, const float *a, const float *b, size_t n, enum qn_act_fn act);

@@ -4,7 +4,7 @@
 
 static size_t scratch_floats(const struct qn_spec *spec, size_t rows) {
     size_t n;
-    return qn_size_mul(rows, spec->ffn_dim, &n) ? n : SIZE_MAX;
+    return qn_size_mul(rows, qn_ffn_dense_widest(spec), &n) ? n : SIZE_MAX;
 }
 
 static void activate(float *y, const float *a, const float *b, size_t n, enum qn_act_fn act) {
@@ -15,10 +15,10 @@ static void activate(float *y, const float *a, const float *b, size_t n, enum qn
 static void run(const struct qn_ffn_call *c) {
     size_t dim = c->f->dim;
     struct qn_act in = qn_linear_input(c->x, c->f->d_model, c->rows, c->f->d_model);
-    qn_linear_apply(c->env, &c->w->up, &in, c->w->b_up, c->work, dim);
+    qn_linear_apply(c->env, &c->w->dense.up, &in, c->w->b_up, c->work, dim);
     qn_ffn_apply(c, activate, c->work, NULL);
     struct qn_act mid = qn_linear_input(c->work, dim, c->rows, c->f->dim);
-    qn_linear_apply(c->env, &c->w->down, &mid, c->w->b_down, c->y, c->f->d_model);
+    qn_linear_apply(c->env, &c->w->dense.down, &mid, c->w->b_down, c->y, c->f->d_model);
 }
 
 static double row_macs(const struct qn_ffn *f) {
@@ -27,9 +27,8 @@ static double row_macs(const struct qn_ffn *f) {
 
 #define MLP_OPS(kind, fn)                                                                                    \
     {                                                                                                        \
-        .name = #kind, .resolve = qn_ffn_dense_resolve, .native = qn_ffn_dense_native,                       \
-        .scratch_floats = scratch_floats, .run = run, .row_macs = row_macs,                                  \
-        .row_weight_bytes = qn_ffn_dense_weight_bytes, .act = (fn)                                           \
+        .name = #kind, .resolve = qn_ffn_dense_resolve, .scratch_floats = scratch_floats, .run = run,        \
+        .row_macs = row_macs, .row_weight_bytes = qn_ffn_dense_weight_bytes, .act = (fn)                     \
     }
 const struct qn_ffn_ops qn_ffn_gelu = MLP_OPS(gelu, QN_ACT_GELU_TANH);
 const struct qn_ffn_ops qn_ffn_relu = MLP_OPS(relu, QN_ACT_RELU);

@@ -9,9 +9,10 @@ const struct qn_ffn_ops *const qn_ffn_registry[] = {
 };
 
 const struct qn_ffn_ops *qn_ffn_find(const struct qn_spec *spec, const char *name) {
+    if (!name[0]) name = spec->ffn[0].type;
     for (size_t i = 0; qn_ffn_registry[i]; i++) {
         const struct qn_ffn_ops *ops = qn_ffn_registry[i];
-        if (name[0] ? strcmp(name, ops->name) == 0 : ops->native(ops, spec)) return ops;
+        if (strcmp(name, ops->name) == 0) return ops;
     }
     return NULL;
 }

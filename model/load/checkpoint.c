@@ -241,17 +241,17 @@ static void free_attn(struct qn_attn_weights *a) {
 
 static void free_ffn(struct qn_ffn_weights *f) {
     free_norm(&f->norm);
-    qn_matrix_free(&f->gate);
-    qn_matrix_free(&f->up);
-    qn_matrix_free(&f->down);
+    qn_matrix_free(&f->dense.gate);
+    qn_matrix_free(&f->dense.up);
+    qn_matrix_free(&f->dense.down);
     qn_mem_free(f->b_up);
     qn_mem_free(f->b_down);
 }
 
 void qn_checkpoint_free(struct qn_checkpoint *c) {
     if (!c) return;
-    for (uint32_t i = 0; c->attn && i < c->spec.layers; i++) free_attn(&c->attn[i]);
-    for (uint32_t i = 0; c->ffn && i < c->spec.layers; i++) free_ffn(&c->ffn[i]);
+    for (uint32_t i = 0; c->attn && i < c->spec.n_attn * c->spec.attn_blocks; i++) free_attn(&c->attn[i]);
+    for (uint32_t i = 0; c->ffn && i < c->spec.n_ffn * c->spec.ffn_blocks; i++) free_ffn(&c->ffn[i]);
     free(c->attn);
     free(c->ffn);
     qn_matrix_free(&c->embed);

@@ -5,7 +5,9 @@
  *        -[pack, in parallel]-> struct qn_checkpoint (the map is closed again)
  *
  * Layers refer to weight blocks (struct qn_attn_weights, struct qn_ffn_weights) and do not own them, so that
- * sharing and conversions are a matter of pointers. Thread: one loader; immutable afterwards. */
+ * sharing and conversions are a matter of pointers. A member's block b is attn[member * spec.attn_blocks + b]
+ * (ffn likewise). Blocks may refer to the same matrix or vector; the checkpoint owns each once. Thread: one
+ * loader; immutable afterwards. */
 #ifndef QN_MODEL_LOAD_CHECKPOINT_H
 #define QN_MODEL_LOAD_CHECKPOINT_H
 
@@ -27,28 +29,48 @@ struct qn_attn_weights {
     struct qn_matrix k, v;       /* [kv_heads*head_dim, d_model] */
     struct qn_matrix o;          /* [d_model, heads*head_dim] */
     float *bq, *bk, *bv, *bo;
-    float *q_norm, *k_norm; /* [head_dim], or NULL */
+    float *q_norm,
+        *k_norm; /* [head_dim] ([heads*head_dim], [kv_heads*head_dim] with qk_norm_whole), or NULL */
+    /* linformer: E and F, column by column: [proj_heads][context][slots]; f == e when they share. NULL else.
+     */
+    float *e, *f;
+    /* performer: the random directions, [proj_heads][head_dim][features]; NULL else. */
+    float *features;
+    uint32_t proj_heads; /* 1: one projection for all KV heads; or kv_heads; 0 when there is none */
+};
+
+/* The matrices of one feed-forward network without its norm: a dense FFN, or one expert. */
+struct qn_ffn_matrices {
+    struct qn_matrix gate; /* [dim, d_model]; data NULL for a plain MLP */
+    struct qn_matrix up;   /* [dim, d_model] */
+    struct qn_matrix down; /* [d_model, dim] */
 };
 
 struct qn_ffn_weights {
-    struct qn_norm_weights norm; /* before the FFN, [d_model] */
-    struct qn_matrix gate;       /* [ffn_dim, d_model]; data NULL for a plain MLP */
-    struct qn_matrix up;         /* [ffn_dim, d_model] */
-    struct qn_matrix down;       /* [d_model, ffn_dim] */
-    float *b_up, *b_down;
+    struct qn_norm_weights norm;  /* before the FFN, [d_model] */
+    struct qn_ffn_matrices dense; /* the FFN itself; of a mixture: the shared expert, or all data NULL */
+    float *b_up, *b_down;         /* of dense; NULL when the family has none */
+    /* mixture of experts; all zero else */
+    struct qn_matrix router;         /* [experts, d_model] */
+    float *route_bias;               /* [experts], sigmoid gating; or NULL */
+    float *shared_gate;              /* [d_model]; or NULL */
+    struct qn_ffn_matrices *experts; /* [n_experts] */
+    uint32_t n_experts;
 };
 
 struct qn_checkpoint {
     struct qn_spec spec;
-    char name[96];           /* general.name, or the file's stem */
-    char format[16];         /* "gguf" or "safetensors" */
-    struct qn_matrix embed;  /* [vocab, d_model] */
-    struct qn_matrix output; /* [vocab, d_model]; data NULL when tied */
-    float *pos_embed;        /* [context, d_model] for learned positions, else NULL */
-    float *rope_factors;     /* [rope_dim/2] from rope_freqs, else NULL */
+    char name[96];                      /* general.name, or the file's stem */
+    char format[16];                    /* "gguf" or "safetensors" */
+    struct qn_matrix embed;             /* [vocab, d_model] */
+    struct qn_matrix output;            /* [vocab, d_model]; data NULL when tied */
+    float *pos_embed;                   /* [context, d_model] for learned positions, else NULL */
+    float *rope_factors;                /* [rope_dim/2] from rope_freqs, else NULL */
+    struct qn_matrix lags[QN_LAGS_MAX]; /* [vocab, d_model] each: spec.embed_lags of them, lag 1 first */
     struct qn_norm_weights out_norm;
-    struct qn_attn_weights *attn;   /* [layers] */
-    struct qn_ffn_weights *ffn;     /* [layers] */
+    struct qn_attn_weights *attn;   /* [n_attn * attn_blocks] */
+    struct qn_ffn_weights *ffn;     /* [n_ffn * ffn_blocks] */
+    bool synthetic;                 /* random weights made from a description */
     struct qn_tokenizer *tokenizer; /* NULL when the checkpoint carries none (sequence must be token ids) */
     uint64_t params;                /* parameters in the file */
     size_t bytes_by_type[QN_TYPE_COUNT]; /* file bytes of weight tensors */
@@ -73,5 +95,14 @@ struct qn_load_options {
 int qn_checkpoint_load(const char *path, const struct qn_load_options *opt, struct qn_checkpoint **out,
                        struct qn_err *err);
 void qn_checkpoint_free(struct qn_checkpoint *c);
+
+/* The first weight block of a member. */
+static inline const struct qn_attn_weights *qn_checkpoint_attn(const struct qn_checkpoint *c,
+                                                               uint32_t member) {
+    return c->attn + (size_t)member * c->spec.attn_blocks;
+}
+static inline const struct qn_ffn_weights *qn_checkpoint_ffn(const struct qn_checkpoint *c, uint32_t member) {
+    return c->ffn + (size_t)member * c->spec.ffn_blocks;
+}
 
 #endif

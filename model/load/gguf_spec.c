@@ -48,11 +48,11 @@ static int read_shape(struct keys *k, struct qn_spec *s) {
     uint32_t value_dim;
     if ((rc = need_u32(k, "block_count", &s->layers)) < 0) return rc;
     if ((rc = need_u32(k, "embedding_length", &s->d_model)) < 0) return rc;
-    if ((rc = need_u32(k, "feed_forward_length", &s->ffn_dim)) < 0) return rc;
+    if ((rc = need_u32(k, "feed_forward_length", &s->ffn[0].dim)) < 0) return rc;
     if ((rc = need_u32(k, "context_length", &s->context)) < 0) return rc;
     if ((rc = need_u32(k, "attention.head_count", &s->heads)) < 0) return rc;
-    s->kv_heads = s->heads;
-    if ((rc = opt_u32(k, "attention.head_count_kv", &s->kv_heads)) < 0) return rc;
+    s->attn[0].kv_heads = s->heads;
+    if ((rc = opt_u32(k, "attention.head_count_kv", &s->attn[0].kv_heads)) < 0) return rc;
     if (s->heads == 0) return qn_err_param(k->err, QN_ERR_UNSUPPORTED, "heads", "hyper-parameter heads is 0");
     s->head_dim = s->d_model / s->heads;
     if ((rc = opt_u32(k, "attention.key_length", &s->head_dim)) < 0) return rc;

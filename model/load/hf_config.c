@@ -68,14 +68,15 @@ static int read_shape(const json_t *c, struct qn_hf_model *m, struct qn_err *err
     if (s->heads == 0 || s->heads > s->d_model)
         return unsupported(err, k->heads, "the head count is 0 or absurd");
     /* GPT-2's own default; a llama-like config always has the key. */
-    if (s->d_model <= UINT32_MAX / 4) s->ffn_dim = m->family->gated ? 0 : 4 * s->d_model;
-    rc = m->family->gated ? need_u32(c, k->ffn, &s->ffn_dim, err) : qn_json_u32(c, k->ffn, &s->ffn_dim, err);
+    if (s->d_model <= UINT32_MAX / 4) s->ffn[0].dim = m->family->gated ? 0 : 4 * s->d_model;
+    rc = m->family->gated ? need_u32(c, k->ffn, &s->ffn[0].dim, err)
+                          : qn_json_u32(c, k->ffn, &s->ffn[0].dim, err);
     if (rc < 0) return rc;
-    s->kv_heads = s->heads;
-    if (k->kv_heads && (rc = qn_json_u32(c, k->kv_heads, &s->kv_heads, err)) < 0) return rc;
+    s->attn[0].kv_heads = s->heads;
+    if (k->kv_heads && (rc = qn_json_u32(c, k->kv_heads, &s->attn[0].kv_heads, err)) < 0) return rc;
     if (m->family->one_kv_head) {
         if ((rc = qn_json_bool(c, "multi_query", &multi_query, err)) < 0) return rc;
-        if (multi_query) s->kv_heads = 1;
+        if (multi_query) s->attn[0].kv_heads = 1;
         if (!multi_query) m->qkv = QN_QKV_FUSED_PER_HEAD;
     }
     s->head_dim = m->family->hf_head_dim ? m->family->hf_head_dim : s->d_model / s->heads;

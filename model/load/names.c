@@ -168,6 +168,12 @@ void qn_family_fill(const struct qn_family *f, struct qn_spec *spec) {
     spec->pos = f->pos;
     spec->qk_norm = f->qk_norm;
     spec->embed_scale = f->embed_scaled ? sqrtf((float)spec->d_model) : 1.0f;
+    spec->n_attn = spec->n_ffn = spec->n_share = 1;
+    snprintf(spec->attn[0].type, sizeof spec->attn[0].type, "%s",
+             qn_softmax_name(spec->heads, spec->attn[0].kv_heads));
+    spec->share[0] =
+        (struct qn_share_member){.type = "none", .attn_blocks = spec->layers, .ffn_blocks = spec->layers};
+    spec->attn_blocks = spec->ffn_blocks = spec->layers;
 }
 
 int qn_family_set_ffn(const struct qn_family *f, enum qn_act_fn act, struct qn_spec *spec,
@@ -180,7 +186,7 @@ int qn_family_set_ffn(const struct qn_family *f, enum qn_act_fn act, struct qn_s
     const char *name = f->gated ? gated[act] : plain[act];
     if (!name)
         return qn_err_set(err, QN_ERR_UNSUPPORTED, "this activation has no plain feed-forward structure");
-    snprintf(spec->ffn, sizeof spec->ffn, "%s", name);
-    spec->act = act;
+    snprintf(spec->ffn[0].type, sizeof spec->ffn[0].type, "%s", name);
+    spec->ffn[0].act = act;
     return QN_OK;
 }

@@ -84,9 +84,11 @@ const struct qn_family *qn_family_by_hf_type(const char *model_type);
 /* Row i, or NULL past the last one: for messages, tests and /v1/models. */
 const struct qn_family *qn_family_at(unsigned i);
 
-/* Fills spec's family-wide fields (family, norm, pos, qk_norm, embed_scale from d_model). */
+/* Fills spec's family-wide fields (family, norm, pos, qk_norm, embed_scale from d_model) and the names and
+ * blocks of its single members; after layers, d_model, heads and kv_heads. */
 void qn_family_fill(const struct qn_family *f, struct qn_spec *spec);
-/* Sets spec->ffn (the registry's name) and spec->act; QN_ERR_UNSUPPORTED for a pair that has no name. */
+/* Sets the FFN member's type (the registry's name) and act; QN_ERR_UNSUPPORTED for a pair that has no name.
+ */
 int qn_family_set_ffn(const struct qn_family *f, enum qn_act_fn act, struct qn_spec *spec,
                       struct qn_err *err);
 

@@ -116,7 +116,8 @@ bool qn_want_transposed(const struct qn_weights_source *src, enum qn_slot slot) 
 
 /* Shape as [out, in]; cols 0: a vector. All fit: the spec's ranges keep the products below 2^32. */
 static void shape_of(const struct qn_spec *s, enum qn_slot slot, bool bias, uint64_t *rows, uint64_t *cols) {
-    uint64_t d = s->d_model, dq = (uint64_t)s->heads * s->head_dim, dk = (uint64_t)s->kv_heads * s->head_dim;
+    uint64_t d = s->d_model, dq = (uint64_t)s->heads * s->head_dim,
+             dk = (uint64_t)s->attn[0].kv_heads * s->head_dim;
     *cols = d;
     switch (slot) {
     case QN_SLOT_EMBED:
@@ -148,10 +149,10 @@ static void shape_of(const struct qn_spec *s, enum qn_slot slot, bool bias, uint
         break;
     case QN_SLOT_GATE:
     case QN_SLOT_UP:
-        *rows = s->ffn_dim;
+        *rows = s->ffn[0].dim;
         break;
     case QN_SLOT_DOWN:
-        *rows = d, *cols = s->ffn_dim;
+        *rows = d, *cols = s->ffn[0].dim;
         break;
     default:
         *rows = d, *cols = 0;

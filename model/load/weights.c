@@ -140,7 +140,7 @@ static struct row_map qkv_map(const struct loader *l, unsigned part) {
     struct row_map m = {0, s->head_dim, s->head_dim, 0};
     if (l->src->gguf && l->src->family->gguf_permuted && part < 2) m.rot = s->rope_dim;
     if (l->src->qkv == QN_QKV_FUSED) {
-        uint64_t dq = (uint64_t)s->heads * s->head_dim, dk = (uint64_t)s->kv_heads * s->head_dim;
+        uint64_t dq = (uint64_t)s->heads * s->head_dim, dk = (uint64_t)s->attn[0].kv_heads * s->head_dim;
         m.offset = part == 0 ? 0 : part == 1 ? dq : dq + dk;
     } else if (l->src->qkv == QN_QKV_FUSED_PER_HEAD) {
         m.offset = (uint64_t)part * s->head_dim;
@@ -156,7 +156,7 @@ static int load_qkv(struct loader *l, struct qn_attn_weights *a, uint32_t layer)
     for (unsigned part = 0; part < 3; part++) {
         enum qn_slot slot =
             l->src->qkv == QN_QKV_SEPARATE ? (enum qn_slot)(QN_SLOT_Q + (int)part) : QN_SLOT_QKV;
-        size_t rows = (size_t)(part == 0 ? s->heads : s->kv_heads) * s->head_dim;
+        size_t rows = (size_t)(part == 0 ? s->heads : s->attn[0].kv_heads) * s->head_dim;
         struct row_map map = qkv_map(l, part);
         int rc = pack_matrix(l, dst[part], qn_found_get(&l->found, slot, layer, false), slot, rows, &map);
         if (rc == QN_OK)
@@ -182,9 +182,9 @@ static int load_layer(struct loader *l, uint32_t i) {
         load_vector(l, &a->k_norm, qn_found_get(&l->found, QN_SLOT_K_NORM, i, false), s->head_dim, &plain, 0);
     if (rc < 0) return rc;
     if ((rc = load_norm(l, &f->norm, QN_SLOT_FFN_NORM, i)) < 0) return rc;
-    if ((rc = load_linear(l, &f->gate, NULL, QN_SLOT_GATE, i, s->ffn_dim)) < 0) return rc;
-    if ((rc = load_linear(l, &f->up, &f->b_up, QN_SLOT_UP, i, s->ffn_dim)) < 0) return rc;
-    return load_linear(l, &f->down, &f->b_down, QN_SLOT_DOWN, i, s->d_model);
+    if ((rc = load_linear(l, &f->dense.gate, NULL, QN_SLOT_GATE, i, s->ffn[0].dim)) < 0) return rc;
+    if ((rc = load_linear(l, &f->dense.up, &f->b_up, QN_SLOT_UP, i, s->ffn[0].dim)) < 0) return rc;
+    return load_linear(l, &f->dense.down, &f->b_down, QN_SLOT_DOWN, i, s->d_model);
 }
 
 /* Learned positions: [context, d_model] as f32, row by row from whatever type the file has. */

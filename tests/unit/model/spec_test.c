@@ -15,17 +15,21 @@ static struct qn_spec good(void) {
                             .layers = 2,
                             .d_model = 64,
                             .heads = 4,
-                            .kv_heads = 2,
                             .head_dim = 16,
-                            .ffn_dim = 96,
                             .vocab = 100,
                             .context = 128,
                             .norm_eps = 1e-5f,
                             .rope_dim = 16,
                             .rope_base = 10000.0f,
-                            .ffn = "swiglu",
-                            .act = QN_ACT_SILU,
-                            .embed_scale = 1.0f};
+                            .embed_scale = 1.0f,
+                            .n_attn = 1,
+                            .n_ffn = 1,
+                            .n_share = 1,
+                            .attn = {{.type = "gqa", .kv_heads = 2}},
+                            .ffn = {{.type = "swiglu", .dim = 96, .act = QN_ACT_SILU}},
+                            .share = {{.type = "none", .attn_blocks = 2, .ffn_blocks = 2}},
+                            .attn_blocks = 2,
+                            .ffn_blocks = 2};
 }
 
 static void ranges(void **state) {
@@ -33,11 +37,14 @@ static void ranges(void **state) {
         size_t at;
         uint32_t low, high; /* just outside */
     } fields[] = {
-        {offsetof(struct qn_spec, layers), 0, 1025},   {offsetof(struct qn_spec, d_model), 7, 65537},
-        {offsetof(struct qn_spec, heads), 0, 1025},    {offsetof(struct qn_spec, kv_heads), 0, 1025},
-        {offsetof(struct qn_spec, head_dim), 7, 520},  {offsetof(struct qn_spec, ffn_dim), 7, 1048577},
-        {offsetof(struct qn_spec, vocab), 1, 2097153}, {offsetof(struct qn_spec, context), 0, 16777217},
-        {offsetof(struct qn_spec, rope_dim), 1, 18},   {offsetof(struct qn_spec, rope_dim), 0, 15}};
+        {offsetof(struct qn_spec, layers), 0, 1025},    {offsetof(struct qn_spec, d_model), 7, 65537},
+        {offsetof(struct qn_spec, heads), 0, 1025},     {offsetof(struct qn_spec, attn[0].kv_heads), 0, 1025},
+        {offsetof(struct qn_spec, head_dim), 7, 520},   {offsetof(struct qn_spec, ffn[0].dim), 7, 1048577},
+        {offsetof(struct qn_spec, vocab), 1, 2097153},  {offsetof(struct qn_spec, context), 0, 16777217},
+        {offsetof(struct qn_spec, rope_dim), 1, 18},    {offsetof(struct qn_spec, rope_dim), 0, 15},
+        {offsetof(struct qn_spec, n_attn), 0, 9},       {offsetof(struct qn_spec, n_ffn), 0, 9},
+        {offsetof(struct qn_spec, n_share), 0, 9},      {offsetof(struct qn_spec, attn_blocks), 0, 2049},
+        {offsetof(struct qn_spec, ffn_blocks), 1, 2049}};
     struct qn_spec s = good();
     (void)state;
     assert_int_equal(qn_spec_check(&s, NULL), QN_OK);
@@ -62,7 +69,7 @@ static void refused(struct qn_spec s, const char *param) {
 static void cross_rules(void **state) {
     struct qn_spec s;
     (void)state;
-    s = good(), s.heads = 6, s.kv_heads = 4, refused(s, "kv_heads");
+    s = good(), s.heads = 6, s.attn[0].kv_heads = 4, refused(s, "kv_heads");
     s = good(), s.head_dim = 20, s.rope_dim = 20, refused(s, "head_dim");
     s = good(), s.norm_eps = 0, refused(s, "norm_eps");
     s = good(), s.norm_eps = NAN, refused(s, "norm_eps");
@@ -70,7 +77,18 @@ static void cross_rules(void **state) {
     s = good(), s.rope_base = INFINITY, refused(s, "rope_base");
     s = good(), s.embed_scale = 0, refused(s, "embed_scale");
     s = good(), s.embed_scale = INFINITY, refused(s, "embed_scale");
-    s = good(), s.ffn[0] = 0, refused(s, "ffn");
+    s = good(), s.ffn[0].type[0] = 0, refused(s, "ffn");
+    s = good(), s.attn[0].type[0] = 0, refused(s, "attention");
+    s = good(), s.attn[0].slots = 4097, refused(s, "slots");
+    s = good(), s.attn[0].features = 4097, refused(s, "features");
+    s = good(), s.share[0].type[0] = 0, refused(s, "sharing");
+    s = good(), s.share[0].attn_first = 1, refused(s, "sharing");
+    s = good(), s.share[0].ffn_blocks = 3, refused(s, "sharing");
+    s = good(), s.ffn[0].experts = 4, refused(s, "experts_per_token");
+    s.ffn[0].used = 2, refused(s, "expert");
+    strcpy(s.ffn[0].expert, "swiglu"), refused(s, "gating");
+    s.ffn[0].gating = QN_GATING_SOFTMAX;
+    assert_int_equal(qn_spec_check(&s, NULL), QN_OK);
     s = good(), s.pos = QN_POS_LEARNED, refused(s, "rope_dim");
     s = good(), s.rope_scaling = QN_ROPE_LINEAR, refused(s, "rope_factor");
     s = good(), s.rope_scaling = QN_ROPE_LLAMA3, s.rope_factor = 8, refused(s, "rope_low_freq");

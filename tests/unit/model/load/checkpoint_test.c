@@ -141,9 +141,9 @@ static void check_weights(const struct qn_test_tiny *t, const struct qn_checkpoi
         check_vector(t, a->k_norm, QN_PART_K_NORM, l);
         check_vector(t, f->norm.g, QN_PART_FFN_NORM, l);
         check_vector(t, f->norm.b, QN_PART_FFN_NORM_B, l);
-        check_matrix(t, &f->gate, QN_PART_GATE, l);
-        check_matrix(t, &f->up, QN_PART_UP, l);
-        check_matrix(t, &f->down, QN_PART_DOWN, l);
+        check_matrix(t, &f->dense.gate, QN_PART_GATE, l);
+        check_matrix(t, &f->dense.up, QN_PART_UP, l);
+        check_matrix(t, &f->dense.down, QN_PART_DOWN, l);
         check_vector(t, f->b_up, QN_PART_B_UP, l);
         check_vector(t, f->b_down, QN_PART_B_DOWN, l);
     }
@@ -155,9 +155,9 @@ static void check_spec(const struct qn_test_tiny *t, const struct qn_spec *s) {
     assert_int_equal(s->layers, t->layers);
     assert_int_equal(s->d_model, t->d_model);
     assert_int_equal(s->heads, t->heads);
-    assert_int_equal(s->kv_heads, t->kv_heads);
+    assert_int_equal(s->attn[0].kv_heads, t->kv_heads);
     assert_int_equal(s->head_dim, t->head_dim);
-    assert_int_equal(s->ffn_dim, t->ffn);
+    assert_int_equal(s->ffn[0].dim, t->ffn);
     assert_int_equal(s->vocab, t->vocab);
     assert_int_equal(s->context, t->context);
     assert_int_equal(s->window, 0);
@@ -167,8 +167,8 @@ static void check_spec(const struct qn_test_tiny *t, const struct qn_spec *s) {
     assert_int_equal(s->rope_dim, gpt ? 0 : t->head_dim);
     assert_true(s->rope_base == (gpt ? 0.0f : 50000.0f));
     assert_int_equal(s->rope_scaling, QN_ROPE_NONE);
-    assert_string_equal(s->ffn, gpt ? "gelu" : gemma ? "geglu" : "swiglu");
-    assert_int_equal(s->act, gpt || gemma ? QN_ACT_GELU_TANH : QN_ACT_SILU);
+    assert_string_equal(s->ffn[0].type, gpt ? "gelu" : gemma ? "geglu" : "swiglu");
+    assert_int_equal(s->ffn[0].act, gpt || gemma ? QN_ACT_GELU_TANH : QN_ACT_SILU);
     assert_int_equal(s->qk_norm, strcmp(t->family, "qwen3") == 0);
     assert_int_equal(s->tied, t->tied);
     assert_true(s->embed_scale == (gemma ? 8.0f : 1.0f));
@@ -409,7 +409,7 @@ static void smollm2(void **state) {
     struct qn_checkpoint *c = load(path, &opt);
     assert_int_equal(c->spec.layers, 30);
     assert_int_equal(c->spec.heads, 9);
-    assert_int_equal(c->spec.kv_heads, 3);
+    assert_int_equal(c->spec.attn[0].kv_heads, 3);
     assert_int_equal(c->spec.head_dim, 64);
     assert_int_equal(c->spec.vocab, 49152);
     assert_int_equal(c->spec.context, 8192);

@@ -38,12 +38,12 @@ static void llama_3(void **state) {
              "\"low_freq_factor\":1.0,\"original_max_position_embeddings\":8192,\"rope_type\":\"llama3\"}}")
             .spec;
     assert_int_equal(s.head_dim, 64);
-    assert_int_equal(s.kv_heads, 8);
+    assert_int_equal(s.attn[0].kv_heads, 8);
     assert_int_equal(s.rope_scaling, QN_ROPE_LLAMA3);
     assert_true(s.rope_factor == 32.0f && s.rope_low_freq == 1.0f && s.rope_high_freq == 4.0f);
     assert_int_equal(s.rope_original_context, 8192);
     assert_true(s.rope_base == 500000.0f && s.tied);
-    assert_string_equal(s.ffn, "swiglu");
+    assert_string_equal(s.ffn[0].type, "swiglu");
 }
 
 static void rope_parameters_are_the_newer_spelling(void **state) {
@@ -66,25 +66,25 @@ static void rope_parameters_are_the_newer_spelling(void **state) {
 static void defaults(void **state) {
     (void)state;
     struct qn_spec s = read("{\"model_type\":\"llama\"," SIZES "}").spec;
-    assert_int_equal(s.kv_heads, 32);
+    assert_int_equal(s.attn[0].kv_heads, 32);
     assert_true(s.norm_eps == 1e-6f && s.rope_base == 10000.0f && s.embed_scale == 1.0f);
     assert_int_equal(s.rope_dim, 64);
     s = read("{\"model_type\":\"gpt2\",\"vocab_size\":50257,\"n_embd\":768,\"n_layer\":12,\"n_head\":12,"
              "\"n_positions\":1024,\"n_inner\":null}")
             .spec;
-    assert_int_equal(s.ffn_dim, 3072);
+    assert_int_equal(s.ffn[0].dim, 3072);
     assert_true(s.norm_eps == 1e-5f);
-    assert_int_equal(s.act, QN_ACT_GELU_TANH);
+    assert_int_equal(s.ffn[0].act, QN_ACT_GELU_TANH);
     assert_int_equal(s.pos, QN_POS_LEARNED);
     struct qn_hf_model m =
         read("{\"model_type\":\"gpt_bigcode\",\"vocab_size\":49152,\"n_embd\":768,\"n_layer\":20,"
              "\"n_head\":12,\"n_positions\":8192}");
-    assert_int_equal(m.spec.kv_heads, 1);
+    assert_int_equal(m.spec.attn[0].kv_heads, 1);
     assert_int_equal(m.qkv, QN_QKV_FUSED);
     m = read(
         "{\"model_type\":\"gpt_bigcode\",\"vocab_size\":49152,\"n_embd\":768,\"n_layer\":20,\"n_head\":12,"
         "\"n_positions\":8192,\"multi_query\":false}");
-    assert_int_equal(m.spec.kv_heads, 12);
+    assert_int_equal(m.spec.attn[0].kv_heads, 12);
     assert_int_equal(m.qkv, QN_QKV_FUSED_PER_HEAD);
 }
 
@@ -94,8 +94,8 @@ static void gemma(void **state) {
     struct qn_spec s = read("{\"model_type\":\"gemma\"," SIZES ",\"head_dim\":256,\"num_key_value_heads\":1,"
                             "\"hidden_act\":\"gelu\",\"hidden_activation\":null}")
                            .spec;
-    assert_int_equal(s.act, QN_ACT_GELU_TANH);
-    assert_string_equal(s.ffn, "geglu");
+    assert_int_equal(s.ffn[0].act, QN_ACT_GELU_TANH);
+    assert_string_equal(s.ffn[0].type, "geglu");
     assert_int_equal(s.head_dim, 256);
     assert_true(s.embed_scale > 45.2548f && s.embed_scale < 45.2549f);
 }
@@ -117,8 +117,8 @@ static void activations(void **state) {
                  "\"n_positions\":1024,\"activation_function\":\"%s\"}",
                  acts[i].name);
         struct qn_spec s = read(text).spec;
-        assert_int_equal(s.act, acts[i].act);
-        assert_string_equal(s.ffn, acts[i].ffn);
+        assert_int_equal(s.ffn[0].act, acts[i].act);
+        assert_string_equal(s.ffn[0].type, acts[i].ffn);
     }
 }
 
