@@ -220,45 +220,56 @@ int qn_checkpoint_load(const char *path, const struct qn_load_options *opt, stru
     return QN_OK;
 }
 
-static void free_norm(struct qn_norm_weights *n) {
-    qn_mem_free(n->g);
-    qn_mem_free(n->b);
+/* ---- ownership ---- */
+
+/* Writes p down; frees it when that can't be done. p may be NULL. */
+static bool own(struct qn_checkpoint *c, void *p) {
+    if (!p) return false;
+    if (c->n_owned == c->cap_owned) {
+        size_t cap = c->cap_owned ? c->cap_owned : 64, bytes;
+        void **grown = NULL;
+        if (qn_size_mul(cap, 2, &cap) && qn_size_mul(cap, sizeof *grown, &bytes))
+            grown = realloc(c->owned, bytes);
+        if (!grown) {
+            qn_mem_free(p);
+            return false;
+        }
+        c->owned = grown;
+        c->cap_owned = cap;
+    }
+    c->owned[c->n_owned++] = p;
+    return true;
 }
 
-static void free_attn(struct qn_attn_weights *a) {
-    free_norm(&a->norm);
-    qn_matrix_free(&a->q);
-    qn_matrix_free(&a->k);
-    qn_matrix_free(&a->v);
-    qn_matrix_free(&a->o);
-    qn_mem_free(a->bq);
-    qn_mem_free(a->bk);
-    qn_mem_free(a->bv);
-    qn_mem_free(a->bo);
-    qn_mem_free(a->q_norm);
-    qn_mem_free(a->k_norm);
+bool qn_checkpoint_matrix(struct qn_checkpoint *c, struct qn_matrix *m, enum qn_type t, size_t rows,
+                          size_t cols) {
+    if (!qn_matrix_alloc(m, t, rows, cols)) return false;
+    if (!own(c, m->data)) {
+        *m = (struct qn_matrix){0};
+        return false;
+    }
+    c->weights_bytes += m->bytes;
+    return true;
 }
 
-static void free_ffn(struct qn_ffn_weights *f) {
-    free_norm(&f->norm);
-    qn_matrix_free(&f->dense.gate);
-    qn_matrix_free(&f->dense.up);
-    qn_matrix_free(&f->dense.down);
-    qn_mem_free(f->b_up);
-    qn_mem_free(f->b_down);
+float *qn_checkpoint_vector(struct qn_checkpoint *c, size_t n) {
+    float *v = qn_mem_alloc_array(n, sizeof *v);
+    if (!own(c, v)) return NULL;
+    c->weights_bytes += n * sizeof *v;
+    return v;
+}
+
+struct qn_ffn_matrices *qn_checkpoint_experts(struct qn_checkpoint *c, size_t n) {
+    struct qn_ffn_matrices *e = qn_mem_alloc_array(n, sizeof *e);
+    return own(c, e) ? e : NULL;
 }
 
 void qn_checkpoint_free(struct qn_checkpoint *c) {
     if (!c) return;
-    for (uint32_t i = 0; c->attn && i < c->spec.n_attn * c->spec.attn_blocks; i++) free_attn(&c->attn[i]);
-    for (uint32_t i = 0; c->ffn && i < c->spec.n_ffn * c->spec.ffn_blocks; i++) free_ffn(&c->ffn[i]);
+    for (size_t i = 0; i < c->n_owned; i++) qn_mem_free(c->owned[i]);
+    free(c->owned);
     free(c->attn);
     free(c->ffn);
-    qn_matrix_free(&c->embed);
-    qn_matrix_free(&c->output);
-    qn_mem_free(c->pos_embed);
-    qn_mem_free(c->rope_factors);
-    free_norm(&c->out_norm);
     qn_tokenizer_free(c->tokenizer);
     free(c);
 }

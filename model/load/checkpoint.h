@@ -6,8 +6,9 @@
  *
  * Layers refer to weight blocks (struct qn_attn_weights, struct qn_ffn_weights) and do not own them, so that
  * sharing and conversions are a matter of pointers. A member's block b is attn[member * spec.attn_blocks + b]
- * (ffn likewise). Blocks may refer to the same matrix or vector; the checkpoint owns each once. Thread: one
- * loader; immutable afterwards. */
+ * (ffn likewise). Blocks may refer to the same matrix or vector: all of them come from qn_checkpoint_matrix
+ * and its like, which write each allocation down once, and once it is freed. Thread: one loader; immutable
+ * afterwards. */
 #ifndef QN_MODEL_LOAD_CHECKPOINT_H
 #define QN_MODEL_LOAD_CHECKPOINT_H
 
@@ -75,7 +76,9 @@ struct qn_checkpoint {
     uint64_t params;                /* parameters in the file */
     size_t bytes_by_type[QN_TYPE_COUNT]; /* file bytes of weight tensors */
     size_t file_bytes;
-    size_t weights_bytes;                 /* what quern's own memory holds for them */
+    size_t weights_bytes; /* what quern's own memory holds for them */
+    void **owned;         /* [n_owned] every allocation that blocks refer to */
+    size_t n_owned, cap_owned;
     double ms_map, ms_pack, ms_tokenizer; /* phases of the load */
 };
 
@@ -95,6 +98,13 @@ struct qn_load_options {
 int qn_checkpoint_load(const char *path, const struct qn_load_options *opt, struct qn_checkpoint **out,
                        struct qn_err *err);
 void qn_checkpoint_free(struct qn_checkpoint *c);
+
+/* Memory of the checkpoint's weights: zeroed, counted in weights_bytes, freed with the checkpoint. Several
+ * blocks may refer to it. false or NULL when there is no memory or the size overflows. */
+bool qn_checkpoint_matrix(struct qn_checkpoint *c, struct qn_matrix *m, enum qn_type t, size_t rows,
+                          size_t cols);
+float *qn_checkpoint_vector(struct qn_checkpoint *c, size_t n);
+struct qn_ffn_matrices *qn_checkpoint_experts(struct qn_checkpoint *c, size_t n);
 
 /* The first weight block of a member. */
 static inline const struct qn_attn_weights *qn_checkpoint_attn(const struct qn_checkpoint *c,

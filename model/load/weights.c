@@ -80,7 +80,8 @@ static int pack_matrix(struct loader *l, struct qn_matrix *dst, const struct qn_
     bool transposed = qn_want_transposed(l->src, slot);
     size_t cols = (size_t)t->dims[transposed ? 0 : 1], bytes;
     struct pack p = {.dst = dst, .src = t, .map = *map};
-    if (!qn_type_row_bytes(t->type, cols, &p.row_bytes) || !qn_matrix_alloc(dst, t->type, rows, cols))
+    if (!qn_type_row_bytes(t->type, cols, &p.row_bytes) ||
+        !qn_checkpoint_matrix(l->c, dst, t->type, rows, cols))
         return no_memory(l);
     if (transposed) {
         unsigned threads = l->opt->pool ? qn_pool_threads(l->opt->pool) : 1;
@@ -90,7 +91,6 @@ static int pack_matrix(struct loader *l, struct qn_matrix *dst, const struct qn_
     size_t items = (rows + ITEM_ROWS - 1) / ITEM_ROWS;
     qn_pool_run(l->opt->pool, items, transposed ? pack_columns : pack_rows, &p);
     qn_mem_free(p.scratch);
-    l->c->weights_bytes += dst->bytes;
     l->done++;
     if (l->opt->progress)
         l->opt->progress(l->opt->progress_ctx, "repack", (double)l->done / (double)l->matrices);
@@ -103,7 +103,7 @@ static int pack_matrix(struct loader *l, struct qn_matrix *dst, const struct qn_
 static int load_vector(struct loader *l, float **dst, const struct qn_tensor *t, size_t n,
                        const struct row_map *map, float add) {
     if (!t) return QN_OK;
-    float *v = qn_mem_alloc_array(n, sizeof *v);
+    float *v = qn_checkpoint_vector(l->c, n);
     if (!v) return no_memory(l);
     size_t elem = qn_type_block_bytes(t->type);
     for (size_t i = 0; i < n; i++) {
@@ -111,7 +111,6 @@ static int load_vector(struct loader *l, float **dst, const struct qn_tensor *t,
         v[i] += add;
     }
     *dst = v;
-    l->c->weights_bytes += n * sizeof *v;
     return QN_OK;
 }
 
@@ -193,11 +192,10 @@ static int load_positions(struct loader *l) {
     size_t rows = l->c->spec.context, cols = l->c->spec.d_model, n, row_bytes;
     if (!t) return QN_OK;
     if (!qn_size_mul(rows, cols, &n) || !qn_type_row_bytes(t->type, cols, &row_bytes) ||
-        !(l->c->pos_embed = qn_mem_alloc_array(n, sizeof(float))))
+        !(l->c->pos_embed = qn_checkpoint_vector(l->c, n)))
         return no_memory(l);
     for (size_t r = 0; r < rows; r++)
         qn_type_row_to_f32(t->type, t->data + r * row_bytes, l->c->pos_embed + r * cols, cols);
-    l->c->weights_bytes += n * sizeof(float);
     return QN_OK;
 }
 
