@@ -98,8 +98,8 @@ static int conversion_make(struct qn_variant *v, const char *key, struct qn_conv
     c->attn = calloc(c->n, sizeof *c->attn);
     if (!c->attn) rc = qn_err_set(err, QN_ERR_NOMEM, "out of memory for converted weights");
     for (uint32_t i = 0; rc == QN_OK && i < c->n; i++) {
-        rc = c->ops->convert(&v->attention, &qn_checkpoint_attn(m->ckpt, v->attention.member)[i], &c->attn[i],
-                             err);
+        rc = c->ops->convert(&v->attention, i, &qn_checkpoint_attn(m->ckpt, v->attention.member)[i],
+                             &c->attn[i], err);
     }
     if (rc) {
         conversion_free(c);

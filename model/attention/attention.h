@@ -94,12 +94,12 @@ struct qn_attention_ops {
     size_t (*work_floats)(const struct qn_spec *spec);
 
     /* Conversion of one weight block, when choice.origin is QN_ORIGIN_CONVERTED. bytes: what convert will
-     * allocate (SIZE_MAX on overflow); *replaced: bytes of src that it stands in for. convert: dst must be
-     * zero; what it does not change it borrows from src. QN_ERR_NOMEM leaves dst for release. release frees
-     * what convert made and takes a zero block. */
+     * allocate (SIZE_MAX on overflow); *replaced: bytes of src that it stands in for. convert: src is weight
+     * block `block` of the member; dst must be zero; what it does not change it borrows from src.
+     * QN_ERR_NOMEM leaves dst for release. release frees what convert made and takes a zero block. */
     size_t (*convert_bytes)(const struct qn_attention *a, const struct qn_attn_weights *src,
                             size_t *replaced);
-    int (*convert)(const struct qn_attention *a, const struct qn_attn_weights *src,
+    int (*convert)(const struct qn_attention *a, uint32_t block, const struct qn_attn_weights *src,
                    struct qn_attn_weights *dst, struct qn_err *err);
     void (*release)(struct qn_attn_weights *dst);
 

@@ -239,8 +239,9 @@ static bool convert_matrix(const struct qn_attention *a, const struct qn_matrix 
     return repeat_matrix(dst, src, a->kv_heads / from, a->head_dim);
 }
 
-static int convert(const struct qn_attention *a, const struct qn_attn_weights *src,
+static int convert(const struct qn_attention *a, uint32_t block, const struct qn_attn_weights *src,
                    struct qn_attn_weights *dst, struct qn_err *err) {
+    (void)block;
     uint32_t from = src->k.rows / a->head_dim;
     *dst = *src;
     memset(&dst->k, 0, sizeof dst->k);
