@@ -93,7 +93,7 @@ struct qn_structure { /* what a variant is */
     struct qn_part attention, ffn, sharing;
     enum qn_origin origin;
     enum qn_exactness exactness;
-    bool causal; /* false: embed only, and the whole sequence must be one span of one step */
+    bool causal;                  /* false: embed only, and the whole sequence must be one span of one step */
     size_t weights_bytes;         /* of all weights this structure uses */
     size_t weights_active_bytes;  /* read for one token */
     size_t state_bytes_per_token; /* all layers; 0 for fixed-size states */
@@ -178,6 +178,12 @@ struct qn_seq_bytes {
     size_t held, shared, peak, peak_shared;
 };
 struct qn_seq_bytes qn_seq_bytes(const struct qn_seq *s);
+/* For benchmarks: makes an empty sequence hold n tokens at the cost of running a few. At most 31 tokens drawn
+ * from `seed` are run; what the others would have left in paged blocks is random, in a fixed-size state it is
+ * left out. Takes state as qn_seq_reserve does; the sequence never enters the prefix cache. QN_ERR_INVALID
+ * when it holds tokens, QN_ERR_UNSUPPORTED when its structure is not causal, and what reserve and a step
+ * give. */
+int qn_seq_fill(struct qn_seq *s, uint32_t n, uint64_t seed, struct qn_err *err);
 
 /* State pool of one model. used = blocks referenced by sequences (a shared block once); cached = blocks kept
  * only for reuse (evictable). used + cached <= budget. */
