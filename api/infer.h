@@ -17,7 +17,7 @@
 #define QN_API_MAX_STOP    16
 #define QN_API_MAX_OUTPUTS 64 /* sequences x n of one request */
 
-enum qn_api_kind { QN_API_INT = 0, QN_API_BOOL, QN_API_NUMBER };
+enum qn_api_kind { QN_API_INT = 0, QN_API_BOOL, QN_API_NUMBER, QN_API_TEXT };
 /* {"type": …, name: value, …} or a bare string; mirrors model/model.h's struct qn_part. */
 struct qn_api_part {
     char type[24]; /* "" = not given */
@@ -26,6 +26,7 @@ struct qn_api_part {
         char name[24];
         enum qn_api_kind kind;
         double value;
+        char text[24]; /* QN_API_TEXT */
     } params[QN_API_PARTS];
 };
 

@@ -21,6 +21,24 @@ static int part_type(const json_t *v, const char *param, struct qn_api_part *out
     return 0;
 }
 
+/* A parameter that is a word, such as "favor+". */
+static int part_word(const json_t *v, const char *key, const char *param, struct qn_api_part *out,
+                     struct qn_api_err *err) {
+    char show[QN_JSHOW];
+    const char *s = json_string_value(v);
+    size_t n = json_string_length(v);
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-";
+    bool letter = (s[0] >= 'a' && s[0] <= 'z') || (s[0] >= 'A' && s[0] <= 'Z'); /* "2" is no 2 */
+    if (!letter || n >= sizeof out->params[0].text || strspn(s, allowed) != n)
+        return qn_api_fail(err, QN_API_INVALID, param,
+                           "\"%s\" must be a number, a boolean or a word of A-Z a-z 0-9 . _ + -, got %s",
+                           param, qn_jshow(v, show));
+    memcpy(out->params[out->n_params].name, key, strlen(key) + 1);
+    memcpy(out->params[out->n_params].text, s, n + 1);
+    out->params[out->n_params++].kind = QN_API_TEXT;
+    return 0;
+}
+
 /* One parameter of {"type": …, name: value}. */
 static int part_param(const char *key, const json_t *v, const char *param, struct qn_api_part *out,
                       struct qn_api_err *err) {
@@ -31,9 +49,10 @@ static int part_param(const char *key, const json_t *v, const char *param, struc
     if (out->n_params == QN_API_PARTS)
         return qn_api_fail(err, QN_API_INVALID, param, "a structure takes at most %d parameters",
                            QN_API_PARTS);
+    if (json_is_string(v)) return part_word(v, key, param, out, err);
     if (!json_is_number(v) && !json_is_boolean(v))
-        return qn_api_fail(err, QN_API_INVALID, param, "\"%s\" must be a number or a boolean, got %s", param,
-                           qn_jshow(v, show));
+        return qn_api_fail(err, QN_API_INVALID, param, "\"%s\" must be a number, a boolean or a word, got %s",
+                           param, qn_jshow(v, show));
     double value = json_is_boolean(v) ? (double)json_is_true(v) : json_number_value(v);
     if (!isfinite(value) || (json_is_integer(v) && fabs(value) >= 9007199254740992.0))
         return qn_api_fail(err, QN_API_INVALID, param, "\"%s\" is out of range: %s", param,

@@ -41,6 +41,8 @@ void qn_api_part_write(struct qn_buf *b, const struct qn_api_part *p) {
         qn_buf_str(b, ":");
         if (p->params[i].kind == QN_API_BOOL)
             qn_buf_str(b, v > 0 || v < 0 ? "true" : "false");
+        else if (p->params[i].kind == QN_API_TEXT)
+            qn_buf_json_str(b, p->params[i].text, strlen(p->params[i].text));
         else
             qn_buf_json_num(b, v, p->params[i].kind == QN_API_INT ? 0 : 9);
     }

@@ -80,16 +80,24 @@ static bool has_answer(const struct qn_job_run *js) {
     return any && js->job->req.task == QN_TASK_GENERATE;
 }
 
+/* Every output is there, and only held against the baseline still. */
+static bool has_all(const struct qn_job_run *js) {
+    bool all = !js->job->fidelity_only;
+    for (uint32_t i = 0; i < js->n_runs; i++)
+        all = all && (js->runs[i].state == QN_RUN_ENDED || js->runs[i].fid.on);
+    return all;
+}
+
 static void end_timeout(struct qn_engine *e, struct qn_job_run *js) {
     qn_metrics_add(e->opt.metrics, QN_C_TIMEOUTS, 1);
-    if (has_answer(js))
+    if (has_answer(js) || has_all(js))
         qn_job_end(e, js, QN_FINISH_TIMEOUT);
     else
         qn_job_fail(e, js, QN_API_TIMEOUT, "the request's time was over before it had an answer");
 }
 
 static void end_stopping(struct qn_engine *e, struct qn_job_run *js) {
-    if (has_answer(js))
+    if (has_answer(js) || has_all(js))
         qn_job_end(e, js, QN_FINISH_CANCELLED);
     else
         qn_job_fail(e, js, QN_API_DRAINING, "the server is shutting down");
@@ -281,6 +289,20 @@ static bool can_ever_fit(const struct qn_job *j) {
            qn_size_add(bytes, s->state_fixed_bytes, &bytes) && bytes <= budget;
 }
 
+/* A structure that looks at later tokens has no state to go on from: its sequence is one span of one step. */
+static bool can_run_whole(const struct qn_engine *e, const struct qn_job *j, struct qn_api_err *err) {
+    if (qn_variant_structure(j->variant)->causal) return true;
+    for (uint32_t i = 0; i < j->req.n_seqs; i++) {
+        if (j->n_prompts[i] <= e->lim.step_tokens) continue;
+        qn_api_fail(err, QN_API_CONTEXT, "sequence",
+                    "sequence %u has %u tokens; a structure that is not causal runs in one step, and a step "
+                    "holds %u",
+                    i, j->n_prompts[i], e->lim.step_tokens);
+        return false;
+    }
+    return true;
+}
+
 static struct qn_job_run *new_record(struct qn_job *j, uint64_t tokens) {
     struct qn_job_run *js = calloc(1, sizeof *js + j->n_outputs * sizeof js->runs[0]);
     if (!js) return NULL;
@@ -304,9 +326,11 @@ static struct qn_job_run *new_record(struct qn_job *j, uint64_t tokens) {
 static int enter_queue(struct qn_engine *e, struct qn_job *j, uint64_t tokens, struct qn_api_err *err,
                        unsigned *after) {
     pthread_mutex_lock(&e->lock);
-    bool refuse = e->draining || e->stats.queued >= e->opt.max_queue_requests ||
-                  e->stats.queued_tokens + tokens > e->opt.max_queue_tokens;
-    if (e->draining) {
+    bool full = e->stats.queued >= e->opt.max_queue_requests ||
+                e->stats.queued_tokens + tokens > e->opt.max_queue_tokens;
+    bool leaving = e->stop || (e->draining && !j->seated);
+    bool refuse = leaving || (full && !j->seated);
+    if (leaving) {
         qn_api_fail(err, QN_API_DRAINING, "", "the server is shutting down");
     } else if (refuse) {
         *after = retry_after(e);
@@ -338,6 +362,7 @@ int qn_engine_submit(struct qn_engine *e, struct qn_job *j, struct qn_api_err *e
         return qn_api_fail(err, QN_API_TOO_LARGE_WORK, "sequence",
                            "%llu tokens in one request; at most %llu may wait", (unsigned long long)tokens,
                            (unsigned long long)e->opt.max_queue_tokens);
+    if (!can_run_whole(e, j, err)) return -1;
     if (!can_ever_fit(j))
         return qn_api_fail(err, QN_API_TOO_LARGE_WORK, "sequence",
                            "the sequence with max_tokens can never fit the state budget of %zu bytes",
@@ -349,7 +374,7 @@ int qn_engine_submit(struct qn_engine *e, struct qn_job *j, struct qn_api_err *e
         j->run = NULL;
         return -1;
     }
-    qn_metrics_add(e->opt.metrics, by_task[j->req.task], 1);
+    if (!j->quiet) qn_metrics_add(e->opt.metrics, by_task[j->req.task], 1);
     return 0;
 }
 
@@ -408,6 +433,7 @@ void qn_engine_free(struct qn_engine **pe) {
     void *work[] = {e->running, e->span_runs, e->plan_runs, e->groups, e->deficits, e->snap,
                     e->plan,    e->work,      e->preempt,   e->spans,  e->row,      e->sample_work};
     for (size_t i = 0; i < sizeof work / sizeof *work; i++) qn_mem_free(work[i]);
+    qn_mem_free(e->ref_rows);
     free(e->key_snap);
     qn_queue_destroy(&e->events);
     qn_queue_destroy(&e->incoming);

@@ -3,6 +3,7 @@
  *   engine.c        public calls, thread, intake, cancels and deadlines, parking
  *   engine_seq.c    one sequence: queue, admission, fork, preemption, end
  *   engine_step.c   snapshot -> qn_sched_step -> qn_step_run -> rows -> tokens
+ *   engine_fidelity.c  an output held against a baseline structure, teacher-forced
  *   engine_done.c   a job's end: timings, cost, DONE event
  *
  * Everything here belongs to the engine thread, except what stands behind `lock`. */
@@ -22,9 +23,28 @@ enum qn_run_state {
     QN_RUN_RUNNING,  /* in engine->running; holds state */
     QN_RUN_ENDED
 };
-enum qn_run_phase { QN_PHASE_QUEUE = 0, QN_PHASE_CONVERT, QN_PHASE_PREFILL, QN_PHASE_DECODE, QN_PHASE_COUNT };
+enum qn_run_phase {
+    QN_PHASE_QUEUE = 0,
+    QN_PHASE_CONVERT,
+    QN_PHASE_PREFILL,
+    QN_PHASE_DECODE,
+    QN_PHASE_FIDELITY, /* everything after the output is there: part of the reply's finish phase */
+    QN_PHASE_COUNT
+};
 
 struct qn_key_queue;
+
+/* An output's tokens run through two structures, a chunk at a time: the baseline's logits into the engine's
+ * buffer, then the output's own structure against them. */
+struct qn_fidelity_run {
+    bool on;
+    unsigned side;          /* whose turn: 0 the baseline's, 1 the structure's own */
+    struct qn_seq *seqs[2]; /* owned; qn_run.seq is seqs[side] meanwhile */
+    uint32_t rows;          /* to run in all */
+    uint32_t chunk;         /* rows that the buffer holds */
+    uint32_t done;          /* rows that are in the sums */
+    uint64_t turn;          /* number of the step after which it last gave the buffer back */
+};
 
 struct qn_run { /* one output on its way */
     struct qn_job_run *job;
@@ -47,6 +67,7 @@ struct qn_run { /* one output on its way */
     bool no_memory;     /* a row callback could not store its result */
     struct qn_sampled sampled;
     struct qn_text_out text;
+    struct qn_fidelity_run fid;
     /* measurements */
     uint64_t mark_ns;        /* until when time is attributed */
     enum qn_run_phase phase; /* to what it goes now */
@@ -120,6 +141,9 @@ struct qn_engine {
     struct qn_run **span_runs, **plan_runs;
     float *row;
     void *sample_work;
+    float *ref_rows;               /* logits of one fidelity chunk; made when first needed */
+    size_t ref_floats;             /* that it has room for */
+    struct qn_run *ref_owner;      /* whose chunk is in it, or NULL */
     struct qn_sched_key *key_snap; /* [cap_keys] */
     uint32_t cap_keys;
 };
@@ -141,6 +165,8 @@ void qn_engine_preempt(struct qn_engine *e, struct qn_run *r);
 /* Ends one output; the job ends with its last one. */
 void qn_run_end(struct qn_engine *e, struct qn_run *r, enum qn_finish finish);
 uint32_t qn_run_todo(const struct qn_run *r); /* rows to run now */
+/* Moves a running sequence to the group of the structure whose turn it is. */
+void qn_run_regroup(struct qn_engine *e, struct qn_run *r);
 /* The job's queue reservations are over (admitted or ended). */
 void qn_engine_uncount(struct qn_engine *e, struct qn_job_run *js, uint64_t tokens);
 
@@ -148,6 +174,33 @@ void qn_engine_uncount(struct qn_engine *e, struct qn_job_run *js, uint64_t toke
 bool qn_engine_step(struct qn_engine *e); /* false: nothing to run */
 /* Text of the last tokens that was held back: to the output and, for a stream, as an event. */
 void qn_run_flush_text(struct qn_engine *e, struct qn_run *r);
+
+/* engine_fidelity.c */
+#define QN_FIDELITY_ROWS  32u               /* most rows of one chunk */
+#define QN_FIDELITY_BYTES ((size_t)8 << 20) /* most bytes of the buffer, unless one row needs more */
+/* The output has ended well: is it to be held against the baseline? Then its record is set up for that, and
+ * is to be queued again. */
+bool qn_fidelity_begin(struct qn_engine *e, struct qn_run *r);
+/* Weights and state of both structures: all or nothing. QN_OK, QN_ERR_NO_STATE (wait), QN_ERR_TOO_LONG (both
+ * never fit), QN_ERR_NOMEM. */
+int qn_fidelity_take_state(struct qn_engine *e, struct qn_run *r, struct qn_err *err);
+uint32_t qn_fidelity_todo(const struct qn_run *r);
+/* Gives the buffer to the sequence that waited longest for it, when it is free. */
+void qn_fidelity_grant(struct qn_engine *e);
+/* Must r wait because the buffer is another's? */
+bool qn_fidelity_waits(const struct qn_engine *e, const struct qn_run *r);
+enum qn_want qn_fidelity_want(const struct qn_run *r);
+void qn_fidelity_row(struct qn_engine *e, struct qn_run *r, uint32_t pos, const float *v);
+/* After a step: whose turn is next. true: all rows are done. */
+bool qn_fidelity_next(struct qn_engine *e, struct qn_run *r);
+void qn_fidelity_reset(struct qn_engine *e, struct qn_run *r); /* gives state and buffer back (preemption) */
+void qn_fidelity_free(struct qn_engine *e, struct qn_run *r);
+/* Weights that r's next step runs with. */
+struct qn_variant *qn_run_variant(const struct qn_run *r);
+/* Makes v's converted weights when they are not there; the time counts as r's. */
+int qn_run_prepare(struct qn_engine *e, struct qn_run *r, struct qn_variant *v, struct qn_err *err);
+/* Bytes of text that token i of r's tokens stands for. */
+size_t qn_run_token_bytes(const struct qn_run *r, uint32_t i, uint64_t before);
 
 /* engine_done.c */
 /* Ends all outputs of a job with an error (the first one stays). */

@@ -14,6 +14,7 @@ void qn_run_mark(struct qn_run *r, uint64_t now, enum qn_run_phase next) {
 }
 
 uint32_t qn_run_todo(const struct qn_run *r) {
+    if (r->fid.on) return qn_fidelity_todo(r);
     uint32_t have = r->seq ? qn_seq_length(r->seq) : 0;
     uint32_t want = r->cap ? r->n_hist : r->target;
     return want > have ? want - have : 0;
@@ -142,6 +143,11 @@ static bool init_run(struct qn_engine *e, struct qn_job_run *js, struct qn_run *
     return true;
 }
 
+/* Holds nothing but a sequence of known tokens against the baseline. */
+static bool only_fidelity(struct qn_engine *e, struct qn_run *r) {
+    return r->job->job->fidelity_only && qn_fidelity_begin(e, r);
+}
+
 /* Does its longest form fit an empty pool at all? If it did not, it would be preempted for ever. */
 static bool fits(const struct qn_run *r, const struct qn_seq *probe) {
     uint32_t longest = r->cap ? r->n_hist + r->cap : r->target;
@@ -158,7 +164,7 @@ bool qn_engine_enqueue(struct qn_engine *e, struct qn_job_run *js) {
     for (uint32_t i = 0; i < js->n_runs && !code; i++) {
         if (!init_run(e, js, &js->runs[i]))
             code = QN_API_OUT_OF_MEMORY;
-        else if (!fits(&js->runs[i], probe))
+        else if (!only_fidelity(e, &js->runs[i]) && !fits(&js->runs[i], probe))
             code = QN_API_TOO_LARGE_WORK;
     }
     qn_seq_free(&probe);
@@ -194,16 +200,16 @@ void qn_engine_uncount(struct qn_engine *e, struct qn_job_run *js, uint64_t toke
 }
 
 /* ---- admission ---- */
-static uint32_t join_group(struct qn_engine *e, const struct qn_job *j) {
-    enum qn_math math = j->req.task == QN_TASK_EMBED ? QN_MATH_BLAS : QN_MATH_PACKED;
+static uint32_t join_group(struct qn_engine *e, const struct qn_run *r) {
+    enum qn_math math = r->job->job->req.task == QN_TASK_EMBED ? QN_MATH_BLAS : QN_MATH_PACKED;
+    struct qn_variant *v = qn_run_variant(r);
     uint32_t g = 0;
-    while (g < e->n_groups && (e->groups[g].variant != j->variant || e->groups[g].math != math)) g++;
+    while (g < e->n_groups && (e->groups[g].variant != v || e->groups[g].math != math)) g++;
     if (g == e->n_groups) {
-        double active = (double)qn_variant_structure(j->variant)->weights_active_bytes;
-        double head =
-            qn_variant_cost(j->variant, 0, 1, 1, 0).bytes - qn_variant_cost(j->variant, 0, 1, 0, 0).bytes;
-        e->groups[g] = (struct qn_group){
-            .variant = j->variant, .math = math, .body_bytes = active - head, .head_bytes = head};
+        double active = (double)qn_variant_structure(v)->weights_active_bytes;
+        double head = qn_variant_cost(v, 0, 1, 1, 0).bytes - qn_variant_cost(v, 0, 1, 0, 0).bytes;
+        e->groups[g] =
+            (struct qn_group){.variant = v, .math = math, .body_bytes = active - head, .head_bytes = head};
         e->deficits[g] = 0;
         e->n_groups++;
     }
@@ -221,10 +227,16 @@ static void leave_group(struct qn_engine *e, uint32_t g) {
     if (e->cursor > g) e->cursor--;
 }
 
+void qn_run_regroup(struct qn_engine *e, struct qn_run *r) {
+    if (e->groups[r->group].variant == qn_run_variant(r)) return;
+    leave_group(e, r->group);
+    r->group = join_group(e, r);
+}
+
 /* waited: its prompt tokens that the queue still counts. */
 static void start_running(struct qn_engine *e, struct qn_run *r, uint64_t waited) {
     r->state = QN_RUN_RUNNING;
-    r->group = join_group(e, r->job->job);
+    r->group = join_group(e, r);
     e->running[e->n_running++] = r;
     qn_engine_uncount(e, r->job, waited);
 }
@@ -245,13 +257,14 @@ static int reserve(struct qn_engine *e, struct qn_run *r) {
     return rc;
 }
 
-static int prepare(struct qn_engine *e, struct qn_run *r, struct qn_err *err) {
+int qn_run_prepare(struct qn_engine *e, struct qn_run *r, struct qn_variant *v, struct qn_err *err) {
     double ms = 0;
     uint64_t start = qn_now_ns();
-    int rc = qn_variant_prepare(r->job->job->variant, &ms, err);
+    int rc = qn_variant_prepare(v, &ms, err);
     if (ms <= 0) return rc;
     e->now_ns = qn_now_ns();
     qn_metrics_add(e->opt.metrics, QN_C_CONVERSIONS, 1);
+    if (r->fid.on) return rc;
     qn_run_mark(r, start, QN_PHASE_CONVERT);
     qn_run_mark(r, e->now_ns, QN_PHASE_QUEUE);
     return rc;
@@ -260,7 +273,8 @@ static int prepare(struct qn_engine *e, struct qn_run *r, struct qn_err *err) {
 static int take_state(struct qn_engine *e, struct qn_run *r, struct qn_err *err) {
     struct qn_job *j = r->job->job;
     bool embed = j->req.task == QN_TASK_EMBED;
-    int rc = prepare(e, r, err);
+    if (r->fid.on) return qn_fidelity_take_state(e, r, err);
+    int rc = qn_run_prepare(e, r, j->variant, err);
     if (rc) return rc;
     if (!r->seq) rc = qn_seq_new(j->variant, j->salt, j->req.cache && !embed, &r->seq, err);
     if (rc) return rc;
@@ -284,7 +298,7 @@ static void admitted(struct qn_engine *e, struct qn_run *r) {
     uint64_t waited = r->admitted || r->out->choice ? 0 : r->out->n_prompt;
     r->admitted = true;
     r->served_at = 0;
-    qn_run_mark(r, e->now_ns, r->out->n_tokens ? QN_PHASE_DECODE : QN_PHASE_PREFILL);
+    if (!r->fid.on) qn_run_mark(r, e->now_ns, r->out->n_tokens ? QN_PHASE_DECODE : QN_PHASE_PREFILL);
     start_running(e, r, waited);
 }
 
@@ -302,12 +316,18 @@ static void admit_head(struct qn_engine *e, struct qn_run *r) {
     struct qn_state_stats st = qn_model_state(r->job->job->model);
     int rc = take_state(e, r, &err);
     if (rc == QN_ERR_NO_STATE) rc = last_resort(e, r, &err);
+    if (rc && rc != QN_ERR_NO_STATE && r->fid.on && !r->job->job->fidelity_only) {
+        qn_run_end(e, r, r->out->finish); /* the output is there; what can't be measured is not reported */
+        return;
+    }
     if (rc == QN_ERR_NO_STATE) {
         e->pool_tried[r->pool] = st.budget - st.used + 1;
         return;
     }
     if (rc) {
-        enum qn_api_code code = rc == QN_ERR_NOMEM ? QN_API_OUT_OF_MEMORY : QN_API_INTERNAL;
+        enum qn_api_code code = rc == QN_ERR_NOMEM      ? QN_API_OUT_OF_MEMORY
+                                : rc == QN_ERR_TOO_LONG ? QN_API_TOO_LARGE_WORK
+                                                        : QN_API_INTERNAL;
         qn_job_fail(e, r->job, code, err.msg[0] ? err.msg : "out of memory");
         return;
     }
@@ -316,10 +336,15 @@ static void admit_head(struct qn_engine *e, struct qn_run *r) {
     if (!qn_run_todo(r)) qn_run_end(e, r, QN_FINISH_COMPLETE); /* one token to score: nothing to run */
 }
 
+/* Its reader is slow. Fidelity gives the reader nothing yet, so it goes on. */
+static bool held_up(const struct qn_run *r) {
+    return r->job->paused_ns && !r->fid.on;
+}
+
 /* A slow reader waits without holding up others; who waits for memory holds up its own pool, no other one. */
 static struct qn_run *head_of(const struct qn_key_queue *k, const struct qn_sched_pool *pools) {
     struct qn_run *r = k->head;
-    while (r && (r->job->paused_ns || pools[r->pool].blocked)) r = r->next;
+    while (r && (held_up(r) || pools[r->pool].blocked)) r = r->next;
     return r;
 }
 
@@ -356,8 +381,8 @@ static struct qn_run *newest_paused(const struct qn_engine *e, uint32_t pool) {
     struct qn_run *best = NULL;
     for (uint32_t i = 0; i < e->n_running; i++) {
         struct qn_run *r = e->running[i];
-        bool fits = r->job->paused_ns && (pool == QN_SCHED_NONE || r->pool == pool);
-        if (fits && (!best || r->order > best->order)) best = r;
+        bool could = held_up(r) && (pool == QN_SCHED_NONE || r->pool == pool);
+        if (could && (!best || r->order > best->order)) best = r;
     }
     return best;
 }
@@ -426,11 +451,29 @@ void qn_engine_fork(struct qn_engine *e, struct qn_run *leader) {
 /* ---- preemption and end ---- */
 void qn_engine_preempt(struct qn_engine *e, struct qn_run *r) {
     stop_running(e, r);
-    qn_seq_reset(r->seq);
     r->reserved = 0;
-    qn_run_mark(r, e->now_ns, QN_PHASE_QUEUE);
+    if (r->fid.on) {
+        qn_fidelity_reset(e, r);
+    } else {
+        qn_seq_reset(r->seq);
+        qn_run_mark(r, e->now_ns, QN_PHASE_QUEUE);
+    }
     enqueue(e, r);
     qn_metrics_add(e->opt.metrics, QN_C_PREEMPTIONS, 1);
+}
+
+/* The output itself is over, well or not: its text, its state. */
+static void end_output(struct qn_engine *e, struct qn_run *r, enum qn_finish finish) {
+    if (finish != QN_FINISH_ERROR) qn_run_flush_text(e, r);
+    r->out->finish = finish;
+    if (r->seq) r->out->bytes = qn_seq_bytes(r->seq);
+    qn_seq_free(&r->seq);
+    r->job->last = r;
+    qn_run_mark(r, e->now_ns, QN_PHASE_FIDELITY);
+}
+
+static bool ended_well(enum qn_finish f) {
+    return f == QN_FINISH_STOP || f == QN_FINISH_LENGTH || f == QN_FINISH_COMPLETE;
 }
 
 void qn_run_end(struct qn_engine *e, struct qn_run *r, enum qn_finish finish) {
@@ -441,15 +484,20 @@ void qn_run_end(struct qn_engine *e, struct qn_run *r, enum qn_finish finish) {
         stop_running(e, r);
         e->pool_tried[r->pool] = 0;
     }
-    if (finish != QN_FINISH_ERROR) qn_run_flush_text(e, r);
+    if (r->fid.on) {
+        qn_fidelity_free(e, r);
+        if (finish == QN_FINISH_ERROR || r->job->job->fidelity_only) end_output(e, r, finish);
+    } else {
+        end_output(e, r, finish);
+        if (ended_well(finish) && !r->no_memory && qn_fidelity_begin(e, r)) {
+            enqueue(e, r);
+            return;
+        }
+    }
     r->state = QN_RUN_ENDED;
-    r->out->finish = finish;
-    if (r->seq) r->out->bytes = qn_seq_bytes(r->seq);
-    qn_seq_free(&r->seq);
     if (r->key) r->key->users--;
     free(r->hist);
     r->hist = NULL;
     qn_text_out_free(&r->text);
-    r->job->last = r;
     if (!--r->job->n_live) qn_job_done(e, r->job);
 }

@@ -73,12 +73,11 @@ static void row_generate(struct qn_engine *e, struct qn_run *r, uint32_t pos, fl
     sample(e, r, v, pos);
 }
 
-/* Bytes of text that scored token i stands for. */
-static size_t scored_bytes(const struct qn_run *r, uint32_t i) {
+size_t qn_run_token_bytes(const struct qn_run *r, uint32_t i, uint64_t before) {
     const struct qn_model *m = r->job->job->model;
     struct qn_str_ref s = qn_model_piece(m, r->hist[i], false);
     /* The tokenizer's own blank before the text is none of the text's bytes. */
-    bool first = qn_model_strips_first_blank(m) && s.n && s.p[0] == ' ' && !r->out->scored_bytes;
+    bool first = qn_model_strips_first_blank(m) && s.n && s.p[0] == ' ' && !before;
     for (uint32_t k = 0; first && k < i; k++) first = !qn_model_piece(m, r->hist[k], false).n;
     return s.n - (first ? 1 : 0);
 }
@@ -90,7 +89,7 @@ static void row_score(struct qn_run *r, uint32_t pos, const float *v) {
     qn_logprob_of(v, qn_model_info(j->model)->vocab, r->hist[pos + 1],
                   j->req.logprobs_given ? j->req.logprobs : 0, &s);
     o->log_prob += (double)s.logprob;
-    o->scored_bytes += scored_bytes(r, pos + 1);
+    o->scored_bytes += qn_run_token_bytes(r, pos + 1, o->scored_bytes);
     o->scored_tokens++;
     if (j->req.logprobs_given && !add_logprob(o, &s)) r->no_memory = true;
 }
@@ -99,6 +98,10 @@ static void on_row(void *ctx, uint32_t span, uint32_t pos, float *v) {
     struct qn_engine *e = ctx;
     struct qn_run *r = e->span_runs[span];
     const struct qn_job *j = r->job->job;
+    if (r->fid.on) {
+        qn_fidelity_row(e, r, pos, v);
+        return;
+    }
     if (r->cap) {
         row_generate(e, r, pos, v);
         return;
@@ -199,6 +202,11 @@ static void finish_embed(struct qn_run *r) {
 
 static void apply_run(struct qn_engine *e, struct qn_run *r) {
     if (r->state != QN_RUN_RUNNING) return; /* its job ended with another of its sequences */
+    if (r->fid.on) {
+        enum qn_finish was = r->job->job->fidelity_only ? QN_FINISH_COMPLETE : r->out->finish;
+        if (qn_fidelity_next(e, r)) qn_run_end(e, r, was);
+        return;
+    }
     bool first = r->cap && !r->out->n_tokens && r->sampled_ok;
     if (first) {
         qn_run_mark(r, e->now_ns, QN_PHASE_PREFILL);
@@ -233,6 +241,12 @@ static struct qn_cost span_cost(const struct qn_group *g, const struct qn_span *
 }
 
 static void account_run(struct qn_engine *e, struct qn_run *r, const struct qn_span *s) {
+    if (r->fid.on) { /* no part of the output's own figures */
+        r->served_at = e->n_steps;
+        r->key->served += (uint64_t)s->n * QN_SCHED_PROMPT_WEIGHT;
+        qn_metrics_add(e->opt.metrics, QN_C_PROMPT_TOKENS, s->n);
+        return;
+    }
     r->steps++;
     if (r->out->n_tokens) return;
     uint32_t end = qn_seq_length(s->seq);
@@ -249,11 +263,12 @@ static void account(struct qn_engine *e, const struct qn_step *st, uint32_t rows
     for (uint32_t i = 0; i < st->n_spans; i++) {
         struct qn_run *r = e->span_runs[i];
         struct qn_cost c = span_cost(g, &st->spans[i], rows);
+        account_run(e, r, &st->spans[i]);
+        if (r->fid.on) continue;
         r->flops += c.flops;
         r->bytes += c.bytes;
         r->compute_ns += (double)ns * (total > 0 ? c.flops / total : 1.0 / st->n_spans);
         r->batch_sum += st->n_spans;
-        account_run(e, r, &st->spans[i]);
     }
 }
 
@@ -289,19 +304,25 @@ static void snapshot(struct qn_engine *e, struct qn_sched_step *s, struct qn_sch
         struct qn_state_stats st = qn_model_state(e->opt.models->models[i]);
         pools[i] = (struct qn_sched_pool){.free = st.budget - st.used};
     }
+    qn_fidelity_grant(e);
     for (uint32_t i = 0; i < e->n_running; i++) {
         const struct qn_run *r = e->running[i];
         struct qn_seq_bytes b = qn_seq_bytes(r->seq);
-        uint32_t todo = qn_run_todo(r), length = qn_seq_length(r->seq);
-        bool decode = todo == 1 && r->out->n_tokens;
+        uint32_t todo = qn_fidelity_waits(e, r) ? 0 : qn_run_todo(r), length = qn_seq_length(r->seq);
+        bool decode = todo == 1 && r->out->n_tokens && !r->fid.on;
         e->snap[i] = (struct qn_sched_seq){.order = r->order,
                                            .served_at = r->served_at,
                                            .group = r->group,
                                            .pool = r->pool,
                                            .todo = todo,
                                            .decode = decode,
-                                           .paused = r->job->paused_ns != 0,
+                                           .paused = r->job->paused_ns != 0 && !r->fid.on,
+                                           .whole = !qn_variant_structure(qn_run_variant(r))->causal,
                                            .held = b.held - b.shared};
+        if (r->fid.on) { /* the other side's state comes free with it */
+            struct qn_seq_bytes other = qn_seq_bytes(r->fid.seqs[!r->fid.side]);
+            e->snap[i].held += other.held - other.shared;
+        }
         if (decode && length + 1 > r->reserved) e->snap[i].grow = qn_seq_need(r->seq, length + 1);
     }
     *s = (struct qn_sched_step){.lim = e->lim,
@@ -318,6 +339,7 @@ static void snapshot(struct qn_engine *e, struct qn_sched_step *s, struct qn_sch
 
 static enum qn_want want_of(const struct qn_run *r, uint32_t n) {
     enum qn_api_task task = r->job->job->req.task;
+    if (r->fid.on) return qn_fidelity_want(r);
     if (task == QN_TASK_EMBED) return QN_WANT_HIDDEN;
     if (task == QN_TASK_SCORE) return QN_WANT_ALL;
     return r->cap && n == qn_run_todo(r) ? QN_WANT_LAST : QN_WANT_NONE;

@@ -6,6 +6,7 @@
 
 #include "api/models.h"
 #include "server/metrics_page.h"
+#include "server/translate.h"
 
 void qn_handle_livez(struct qn_request *r) {
     qn_reply_text(r, 200, "ok\n");
@@ -40,33 +41,11 @@ void qn_handle_openapi(struct qn_request *r) {
     qn_reply_json(r);
 }
 
-/* model/'s parts and api/'s are the same thing on two sides of a wall. */
-static void part_to_api(const struct qn_part *from, struct qn_api_part *to) {
-    memset(to, 0, sizeof *to);
-    memcpy(to->type, from->type, sizeof to->type);
-    to->n_params = from->n_params;
-    for (uint32_t i = 0; i < from->n_params && i < QN_API_PARTS; i++) {
-        memcpy(to->params[i].name, from->params[i].name, sizeof to->params[i].name);
-        to->params[i].kind = (enum qn_api_kind)from->params[i].kind;
-        to->params[i].value = from->params[i].value;
-    }
-}
-
-static const char *origin_name(enum qn_origin o) {
-    return o == QN_ORIGIN_NATIVE ? "native" : "converted";
-}
-
 static void describe_native(struct qn_model *m, struct qn_api_model *out) {
-    struct qn_structure_request native;
-    struct qn_variant *v = NULL;
-    memset(&native, 0, sizeof native);
-    if (qn_variant_resolve(m, &native, &v, NULL) != QN_OK) return;
+    struct qn_variant *v = qn_native_variant(m);
+    if (!v) return;
     const struct qn_structure *s = qn_variant_structure(v);
-    part_to_api(&s->attention, &out->native.attention);
-    part_to_api(&s->ffn, &out->native.ffn);
-    part_to_api(&s->sharing, &out->native.sharing);
-    out->native.origin = origin_name(s->origin);
-    out->native.exactness = qn_exactness_name(s->exactness);
+    qn_structure_to_api(s, &out->native);
     out->state_bytes_per_token = s->state_bytes_per_token;
     qn_variant_unref(v);
 }
@@ -141,8 +120,8 @@ static void list_structures(const struct qn_model *m, struct rows *rows, struct 
         const struct qn_structure_entry *e = &rows->from[i];
         struct qn_api_structure_entry *a = &rows->to[i];
         a->slot = e->slot;
-        part_to_api(&e->part, &a->part);
-        a->origin = origin_name(e->origin);
+        qn_part_to_api(&e->part, &a->part);
+        a->origin = qn_origin_name(e->origin);
         a->exactness = qn_exactness_name(e->exactness);
         a->why = e->why;
         a->causal = e->causal;

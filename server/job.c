@@ -7,15 +7,16 @@
  */
 #include "server/job.h"
 
-#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
 
+#include "api/infer_fields.h"
 #include "kernels/cpu.h"
 #include "server/engine.h"
+#include "server/translate.h"
 
 /* ---- ownership ---- */
 static void free_output(struct qn_output *o) {
@@ -34,6 +35,7 @@ static void free_job(struct qn_job *j) {
     free(j->prompts);
     free(j->n_prompts);
     if (j->variant) qn_variant_unref(j->variant);
+    if (j->baseline) qn_variant_unref(j->baseline);
     qn_api_infer_free(&j->req);
     free(j);
 }
@@ -47,99 +49,96 @@ void qn_job_unref(struct qn_job *j) {
     if (j && atomic_fetch_sub_explicit(&j->refs, 1, memory_order_acq_rel) == 1) free_job(j);
 }
 
-/* ---- translation ---- */
-static enum qn_param_kind kind_of(enum qn_api_kind k) {
-    return k == QN_API_BOOL ? QN_PARAM_BOOL : k == QN_API_NUMBER ? QN_PARAM_NUMBER : QN_PARAM_INT;
-}
-
-static_assert(QN_API_PARTS == QN_PART_PARAMS, "a part has as many parameters on both sides");
-
-static void part_from_api(const struct qn_api_part *a, struct qn_part *p) {
-    memset(p, 0, sizeof *p);
-    snprintf(p->type, sizeof p->type, "%s", a->type);
-    for (uint32_t i = 0; i < a->n_params && i < QN_PART_PARAMS; i++) {
-        snprintf(p->params[i].name, sizeof p->params[i].name, "%s", a->params[i].name);
-        p->params[i].kind = kind_of(a->params[i].kind);
-        p->params[i].value = a->params[i].value;
-        p->n_params++;
-    }
-}
-
-/* The model's errors name request fields already. */
-static int fail_model(struct qn_api_err *err, const struct qn_err *me, enum qn_api_code code) {
-    if (me->code == QN_ERR_NOMEM) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
-    return qn_api_fail(err, code, me->param, "%s", me->msg);
+/* ---- structure ---- */
+/* What is not exact is held against the structure that the model was trained with. */
+static void set_baseline(struct qn_job *j) {
+    enum qn_exactness e = qn_variant_structure(j->variant)->exactness;
+    if (j->req.task == QN_TASK_EMBED || e == QN_EXACT) return;
+    j->baseline = qn_native_variant(j->model);
+    j->fidelity_tokens = QN_FIDELITY_TOKENS;
+    if (!j->baseline || qn_variant_structure(j->baseline)->causal) return;
+    qn_variant_unref(j->baseline);
+    j->baseline = NULL;
 }
 
 static int resolve(struct qn_job *j, struct qn_api_err *err) {
-    struct qn_structure_request r;
-    struct qn_err me = {0};
-    part_from_api(&j->req.attention, &r.attention);
-    part_from_api(&j->req.ffn, &r.ffn);
-    part_from_api(&j->req.sharing, &r.sharing);
-    r.convert = j->req.convert;
-    if (qn_variant_resolve(j->model, &r, &j->variant, &me)) return fail_model(err, &me, QN_API_UNSUPPORTED);
+    struct qn_api_parts parts = {&j->req.attention, &j->req.ffn, &j->req.sharing, j->req.convert};
+    if (qn_resolve_parts(j->model, &parts, j->req.task, &j->variant, err)) return -1;
+    set_baseline(j);
     return 0;
 }
 
-static int too_long(struct qn_api_err *err, uint32_t at, size_t n, uint32_t context, bool generate) {
+/* ---- tokens ---- */
+static int too_long(struct qn_api_err *err, const struct qn_job_sequence *s, size_t n, uint32_t context) {
     if (n <= context)
         return qn_api_fail(
             err, QN_API_CONTEXT, "sequence",
             "sequence %u has %zu tokens, which leaves no room to generate in the model's context "
             "of %u",
-            at, n, context);
-    return qn_api_fail(
-        err, QN_API_CONTEXT, "sequence", "sequence %u has more than %u tokens, the most that %s", at,
-        generate ? context - 1 : context, generate ? "leave room to generate" : "the model's context holds");
+            s->index, n, context);
+    return qn_api_fail(err, QN_API_CONTEXT, "sequence",
+                       "sequence %u has more than %u tokens, the most that %s", s->index,
+                       s->generate ? context - 1 : context,
+                       s->generate ? "leave room to generate" : "the model's context holds");
 }
 
-static int tokenize_text(struct qn_job *j, uint32_t at, struct qn_api_err *err) {
-    const struct qn_model_info *info = qn_model_info(j->model);
-    const struct qn_api_seq *s = &j->req.seqs[at];
+static int tokenize_text(struct qn_model *m, const struct qn_job_sequence *s, int32_t **out, uint32_t *count,
+                         struct qn_api_err *err) {
+    const struct qn_model_info *info = qn_model_info(m);
     struct qn_err me = {0};
     size_t n = 0;
     if (!info->has_tokenizer)
         return qn_api_fail(err, QN_API_INVALID, "sequence",
                            "model %s has no tokenizer: give token ids instead of text", info->id);
-    int rc = qn_model_tokenize(j->model, s->text, s->n, true, info->context, &j->prompts[at], &n, &me);
-    if (rc == QN_ERR_TOO_LONG)
-        return too_long(err, at, (size_t)info->context + 1, info->context, j->req.task == QN_TASK_GENERATE);
+    int rc = qn_model_tokenize(m, s->seq->text, s->seq->n, true, info->context, out, &n, &me);
+    if (rc == QN_ERR_TOO_LONG) return too_long(err, s, (size_t)info->context + 1, info->context);
     if (rc) {
         if (!me.param[0]) snprintf(me.param, sizeof me.param, "sequence");
-        return fail_model(err, &me, QN_API_INVALID);
+        return qn_fail_from_model(err, &me, QN_API_INVALID);
     }
-    j->n_prompts[at] = (uint32_t)n; /* <= context */
+    *count = (uint32_t)n; /* <= context */
     return 0;
 }
 
-static int take_ids(struct qn_job *j, uint32_t at, struct qn_api_err *err) {
-    const struct qn_model_info *info = qn_model_info(j->model);
-    const struct qn_api_seq *s = &j->req.seqs[at];
-    if (s->n > info->context) return too_long(err, at, s->n, info->context, j->req.task == QN_TASK_GENERATE);
+static int take_ids(struct qn_model *m, const struct qn_job_sequence *q, int32_t **out, uint32_t *count,
+                    struct qn_api_err *err) {
+    const struct qn_model_info *info = qn_model_info(m);
+    const struct qn_api_seq *s = q->seq;
+    if (s->n > info->context) return too_long(err, q, s->n, info->context);
     for (size_t i = 0; i < s->n; i++)
         if (s->ids[i] < 0 || (uint32_t)s->ids[i] >= info->vocab)
             return qn_api_fail(err, QN_API_INVALID, "sequence",
                                "token %d at place %zu of sequence %u is outside the vocabulary [0, %u)",
-                               s->ids[i], i, at, info->vocab);
-    j->prompts[at] = malloc((s->n ? s->n : 1) * sizeof **j->prompts);
-    if (!j->prompts[at]) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
-    if (s->n) memcpy(j->prompts[at], s->ids, s->n * sizeof **j->prompts);
-    j->n_prompts[at] = (uint32_t)s->n;
+                               s->ids[i], i, q->index, info->vocab);
+    *out = malloc((s->n ? s->n : 1) * sizeof **out);
+    if (!*out) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
+    if (s->n) memcpy(*out, s->ids, s->n * sizeof **out);
+    *count = (uint32_t)s->n;
     return 0;
 }
 
+int qn_job_tokenize(struct qn_model *m, const struct qn_job_sequence *s, int32_t **out, uint32_t *n,
+                    struct qn_api_err *err) {
+    uint32_t context = qn_model_info(m)->context;
+    *out = NULL;
+    *n = 0;
+    int rc = s->seq->is_ids ? take_ids(m, s, out, n, err) : tokenize_text(m, s, out, n, err);
+    if (!rc && !*n) rc = qn_api_fail(err, QN_API_INVALID, "sequence", "sequence %u has no tokens", s->index);
+    if (!rc && s->generate && *n >= context) rc = too_long(err, s, *n, context);
+    if (!rc) return 0;
+    free(*out);
+    *out = NULL;
+    return rc;
+}
+
 static int tokenize(struct qn_job *j, struct qn_api_err *err) {
-    uint32_t context = qn_model_info(j->model)->context;
+    bool generate = j->req.task == QN_TASK_GENERATE && j->req.max_tokens > 0;
     j->prompts = calloc(j->req.n_seqs, sizeof *j->prompts);
     j->n_prompts = calloc(j->req.n_seqs, sizeof *j->n_prompts);
     if (!j->prompts || !j->n_prompts) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
     for (uint32_t i = 0; i < j->req.n_seqs; i++) {
-        if (j->req.seqs[i].is_ids ? take_ids(j, i, err) : tokenize_text(j, i, err)) return -1;
-        if (!j->n_prompts[i])
-            return qn_api_fail(err, QN_API_INVALID, "sequence", "sequence %u has no tokens", i);
-        bool generate = j->req.task == QN_TASK_GENERATE && j->req.max_tokens > 0;
-        if (generate && j->n_prompts[i] >= context) return too_long(err, i, j->n_prompts[i], context, true);
+        struct qn_job_sequence s = {&j->req.seqs[i], i, generate};
+        if (qn_job_tokenize(j->model, &s, &j->prompts[i], &j->n_prompts[i], err)) return -1;
     }
     return 0;
 }
@@ -169,31 +168,43 @@ static void random_bytes(void *p, size_t n) {
         ((unsigned char *)p)[i] = (unsigned char)((x = x * 6364136223846793005u + 1) >> 56);
 }
 
-static void identify(struct qn_job *j) {
+void qn_job_id(const char prefix[5], char id[40]) {
     static const char hex[] = "0123456789abcdef";
-    unsigned char r[12 + sizeof j->req.seed];
+    unsigned char r[12];
     random_bytes(r, sizeof r);
-    memcpy(j->id, "inf-", 4);
-    for (size_t i = 0; i < 12; i++) {
-        j->id[4 + 2 * i] = hex[r[i] >> 4];
-        j->id[5 + 2 * i] = hex[r[i] & 15];
+    memcpy(id, prefix, 4);
+    for (size_t i = 0; i < sizeof r; i++) {
+        id[4 + 2 * i] = hex[r[i] >> 4];
+        id[5 + 2 * i] = hex[r[i] & 15];
     }
+    id[4 + 2 * sizeof r] = '\0';
+}
+
+static void identify(struct qn_job *j) {
+    qn_job_id("inf-", j->id);
     j->created = (int64_t)time(NULL);
-    if (!j->req.seed_given) memcpy(&j->req.seed, r + 12, sizeof j->req.seed);
+    if (!j->req.seed_given) random_bytes(&j->req.seed, sizeof j->req.seed);
+}
+
+/* One reference, nothing asked for yet. */
+static struct qn_job *new_job(void) {
+    struct qn_job *j = calloc(1, sizeof *j);
+    if (!j) return NULL;
+    atomic_init(&j->refs, 1);
+    atomic_init(&j->cancel, false);
+    atomic_init(&j->pending, 0);
+    return j;
 }
 
 int qn_job_new(const struct qn_registry *models, struct qn_api_infer *req, const struct qn_job_options *opt,
                struct qn_job **out, struct qn_api_err *err) {
-    struct qn_job *j = calloc(1, sizeof *j);
+    struct qn_job *j = new_job();
     uint64_t start = qn_now_ns();
     *out = NULL;
     if (!j) {
         qn_api_infer_free(req);
         return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
     }
-    atomic_init(&j->refs, 1);
-    atomic_init(&j->cancel, false);
-    atomic_init(&j->pending, 0);
     j->req = *req;
     memset(req, 0, sizeof *req);
     j->salt = opt->salt;
@@ -210,6 +221,54 @@ int qn_job_new(const struct qn_registry *models, struct qn_api_infer *req, const
     if (!rc) rc = tokenize(j, err);
     j->tokenize_ms = (double)(qn_now_ns() - start) * 1e-6;
     if (!rc) rc = make_outputs(j, err);
+    if (rc) {
+        free_job(j);
+        return -1;
+    }
+    identify(j);
+    *out = j;
+    return 0;
+}
+
+static bool set_tokens(struct qn_job *j, const struct qn_job_tokens *t) {
+    j->req.seqs = calloc(1, sizeof *j->req.seqs);
+    j->prompts = calloc(1, sizeof *j->prompts);
+    j->n_prompts = calloc(1, sizeof *j->n_prompts);
+    if (!j->req.seqs || !j->prompts || !j->n_prompts) return false;
+    j->req.n_seqs = 1;
+    j->prompts[0] = malloc(t->n * sizeof **j->prompts);
+    if (!j->prompts[0]) return false;
+    memcpy(j->prompts[0], t->tokens, t->n * sizeof **j->prompts);
+    j->n_prompts[0] = t->n;
+    return true;
+}
+
+int qn_job_from_tokens(const struct qn_job_tokens *t, struct qn_job **out, struct qn_api_err *err) {
+    struct qn_job *j = new_job();
+    *out = NULL;
+    if (!j) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
+    qn_api_infer_init(&j->req);
+    j->req.task = t->task;
+    j->req.max_tokens = t->max_tokens;
+    j->req.ignore_eos = t->ignore_eos;
+    j->req.seed_given = true;
+    j->req.cache = false;
+    j->salt = t->salt;
+    j->owner = t->owner;
+    j->quiet = true;
+    j->t_received_ns = qn_now_ns();
+    j->deadline_ns = t->deadline_ns;
+    j->model = qn_variant_model(t->variant);
+    qn_variant_ref(t->variant);
+    j->variant = t->variant;
+    if (t->baseline) {
+        qn_variant_ref(t->baseline);
+        j->baseline = t->baseline;
+        j->fidelity_only = true;
+        j->fidelity_tokens = t->n;
+    }
+    int rc =
+        set_tokens(j, t) ? make_outputs(j, err) : qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
     if (rc) {
         free_job(j);
         return -1;

@@ -28,6 +28,15 @@ enum qn_finish {
     QN_FINISH_COMPLETE /* score and embed: all positions done */
 };
 
+/* How far a structure is from another one on the same tokens. Row t of both predicts token t + 1. */
+struct qn_fidelity {
+    uint32_t positions; /* rows that are in the sums */
+    uint32_t agree;     /* of them, rows whose likeliest tokens are the same */
+    double kl;          /* sum of KL(baseline || this), nats */
+    double log_prob[2]; /* of the tokens that follow, natural log: baseline, this */
+    uint64_t bytes;     /* of text that those tokens stand for */
+};
+
 /* One output (sequence i, continuation c). Written by the engine thread until DONE, then read by the loop. */
 struct qn_output {
     uint32_t index, choice;
@@ -44,7 +53,8 @@ struct qn_output {
     float *embedding;   /* embed: mean, [d_model], owned */
     enum qn_finish finish;
     uint32_t cached_tokens;
-    struct qn_seq_bytes bytes; /* peaks at the end */
+    struct qn_fidelity fidelity; /* against job->baseline; no positions: not measured */
+    struct qn_seq_bytes bytes;   /* peaks at the end */
     struct qn_api_timings timings;
 };
 
@@ -57,8 +67,14 @@ struct qn_job {
     struct qn_api_infer req; /* owned */
     struct qn_model *model;
     struct qn_variant *variant; /* one reference */
-    uint64_t salt;              /* prefix-cache domain: hash of the API key, 0 without */
-    int32_t **prompts;          /* [req.n_seqs], owned; add_bos etc. done */
+    struct qn_variant
+        *baseline;            /* one reference: what outputs are held against when they are there, or NULL */
+    uint32_t fidelity_tokens; /* over at most so many tokens of prompt and output */
+    bool fidelity_only;       /* holds the prompt's tokens against the baseline and does nothing else */
+    bool quiet;               /* a part of a request that is counted as a whole */
+    bool seated;              /* goes on with work that was admitted: passes the queue's bounds */
+    uint64_t salt;            /* prefix-cache domain: hash of the API key, 0 without */
+    int32_t **prompts;        /* [req.n_seqs], owned; add_bos etc. done */
     uint32_t *n_prompts;
     uint64_t t_received_ns; /* monotonic: when the request's body was complete */
     double tokenize_ms;
@@ -90,6 +106,34 @@ struct qn_job_options {
 };
 int qn_job_new(const struct qn_registry *models, struct qn_api_infer *req, const struct qn_job_options *opt,
                struct qn_job **out, struct qn_api_err *err);
+/* Tokens that an inference in a structure of approximate or untrained weights is held against the native one
+ * with. */
+#define QN_FIDELITY_TOKENS 256u
+/* One greedy run of known tokens: what comparisons are made of. Never uses the prefix cache. */
+struct qn_job_tokens {
+    struct qn_variant *variant;  /* borrowed: the job takes its own references */
+    struct qn_variant *baseline; /* given: fidelity_only over all tokens */
+    const int32_t *tokens;       /* [n], copied; in the vocabulary, n >= 1 */
+    uint32_t n;
+    enum qn_api_task task; /* generate or score */
+    uint32_t max_tokens;
+    bool ignore_eos;
+    uint64_t salt, deadline_ns; /* 0: none */
+    void *owner;
+};
+/* 0, or -1 with *err: out of memory. */
+int qn_job_from_tokens(const struct qn_job_tokens *t, struct qn_job **out, struct qn_api_err *err);
+/* Tokens of one sequence of a request, checked against the model: text is tokenized, ids are copied. *out:
+ * free(). generate: room for a new token must be left. 0, or -1 with *err. */
+struct qn_job_sequence {
+    const struct qn_api_seq *seq;
+    uint32_t index; /* for messages */
+    bool generate;
+};
+int qn_job_tokenize(struct qn_model *m, const struct qn_job_sequence *s, int32_t **out, uint32_t *n,
+                    struct qn_api_err *err);
+/* "inf-" or another prefix of four characters, and 24 hex digits. */
+void qn_job_id(const char prefix[5], char id[40]);
 void qn_job_ref(struct qn_job *j);
 void qn_job_unref(struct qn_job *j);
 /* After DONE, without error: the whole reply as JSON; adds the finish phase (from the engine's last moment to

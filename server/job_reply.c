@@ -9,6 +9,7 @@
 
 #include "kernels/cpu.h"
 #include "server/engine.h"
+#include "server/translate.h"
 
 /* ---- process ---- */
 static uint64_t read_rss(void) {
@@ -31,29 +32,6 @@ static uint64_t process_rss(uint64_t now) {
         atomic_store_explicit(&taken, now, memory_order_relaxed);
     }
     return atomic_load_explicit(&value, memory_order_relaxed);
-}
-
-/* ---- structure ---- */
-static void part_to_api(const struct qn_part *p, struct qn_api_part *a) {
-    memset(a, 0, sizeof *a);
-    snprintf(a->type, sizeof a->type, "%s", p->type);
-    for (uint32_t i = 0; i < p->n_params && i < QN_PART_PARAMS; i++) {
-        enum qn_param_kind k = p->params[i].kind;
-        snprintf(a->params[i].name, sizeof a->params[i].name, "%s", p->params[i].name);
-        a->params[i].kind = k == QN_PARAM_BOOL     ? QN_API_BOOL
-                            : k == QN_PARAM_NUMBER ? QN_API_NUMBER
-                                                   : QN_API_INT;
-        a->params[i].value = p->params[i].value;
-        a->n_params++;
-    }
-}
-
-static void structure_to_api(const struct qn_structure *s, struct qn_api_structure *a) {
-    part_to_api(&s->attention, &a->attention);
-    part_to_api(&s->ffn, &a->ffn);
-    part_to_api(&s->sharing, &a->sharing);
-    a->origin = s->origin == QN_ORIGIN_NATIVE ? "native" : "converted";
-    a->exactness = qn_exactness_name(s->exactness);
 }
 
 /* ---- log-probabilities ---- */
@@ -208,7 +186,7 @@ void qn_job_write_reply(struct qn_job *j, struct qn_buf *out) {
                              .n_outputs = j->n_outputs,
                              .timings = j->timings,
                              .cost = j->cost};
-    structure_to_api(qn_variant_structure(j->variant), &r.structure);
+    qn_structure_to_api(qn_variant_structure(j->variant), &r.structure);
     totals_to_api(j, &r);
     qn_api_infer_write(out, &r);
     free_work(&w);

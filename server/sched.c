@@ -115,11 +115,13 @@ static void plan_prefill(struct qn_sched_step *s) {
     uint32_t most = n > 1 || decoding ? s->lim.prefill_chunk : left;
     if (decoding && left > s->lim.prefill_chunk) left = s->lim.prefill_chunk;
     for (uint32_t k = 0; k < n && left; k++) {
-        uint32_t rows = s->seqs[s->work[k]].todo;
-        if (rows > most) rows = most;
-        if (rows > left) rows = left;
+        const struct qn_sched_seq *q = &s->seqs[s->work[k]];
+        uint32_t rows = q->todo;
+        if (q->whole && rows > s->lim.step_tokens - s->rows) break; /* goes first in a later step */
+        if (!q->whole && rows > most) rows = most;
+        if (!q->whole && rows > left) rows = left;
         add_span(s, s->work[k], rows);
-        left -= rows;
+        left -= rows < left ? rows : left;
     }
     /* Nobody waits for a token: what is left of the budget goes to them in the same order. */
     for (uint32_t k = s->n_spans - (n < s->n_spans ? n : s->n_spans); !decoding && left && k < s->n_spans;

@@ -56,6 +56,7 @@ struct qn_sched_seq {   /* one sequence that holds state */
     uint32_t todo; /* known tokens that its state lacks; 0 = nothing to run */
     bool decode;   /* todo == 1 and its prompt is done */
     bool paused;   /* keeps its state, runs nothing */
+    bool whole;    /* its rows must run in one step: todo <= step_tokens, never decode */
     size_t grow;   /* bytes that its next row takes beyond what it has reserved (decode only) */
     size_t held;   /* bytes that come free when it is preempted */
 };

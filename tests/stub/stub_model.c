@@ -31,12 +31,14 @@ struct qn_variant {
     struct qn_structure structure;
     atomic_int refs;
     bool prepared;
+    uint64_t flavour; /* 0: predicts as the native structure does */
 };
 
-#define VARIANTS 3
+#define VARIANTS 5
 struct qn_model {
     struct qn_model_info info;
-    struct qn_variant variants[VARIANTS]; /* gqa (native), mha (exact), mqa (untrained) */
+    struct qn_variant variants[VARIANTS]; /* gqa (native), mha (exact), mqa (untrained), performer
+                                             (approximate), linformer (native, not causal) */
     struct block *blocks;
     uint32_t n_blocks;
     bool prefix_cache;
@@ -79,7 +81,9 @@ static int32_t choose(uint64_t h) {
     return (int32_t)(v % 256);
 }
 
-static void fill_logits(uint64_t h, float *v) {
+/* flavour: structures that are not exact predict other things, most tokens alike. */
+static void fill_logits(uint64_t h, uint64_t flavour, float *v) {
+    if (flavour && mix(h, flavour) % 4 == 0) h = mix(h, 1000 + flavour);
     for (uint32_t i = 0; i < QN_STUB_VOCAB; i++) v[i] = (float)(mix(h, 100 + i) % 256) / 64.0f;
     v[choose(h)] = 6.0f;
 }
@@ -98,8 +102,12 @@ static double lse_of(const float *v) {
 
 double qn_stub_logprob(const int32_t *tokens, uint32_t n, int32_t id) {
     float v[QN_STUB_VOCAB];
-    fill_logits(hash_tokens(tokens, n), v);
+    fill_logits(hash_tokens(tokens, n), 0, v);
     return (double)(float)((double)v[id] - lse_of(v));
+}
+
+void qn_stub_row(const int32_t *tokens, uint32_t n, unsigned variant, float *v) {
+    fill_logits(hash_tokens(tokens, n), variant, v);
 }
 
 /* ---- open ---- */
@@ -113,19 +121,22 @@ static void set_part(struct qn_part *p, const char *type, int kv_heads) {
 }
 
 static void init_variant(struct qn_model *m, uint32_t i) {
-    static const char *const names[VARIANTS] = {"gqa", "mha", "mqa"};
-    static const int kv[VARIANTS] = {2, 4, 1};
-    static const enum qn_exactness exact[VARIANTS] = {QN_EXACT, QN_EXACT, QN_UNTRAINED};
+    static const char *const names[VARIANTS] = {"gqa", "mha", "mqa", "performer", "linformer"};
+    static const int kv[VARIANTS] = {2, 4, 1, 2, 2};
+    static const enum qn_exactness exact[VARIANTS] = {QN_EXACT, QN_EXACT, QN_UNTRAINED, QN_APPROXIMATE,
+                                                      QN_EXACT};
     struct qn_variant *v = &m->variants[i];
     v->model = m;
     set_part(&v->structure.attention, names[i], kv[i]);
     set_part(&v->structure.ffn, "swiglu", 0);
     set_part(&v->structure.sharing, "none", 0);
-    v->structure.origin = i ? QN_ORIGIN_CONVERTED : QN_ORIGIN_NATIVE;
+    v->structure.origin = i % 4 ? QN_ORIGIN_CONVERTED : QN_ORIGIN_NATIVE;
+    v->structure.causal = i < 4;
+    if (exact[i] != QN_EXACT) v->flavour = i;
     v->structure.exactness = exact[i];
     v->structure.weights_bytes = v->structure.weights_active_bytes = 1u << 20;
     v->structure.state_bytes_per_token = BLOCK_BYTES / BLOCK;
-    v->prepared = i == 0;
+    v->prepared = i % 4 == 0;
 }
 
 struct qn_model *qn_stub_open(const char *id, uint32_t context, uint32_t state_blocks, bool prefix_cache) {
@@ -200,6 +211,11 @@ int qn_variant_resolve(struct qn_model *m, const struct qn_structure_request *re
     if (i == VARIANTS)
         return qn_err_param(err, QN_ERR_INVALID, "attention",
                             "attention \"%s\" is not one of gqa (native), mha, mqa (with convert)", type);
+    const struct qn_param *p = req->attention.params;
+    bool bidirectional = req->attention.n_params && !strcmp(p->name, "causal") && p->value < 1;
+    if (bidirectional == m->variants[i].structure.causal)
+        return qn_err_param(err, QN_ERR_INVALID, "attention", "attention \"%s\" is not causal like that",
+                            type);
     if (m->variants[i].structure.exactness > QN_EXACT && !req->convert)
         return qn_err_param(err, QN_ERR_INVALID, "convert", "attention \"%s\" is untrained: set convert",
                             type);
@@ -253,11 +269,17 @@ size_t qn_model_structures(const struct qn_model *m, struct qn_structure_entry *
                                              .part = s->attention,
                                              .origin = s->origin,
                                              .exactness = s->exactness,
-                                             .causal = true,
+                                             .causal = s->causal,
                                              .rollback = true,
                                              .state_bytes_per_token = s->state_bytes_per_token};
     }
     return VARIANTS;
+}
+
+size_t qn_model_held_out(const struct qn_model *m, struct qn_held_out *out, size_t max) {
+    (void)m;
+    if (max) *out = (struct qn_held_out){"gqa", "swiglu", "none", 1.5, 2.164};
+    return 1;
 }
 
 struct qn_cost qn_variant_cost(const struct qn_variant *v, uint32_t begin, uint32_t end, uint32_t logit_rows,
@@ -480,11 +502,6 @@ struct qn_seq_bytes qn_seq_bytes(const struct qn_seq *s) {
     return b;
 }
 
-int qn_seq_fill(struct qn_seq *s, uint32_t n, uint64_t seed, struct qn_err *err) {
-    (void)s, (void)n, (void)seed;
-    return qn_err_set(err, QN_ERR_UNSUPPORTED, "the fake model's state can't be filled");
-}
-
 struct qn_state_stats qn_model_state(const struct qn_model *m) {
     size_t used = atomic_load(&m->used), cached = atomic_load(&m->cached);
     return (struct qn_state_stats){.budget = m->n_blocks * BLOCK_BYTES,
@@ -532,6 +549,8 @@ static uint64_t hash_at(const struct qn_seq *s, uint32_t length) {
 static int check_step(const struct qn_step *st, struct qn_err *err) {
     for (uint32_t i = 0; i < st->n_spans; i++) {
         const struct qn_span *s = &st->spans[i];
+        if (!st->variant->structure.causal && s->seq->length)
+            return qn_err_set(err, QN_ERR_INVALID, "span %u: not causal, and in pieces", i);
         if (!s->n || s->seq->variant != st->variant || !st->variant->prepared)
             return qn_err_set(err, QN_ERR_INVALID, "span %u: empty, or of another variant", i);
         if (need_blocks(s->seq, s->seq->length + s->n))
@@ -553,7 +572,7 @@ static void run_row(const struct qn_step *st, uint32_t span, uint32_t pos, uint6
     if (want == QN_WANT_HIDDEN)
         for (uint32_t i = 0; i < D_MODEL; i++) v[i] = (float)(mix(h, i) % 1000) / 1000.0f;
     else
-        fill_logits(h, v);
+        fill_logits(h, st->variant->flavour, v);
     st->on_row(st->ctx, span, pos, v);
 }
 

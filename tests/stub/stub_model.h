@@ -28,6 +28,9 @@ extern struct qn_stub_knobs qn_stub;
 int32_t qn_stub_next(const int32_t *tokens, uint32_t n);
 /* Natural log of the probability that the fake model gives `id` after tokens[0..n). */
 double qn_stub_logprob(const int32_t *tokens, uint32_t n, int32_t id);
+/* The row of logits that a variant gives after tokens[0..n): 0 for native and exact ones, 2 mqa, 3 performer.
+ * v: [QN_STUB_VOCAB]. */
+void qn_stub_row(const int32_t *tokens, uint32_t n, unsigned variant, float *v);
 /* 0 when the pool's own count equals what its sequences hold, blocks counted once. */
 int qn_stub_check_pool(const struct qn_model *m);
 

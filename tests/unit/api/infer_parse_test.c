@@ -200,6 +200,8 @@ static const struct refusal {
     {"{" S ",\"attention\":{\"type\":null}}", "attention.type", QN_API_INVALID, "null"},
     {"{" S ",\"attention\":{\"type\":\"gqa\",\"kv_heads\":\"2\"}}", "attention.kv_heads", QN_API_INVALID,
      "\"2\""},
+    {"{" S ",\"attention\":{\"type\":\"performer\",\"kernel\":\"a b\"}}", "attention.kernel", QN_API_INVALID,
+     "a word"},
     {"{" S ",\"attention\":{\"type\":\"gqa\",\"kv_heads\":[2]}}", "attention.kv_heads", QN_API_INVALID,
      "an array"},
     {"{" S ",\"attention\":{\"type\":\"gqa\",\"kv_heads\":9007199254740992}}", "attention.kv_heads",

@@ -33,8 +33,10 @@ static const struct qn_api_memory memory = MEMORY_VALUES;
 static const struct qn_api_structure structure = {
     .attention = {"gqa",
                   3,
-                  {{"heads", QN_API_INT, 8}, {"kv_heads", QN_API_INT, 2}, {"causal", QN_API_BOOL, 1}}},
-    .ffn = {"moe", 2, {{"jitter", QN_API_NUMBER, 0.25}, {"shared", QN_API_BOOL, 0}}},
+                  {{"heads", QN_API_INT, 8, ""},
+                   {"kv_heads", QN_API_INT, 2, ""},
+                   {"causal", QN_API_BOOL, 1, ""}}},
+    .ffn = {"moe", 2, {{"jitter", QN_API_NUMBER, 0.25, ""}, {"shared", QN_API_BOOL, 0, ""}}},
     .sharing = {.type = "none"},
     .origin = "native",
     .exactness = "exact"};

@@ -67,7 +67,15 @@ static void models(void **state) {
 static void structures(void **state) {
     (void)state;
     static const struct qn_api_structure_entry entries[] = {
-        {"attention", {"gqa", 1, {{"kv_heads", QN_API_INT, 2}}}, "native", "exact", "", true, true, 384, 0},
+        {"attention",
+         {"gqa", 1, {{"kv_heads", QN_API_INT, 2, ""}}},
+         "native",
+         "exact",
+         "",
+         true,
+         true,
+         384,
+         0},
         {"ffn", {.type = "moe"}, "converted", "unavailable", "no \"experts\"", true, false, 0, 4096}};
     static const struct qn_api_structures m[] = {{"grist", entries, 2}, {"none", NULL, 0}};
     struct qn_buf b = {0};
