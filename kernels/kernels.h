@@ -45,6 +45,9 @@ unsigned qn_type_block_bytes(enum qn_type t); /* bytes per block in a file */
 bool qn_type_row_bytes(enum qn_type t, size_t cols, size_t *out);
 /* Dequantises one file row (exact values, as ggml and IEEE define them). src needs no alignment. */
 void qn_type_row_to_f32(enum qn_type t, const void *src, float *dst, size_t cols);
+/* Rounds cols floats to one file row of any type (quantize.c): scales from each block's extremes, codes to
+ * the nearest. For random weights and averages; no search for better scales as ggml's converters make it. */
+void qn_type_row_from_f32(enum qn_type t, const float *src, void *dst, size_t cols);
 
 /* ---- packed matrices: W is [rows, cols], used as y = x W^T ---- */
 #define QN_PANEL 16 /* output rows that lie side by side, one per 32-bit lane */
@@ -140,6 +143,40 @@ struct qn_kv_write {
     uint32_t head_dim, slot;
 };
 
+/* ---- attention with a fixed-size state ---- */
+enum qn_mix_start {
+    QN_MIX_ZERO = 0, /* accumulators start at 0 */
+    QN_MIX_ADD,      /* at y */
+    QN_MIX_SCALE     /* at y * scale[row] */
+};
+/* y[r][n] = start + sum over k of x[r][k] * b[k][n], k ascending, one fused accumulator per element: the same
+ * bits for a row whatever the number of rows. No alignment is needed; y overlaps nothing else. */
+struct qn_mix {
+    const float *x; /* x[r][k] lies at r * x_row + k * x_k */
+    size_t x_row, x_k;
+    const float *b; /* [depth, ldb] */
+    size_t ldb;
+    float *y; /* [rows, ldy] */
+    size_t ldy;
+    const float *scale; /* [rows], QN_MIX_SCALE only */
+    size_t rows, depth, cols;
+    enum qn_mix_start start;
+};
+
+/* Positive random features of one block of QN_KV_BLOCK tokens and one KV head, relative to a running maximum
+ * per feature: keys[j][s] = exp(log feature j of token s - top[j]). */
+struct qn_favor {
+    float *f;       /* [m] in: w_j . x unscaled; read leaves the state's weights there */
+    float *top;     /* [m] the running maximum of log features, over all tokens so far */
+    float *shrink;  /* [m] exp(top when the block was opened - top) */
+    float *keys;    /* [m, QN_KV_BLOCK] */
+    const float *z; /* [m] read: sums of the features of the tokens before the block */
+    float *weight;  /* [QN_KV_BLOCK] read: of the block's tokens */
+    size_t m, slot; /* append: the token's place in the block */
+    float scale;    /* of f */
+    float minus;    /* append: subtracted from every log feature (half the squared norm) */
+};
+
 /* ---- element-wise and row operations ---- */
 enum qn_act_fn {
     QN_ACT_RELU = 0,
@@ -168,6 +205,18 @@ struct qn_ops {
     void (*quantize_row)(const float *x, size_t cols, int8_t *q, float *scale, int32_t *sum);
     void (*attend)(const struct qn_attend *args);
     void (*kv_write)(const struct qn_kv_write *args);
+    void (*mix)(const struct qn_mix *args);
+    /* y[i] = sum over k of x[k] * b[i][k] for i < rows: 16 partial sums, element k in lane k mod 16, folded.
+     */
+    void (*dots)(float *y, const float *x, const float *b, size_t ldb, size_t rows, size_t n);
+    /* x = exp(x * scale - max(x * scale)); returns the sum of the result. */
+    float (*softmax)(float *x, size_t n, float scale);
+    /* l = fma(f, scale, -minus); where it exceeds top, top becomes l, and shrink and the feature's keys are
+     * multiplied by exp(old - new); keys[.][slot] = exp(l - top). */
+    void (*favor_append)(const struct qn_favor *args);
+    /* a = fma(f, scale, top), p = exp(a - max a); f = p * shrink; weight[s] = sum of p_j * keys[j][s], j in 4
+     * partial sums (j mod 4; 0 and 1, 2 and 3 are added first). Returns sum(f * z) + sum(weight). */
+    float (*favor_read)(const struct qn_favor *args);
     /* y = x / sqrt(mean(x^2)+eps) * g; y may be x. */
     void (*rmsnorm)(float *y, const float *x, const float *g, size_t n, float eps);
     /* y = (x-mean)/sqrt(var+eps)*g + b, biased variance; b may be NULL; y may be x. */

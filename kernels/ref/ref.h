@@ -16,6 +16,11 @@ void qn_ref_linear_quant(const struct qn_linear_args *args); /* every Q type */
 void qn_ref_quantize_row(const float *x, size_t cols, int8_t *q, float *scale, int32_t *sum);
 void qn_ref_attend(const struct qn_attend *args);
 void qn_ref_kv_write(const struct qn_kv_write *args);
+void qn_ref_mix(const struct qn_mix *args);
+void qn_ref_dots(float *y, const float *x, const float *b, size_t ldb, size_t rows, size_t n);
+float qn_ref_softmax(float *x, size_t n, float scale);
+void qn_ref_favor_append(const struct qn_favor *args);
+float qn_ref_favor_read(const struct qn_favor *args);
 void qn_ref_rmsnorm(float *y, const float *x, const float *g, size_t n, float eps);
 void qn_ref_layernorm(float *y, const float *x, const float *g, const float *b, size_t n, float eps);
 void qn_ref_rope(float *x, size_t heads, size_t head_dim, size_t rot, const float *cs);

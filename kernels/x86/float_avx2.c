@@ -82,6 +82,11 @@ void qn_avx2_fill(struct qn_ops *ops) {
     ops->quantize_row = qn_avx2_quantize_row;
     ops->attend = qn_avx2_attend;
     ops->kv_write = qn_avx2_kv_write;
+    ops->mix = qn_avx2_mix;
+    ops->dots = qn_avx2_dots;
+    ops->softmax = qn_avx2_softmax;
+    ops->favor_append = qn_avx2_favor_append;
+    ops->favor_read = qn_avx2_favor_read;
     ops->rmsnorm = qn_avx2_rmsnorm;
     ops->layernorm = qn_avx2_layernorm;
     ops->rope = qn_avx2_rope;

@@ -12,6 +12,11 @@ void qn_avx512_fill(struct qn_ops *ops) {
     ops->quantize_row = qn_avx512_quantize_row;
     ops->attend = qn_avx512_attend;
     ops->kv_write = qn_avx512_kv_write;
+    ops->mix = qn_avx512_mix;
+    ops->dots = qn_avx512_dots;
+    ops->softmax = qn_avx512_softmax;
+    ops->favor_append = qn_avx512_favor_append;
+    ops->favor_read = qn_avx512_favor_read;
     ops->rmsnorm = qn_avx512_rmsnorm;
     ops->layernorm = qn_avx512_layernorm;
     ops->rope = qn_avx512_rope;
