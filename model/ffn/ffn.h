@@ -46,6 +46,7 @@ struct qn_ffn_ops {
     /* Multiply-adds of one row, and bytes of weights that one row reads. */
     double (*row_macs)(const struct qn_ffn *f);
     size_t (*row_weight_bytes)(const struct qn_ffn *f, const struct qn_ffn_weights *w);
+    bool gated;         /* dense kinds: there is a gate matrix beside up and down */
     enum qn_act_fn act; /* of the kind; a checkpoint that says more (erf or tanh GELU) overrules it */
 };
 

@@ -30,7 +30,7 @@ static double row_macs(const struct qn_ffn *f) {
 #define GATED_OPS(kind, fn)                                                                                  \
     {                                                                                                        \
         .name = #kind, .resolve = qn_ffn_dense_resolve, .scratch_floats = scratch_floats, .run = run,        \
-        .row_macs = row_macs, .row_weight_bytes = qn_ffn_dense_weight_bytes, .act = (fn)                     \
+        .row_macs = row_macs, .row_weight_bytes = qn_ffn_dense_weight_bytes, .gated = true, .act = (fn)      \
     }
 const struct qn_ffn_ops qn_ffn_swiglu = GATED_OPS(swiglu, QN_ACT_SILU);
 const struct qn_ffn_ops qn_ffn_geglu = GATED_OPS(geglu, QN_ACT_GELU_TANH);

@@ -92,9 +92,9 @@ struct qn_load_options {
     bool spec_only; /* inspect: validate all, pack nothing */
 };
 
-/* Opens a GGUF file, a safetensors file or a directory with config.json. Every missing or mis-shaped tensor
- * is listed in one message. On failure *out is NULL. Free with qn_checkpoint_free (NULL and half-built are
- * fine). */
+/* Opens a GGUF file, a safetensors file or a directory with config.json, or makes what a path that begins with
+ * "synthetic:" describes (model/synthetic.h). Every missing or mis-shaped tensor is listed in one message. On
+ * failure *out is NULL. Free with qn_checkpoint_free (NULL and half-built are fine). */
 int qn_checkpoint_load(const char *path, const struct qn_load_options *opt, struct qn_checkpoint **out,
                        struct qn_err *err);
 void qn_checkpoint_free(struct qn_checkpoint *c);
