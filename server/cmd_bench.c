@@ -16,6 +16,7 @@
 #include "model/batch.h"
 #include "server/cli.h"
 #include "server/cmd.h"
+#include "server/cmd_bench.h"
 
 struct bench {
     const char *model_path, *state_type;
@@ -131,21 +132,12 @@ static int measure(struct bench *b, struct row *row, struct qn_err *err) {
     return QN_OK;
 }
 
-static void print_json_string(const char *s) {
-    putchar('"');
-    for (; *s; s++) {
-        if (*s == '"' || *s == '\\') putchar('\\');
-        if ((unsigned char)*s >= 0x20) putchar(*s);
-    }
-    putchar('"');
-}
-
 static void print_json(const struct bench *b, const struct row *rows, size_t n) {
     printf("{\"machine\":{\"cpu\":");
-    print_json_string(qn_cpu_model());
+    qn_bench_json_string(qn_cpu_model());
     printf(",\"isa\":\"%s\",\"threads\":%u},\"quern\":\"%s\",\"model\":", qn_isa_name(qn_cpu_isa()),
            b->threads, QN_VERSION);
-    print_json_string(qn_model_info(b->model)->id);
+    qn_bench_json_string(qn_model_info(b->model)->id);
     printf(",\"state_type\":\"%s\",\"results\":[", b->state_type);
     for (size_t i = 0; i < n; i++) {
         printf("%s{\"prompt_tokens\":%u,\"generated_tokens\":%u,\"batch\":%u,\"depth\":%u,"
@@ -233,6 +225,9 @@ static void release(struct bench *b) {
 }
 
 int qn_cmd_bench(int argc, char **argv) {
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--structures") == 0) return qn_cmd_bench_structures(argc, argv);
+    }
     struct bench b = {
         .state_type = "f16", .prompt = 512, .generate = 128, .batch = 1, .repeats = 5, .step_tokens = 512};
     b.threads = qn_cpu_threads(NULL);
@@ -252,7 +247,9 @@ int qn_cmd_bench(int argc, char **argv) {
         {"json", QN_CLI_FLAG, &b.json, 0, 0, NULL, "print one JSON object instead of a table"},
     };
     struct qn_cli cli = {.usage = "quern bench --model PATH [options]",
-                         .about = "Measures tokens per second of prompt reading and generation.",
+                         .about = "Measures tokens per second of prompt reading and generation.\n"
+                                  "quern bench --structures compares structures at a shape of your own (see "
+                                  "its --help).",
                          .options = options,
                          .n_options = sizeof options / sizeof *options};
     int r = qn_cli_parse(&cli, argc, argv);
