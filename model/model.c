@@ -47,7 +47,7 @@ static void make_id(const char *path, const char *fallback, char id[65]) {
 static void fill_info(struct qn_model_info *info, const struct qn_checkpoint *c, const char *path) {
     const struct qn_spec *s = &c->spec;
     memset(info, 0, sizeof *info);
-    make_id(path, c->name, info->id);
+    make_id(c->synthetic ? "" : path, c->name, info->id);
     snprintf(info->family, sizeof info->family, "%s", s->family);
     snprintf(info->format, sizeof info->format, "%s", c->format);
     info->path = path;

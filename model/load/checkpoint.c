@@ -16,6 +16,7 @@
 #include "model/load/json.h"
 #include "model/load/open.h"
 #include "model/load/weights.h"
+#include "model/synthetic.h"
 
 static const struct qn_json_limits config_limits = {.depth = 32, .nodes = 100000};
 /* tokenizer_config.json says "model_max_length": 1000000000000000019884624838656 when there is no limit. */
@@ -199,19 +200,25 @@ static int load_file(const char *path, const struct qn_load_options *opt, struct
     return rc == QN_OK ? load_hf(path, dir, opt, c, err) : rc;
 }
 
+static int load_path(const char *path, const struct qn_load_options *opt, struct qn_checkpoint *c,
+                     struct qn_err *err) {
+    struct stat st;
+    if (qn_synthetic_is(path)) return qn_synthetic_load(path, opt, c, err);
+    if (stat(path, &st) != 0)
+        return qn_err_set(err, QN_ERR_IO, "cannot open '%s': %s", path, strerror(errno));
+    progress(opt, "map", 0);
+    stem_of(path, c->name, sizeof c->name);
+    return S_ISDIR(st.st_mode) ? load_hf(path, path, opt, c, err) : load_file(path, opt, c, err);
+}
+
 int qn_checkpoint_load(const char *path, const struct qn_load_options *opt, struct qn_checkpoint **out,
                        struct qn_err *err) {
     static const struct qn_load_options defaults = {0};
-    struct stat st;
     *out = NULL;
     if (!opt) opt = &defaults;
-    if (stat(path, &st) != 0)
-        return qn_err_set(err, QN_ERR_IO, "cannot open '%s': %s", path, strerror(errno));
     struct qn_checkpoint *c = calloc(1, sizeof *c);
     if (!c) return qn_err_set(err, QN_ERR_NOMEM, "out of memory for the checkpoint");
-    progress(opt, "map", 0);
-    stem_of(path, c->name, sizeof c->name);
-    int rc = S_ISDIR(st.st_mode) ? load_hf(path, path, opt, c, err) : load_file(path, opt, c, err);
+    int rc = load_path(path, opt, c, err);
     if (rc != QN_OK) {
         qn_checkpoint_free(c);
         return rc;
