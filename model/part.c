@@ -18,6 +18,12 @@ void qn_part_add(struct qn_part *p, const char *name, enum qn_param_kind kind, d
     q->value = value;
 }
 
+void qn_part_add_text(struct qn_part *p, const char *name, const char *text) {
+    uint32_t at = p->n_params;
+    qn_part_add(p, name, QN_PARAM_TEXT, 0);
+    if (p->n_params > at) snprintf(p->params[at].text, sizeof p->params[at].text, "%s", text);
+}
+
 const struct qn_param *qn_part_find(const struct qn_part *p, const char *name) {
     for (uint32_t i = 0; i < p->n_params && i < QN_PART_PARAMS; i++) {
         if (strncmp(p->params[i].name, name, sizeof p->params[i].name) == 0) return &p->params[i];
@@ -40,6 +46,8 @@ const char *qn_part_print(const struct qn_part *p, char *out, size_t size) {
         char value[80];
         if (q->kind == QN_PARAM_BOOL) {
             snprintf(value, sizeof value, "%s", q->value != 0 ? "true" : "false");
+        } else if (q->kind == QN_PARAM_TEXT) {
+            snprintf(value, sizeof value, "%.*s", (int)sizeof q->text, q->text);
         } else {
             snprintf(value, sizeof value, "%.17g", q->value);
         }
@@ -52,6 +60,15 @@ const char *qn_part_print(const struct qn_part *p, char *out, size_t size) {
     return out;
 }
 
+/* Integers and numbers compare by value; words and booleans only with their own kind. */
+static bool same_value(const struct qn_param *a, const struct qn_param *b) {
+    bool number[2] = {a->kind == QN_PARAM_INT || a->kind == QN_PARAM_NUMBER,
+                      b->kind == QN_PARAM_INT || b->kind == QN_PARAM_NUMBER};
+    if (a->kind != b->kind && !(number[0] && number[1])) return false;
+    if (a->kind == QN_PARAM_TEXT) return strncmp(a->text, b->text, sizeof a->text) == 0;
+    return a->value == b->value;
+}
+
 int qn_part_check(const struct qn_part *ask, const struct qn_part *resolved, const char *slot,
                   struct qn_err *err) {
     for (uint32_t i = 0; i < ask->n_params && i < QN_PART_PARAMS; i++) {
@@ -61,8 +78,7 @@ int qn_part_check(const struct qn_part *ask, const struct qn_part *resolved, con
             return qn_err_param(err, QN_ERR_INVALID, slot, "%s \"%s\" has no parameter \"%.23s\"", slot,
                                 resolved->type, a->name);
         }
-        bool both_bool = (a->kind == QN_PARAM_BOOL) == (r->kind == QN_PARAM_BOOL);
-        if (!both_bool || a->value != r->value) {
+        if (!same_value(a, r)) {
             char text[QN_PART_TEXT];
             return qn_err_param(err, QN_ERR_INVALID, slot,
                                 "%s parameter \"%s\" can't be set to this value here: %s", slot, a->name,
@@ -77,8 +93,8 @@ int qn_part_uint(const struct qn_part *ask, const char *slot, const char *name, 
     const struct qn_param *q = qn_part_find(ask, name);
     if (!q) return QN_OK;
     /* the comparison with floor is false for NaN too */
-    if (q->kind == QN_PARAM_BOOL || !(q->value >= 1 && q->value <= (double)max) ||
-        q->value != floor(q->value)) {
+    if ((q->kind != QN_PARAM_INT && q->kind != QN_PARAM_NUMBER) ||
+        !(q->value >= 1 && q->value <= (double)max) || q->value != floor(q->value)) {
         return qn_err_param(err, QN_ERR_INVALID, slot, "%s parameter \"%s\" must be an integer from 1 to %u",
                             slot, name, max);
     }

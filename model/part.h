@@ -22,6 +22,8 @@ struct qn_choice {
 void qn_part_init(struct qn_part *p, const char *type);
 /* Appends a parameter; one too many for QN_PART_PARAMS is dropped. */
 void qn_part_add(struct qn_part *p, const char *name, enum qn_param_kind kind, double value);
+/* Appends a word as a parameter; cut at the room that struct qn_param has. */
+void qn_part_add_text(struct qn_part *p, const char *name, const char *text);
 /* NULL when there is none of that name. */
 const struct qn_param *qn_part_find(const struct qn_part *p, const char *name);
 /* Text such as gqa(heads=9,kv_heads=3), the same for equal parts: key of caches and words for people.

@@ -65,6 +65,19 @@ static int check_attn(const struct qn_spec *s, const struct qn_attn_member *a, s
     return QN_OK;
 }
 
+/* The group limit of sigmoid gating. */
+static int check_groups(const struct qn_ffn_member *f, struct qn_err *err) {
+    if (f->groups == 0 && f->top_groups == 0) return QN_OK;
+    if (f->gating != QN_GATING_SIGMOID) return refuse(err, "groups", "is set without sigmoid gating");
+    if (f->groups == 0 || f->experts % f->groups != 0)
+        return refuse(err, "groups", "does not divide the number of experts");
+    if (f->top_groups < 1 || f->top_groups > f->groups)
+        return out_of_range(err, "top_groups", f->top_groups, 1, f->groups);
+    if (f->used > f->experts / f->groups * f->top_groups)
+        return refuse(err, "experts_per_token", "is more than the open groups hold");
+    return QN_OK;
+}
+
 static int check_ffn(const struct qn_ffn_member *f, struct qn_err *err) {
     if (f->dim < 8 || f->dim > QN_FFN_DIM_MAX) return out_of_range(err, "ffn_dim", f->dim, 8, QN_FFN_DIM_MAX);
     if (f->type[0] == 0) return refuse(err, "ffn", "is empty");
@@ -78,7 +91,9 @@ static int check_ffn(const struct qn_ffn_member *f, struct qn_err *err) {
     if (f->expert[0] == 0) return refuse(err, "expert", "is empty");
     if (f->gating == QN_GATING_NONE || f->gating > QN_GATING_SIGMOID)
         return refuse(err, "gating", "is unknown");
-    return QN_OK;
+    if (!(f->route_scale >= 0 && isfinite(f->route_scale)))
+        return refuse(err, "route_scale", "is not at least 0");
+    return check_groups(f, err);
 }
 
 static int check_share(const struct qn_spec *s, const struct qn_share_member *m, struct qn_err *err) {

@@ -6,6 +6,19 @@
 
 #define PART 8192 /* elements per item of the pool: half a core's L1 */
 
+void qn_ffn_part_activation(struct qn_part *part, enum qn_act_fn act) {
+    if (act == QN_ACT_GELU_ERF) qn_part_add_text(part, "activation", "erf");
+    if (act == QN_ACT_GELU_TANH) qn_part_add_text(part, "activation", "tanh");
+}
+
+void qn_ffn_unavailable(struct qn_ffn *out, const char *member_type) {
+    struct qn_choice *c = &out->choice;
+    c->origin = QN_ORIGIN_CONVERTED;
+    c->exactness = QN_UNAVAILABLE;
+    snprintf(c->why, sizeof c->why, "the checkpoint was trained with %.15s and has no weights for %s",
+             member_type, out->ops->name);
+}
+
 int qn_ffn_dense_resolve(const struct qn_ffn_ops *self, const struct qn_spec *spec, uint32_t member,
                          const struct qn_part *ask, struct qn_ffn *out, struct qn_err *err) {
     const struct qn_ffn_member *m = &spec->ffn[member];
@@ -16,17 +29,16 @@ int qn_ffn_dense_resolve(const struct qn_ffn_ops *self, const struct qn_spec *sp
     out->member = member;
     out->dim = m->dim;
     out->act = native ? m->act : self->act;
-    struct qn_choice *c = &out->choice;
-    qn_part_init(&c->part, self->name);
-    qn_part_add(&c->part, "ffn_dim", QN_PARAM_INT, m->dim);
-    c->origin = native ? QN_ORIGIN_NATIVE : QN_ORIGIN_CONVERTED;
-    c->exactness = native ? QN_EXACT : QN_UNAVAILABLE;
+    qn_part_init(&out->choice.part, self->name);
+    qn_part_add(&out->choice.part, "ffn_dim", QN_PARAM_INT, m->dim);
     if (!native) {
-        snprintf(c->why, sizeof c->why, "the checkpoint was trained with %.15s and has no weights for %s",
-                 m->type, self->name);
+        qn_ffn_unavailable(out, m->type);
         return QN_OK;
     }
-    return qn_part_check(ask, &c->part, "ffn", err);
+    out->choice.origin = QN_ORIGIN_NATIVE;
+    out->choice.exactness = QN_EXACT;
+    qn_ffn_part_activation(&out->choice.part, m->act);
+    return qn_part_check(ask, &out->choice.part, "ffn", err);
 }
 
 uint32_t qn_ffn_dense_widest(const struct qn_spec *spec) {
@@ -38,9 +50,31 @@ uint32_t qn_ffn_dense_widest(const struct qn_spec *spec) {
     return most;
 }
 
+size_t qn_ffn_matrices_bytes(const struct qn_ffn_matrices *m) {
+    return m->gate.bytes + m->up.bytes + m->down.bytes;
+}
+
 size_t qn_ffn_dense_weight_bytes(const struct qn_ffn *f, const struct qn_ffn_weights *w) {
     (void)f;
-    return w->dense.gate.bytes + w->dense.up.bytes + w->dense.down.bytes;
+    return qn_ffn_matrices_bytes(&w->dense);
+}
+
+void qn_ffn_dense_run(const struct qn_ffn_call *c) {
+    struct qn_ffn_net net = {
+        .env = c->env,
+        .w = &c->w->dense,
+        .b_gate = c->w->b_gate,
+        .b_up = c->w->b_up,
+        .b_down = c->w->b_down,
+        .d_model = c->f->d_model,
+        .dim = c->f->dim,
+        .rows = c->rows,
+        .act = c->f->act,
+        .x = c->x,
+        .y = c->y,
+        .work = c->work,
+    };
+    c->f->ops->net(&net);
 }
 
 struct apply {
@@ -62,8 +96,8 @@ static void apply_item(void *arg, size_t item, unsigned thread) {
 
 /* Cuts fall at the same places of every row, so that an element meets the same lanes and tails of a kernel
  * however many rows a step has. */
-void qn_ffn_apply(const struct qn_ffn_call *c, qn_ffn_elementwise f, float *y, const float *b) {
-    struct apply a = {f, y, b, c->f->dim, (c->f->dim + PART - 1) / PART, c->f->act};
-    size_t items = c->rows * a.parts;
-    qn_pool_run((size_t)c->rows * c->f->dim > PART ? c->env->pool : NULL, items, apply_item, &a);
+void qn_ffn_apply(const struct qn_ffn_net *n, qn_ffn_elementwise f, float *y, const float *b) {
+    struct apply a = {f, y, b, n->dim, (n->dim + PART - 1) / PART, n->act};
+    size_t items = n->rows * a.parts;
+    qn_pool_run((size_t)n->rows * n->dim > PART ? n->env->pool : NULL, items, apply_item, &a);
 }

@@ -12,12 +12,26 @@ struct qn_ffn_ops;
 
 struct qn_ffn {
     const struct qn_ffn_ops *ops;
+    const struct qn_ffn_ops *expert; /* of a mixture: what one expert is; NULL else */
     struct qn_choice choice;
-    uint32_t member;       /* of the checkpoint: whose weights it runs with or is converted from */
-    uint32_t d_model, dim; /* width of the model and of the hidden layer (of one expert) */
-    enum qn_act_fn act;
-    uint64_t arg[4]; /* a kind's own parameters (experts per token), meaning is its own */
+    uint32_t member;          /* of the checkpoint: whose weights it runs with or is converted from */
+    uint32_t d_model, dim;    /* width of the model and of the hidden layer (of one expert) */
+    enum qn_act_fn act;       /* (of one expert) */
+    struct qn_ffn_member mix; /* of a mixture: as it runs, which may differ from the member; zero else */
 };
+
+/* One network over some rows: a dense FFN, or one expert of a mixture. */
+struct qn_ffn_net {
+    const struct qn_linear_env *env;
+    const struct qn_ffn_matrices *w;
+    const float *b_gate, *b_up, *b_down; /* or NULL */
+    uint32_t d_model, dim, rows;
+    enum qn_act_fn act;
+    const float *x; /* [rows, d_model] */
+    float *y;       /* [rows, d_model] */
+    float *work;    /* QN_FFN_NET_WIDTHS * rows * dim floats */
+};
+#define QN_FFN_NET_WIDTHS 2 /* hidden rows that the hungriest kind of network keeps per row */
 
 struct qn_ffn_call {
     const struct qn_ffn *f;
@@ -43,6 +57,8 @@ struct qn_ffn_ops {
                    struct qn_err *err);
     void (*release)(struct qn_ffn_weights *dst);
     void (*run)(const struct qn_ffn_call *call);
+    /* As run, for any network of this kind; NULL: the kind is not a single network (a mixture). */
+    void (*net)(const struct qn_ffn_net *net);
     /* Multiply-adds of one row, and bytes of weights that one row reads. */
     double (*row_macs)(const struct qn_ffn *f);
     size_t (*row_weight_bytes)(const struct qn_ffn *f, const struct qn_ffn_weights *w);
@@ -54,18 +70,25 @@ extern const struct qn_ffn_ops *const qn_ffn_registry[];
 /* By name; "" gives the kind of the checkpoint's first member. NULL when unknown. */
 const struct qn_ffn_ops *qn_ffn_find(const struct qn_spec *spec, const char *name);
 
-/* Common to dense kinds (dense.c): native when the member is of this kind, else unavailable; one parameter,
- * ffn_dim. */
+/* Common to dense kinds (dense.c): native when the member is of this kind, else unavailable. Parameters:
+ * ffn_dim, and with GELU which of its two forms. */
 int qn_ffn_dense_resolve(const struct qn_ffn_ops *self, const struct qn_spec *spec, uint32_t member,
                          const struct qn_part *ask, struct qn_ffn *out, struct qn_err *err);
+/* Adds "activation" where a kind's name leaves it open: "erf" or "tanh" GELU. */
+void qn_ffn_part_activation(struct qn_part *part, enum qn_act_fn act);
+/* The choice of a kind that the member can't give. */
+void qn_ffn_unavailable(struct qn_ffn *out, const char *member_type);
 /* The widest hidden layer of any FFN member. */
 uint32_t qn_ffn_dense_widest(const struct qn_spec *spec);
 size_t qn_ffn_dense_weight_bytes(const struct qn_ffn *f, const struct qn_ffn_weights *w);
-/* y[i] = f(y[i], b[i]) for the call's rows x dim elements, shared by the pool; b may be NULL. */
+/* Runs the kind's net with the block's own matrices and biases. */
+void qn_ffn_dense_run(const struct qn_ffn_call *call);
+size_t qn_ffn_matrices_bytes(const struct qn_ffn_matrices *m);
+/* y[i] = f(y[i], b[i]) for the net's rows x dim elements, shared by the pool; b may be NULL. */
 typedef void (*qn_ffn_elementwise)(float *y, const float *a, const float *b, size_t n, enum qn_act_fn act);
-void qn_ffn_apply(const struct qn_ffn_call *c, qn_ffn_elementwise f, float *y, const float *b);
+void qn_ffn_apply(const struct qn_ffn_net *net, qn_ffn_elementwise f, float *y, const float *b);
 
 extern const struct qn_ffn_ops qn_ffn_swiglu, qn_ffn_geglu, qn_ffn_reglu, qn_ffn_glu, qn_ffn_bilinear;
-extern const struct qn_ffn_ops qn_ffn_gelu, qn_ffn_relu;
+extern const struct qn_ffn_ops qn_ffn_gelu, qn_ffn_relu, qn_ffn_moe;
 
 #endif

@@ -12,13 +12,12 @@ static void activate(float *y, const float *a, const float *b, size_t n, enum qn
     qn_ops()->activate(y, a, n, act);
 }
 
-static void run(const struct qn_ffn_call *c) {
-    size_t dim = c->f->dim;
-    struct qn_act in = qn_linear_input(c->x, c->f->d_model, c->rows, c->f->d_model);
-    qn_linear_apply(c->env, &c->w->dense.up, &in, c->w->b_up, c->work, dim);
-    qn_ffn_apply(c, activate, c->work, NULL);
-    struct qn_act mid = qn_linear_input(c->work, dim, c->rows, c->f->dim);
-    qn_linear_apply(c->env, &c->w->dense.down, &mid, c->w->b_down, c->y, c->f->d_model);
+static void net(const struct qn_ffn_net *n) {
+    struct qn_act in = qn_linear_input(n->x, n->d_model, n->rows, n->d_model);
+    qn_linear_apply(n->env, &n->w->up, &in, n->b_up, n->work, n->dim);
+    qn_ffn_apply(n, activate, n->work, NULL);
+    struct qn_act mid = qn_linear_input(n->work, n->dim, n->rows, n->dim);
+    qn_linear_apply(n->env, &n->w->down, &mid, n->b_down, n->y, n->d_model);
 }
 
 static double row_macs(const struct qn_ffn *f) {
@@ -27,8 +26,9 @@ static double row_macs(const struct qn_ffn *f) {
 
 #define MLP_OPS(kind, fn)                                                                                    \
     {                                                                                                        \
-        .name = #kind, .resolve = qn_ffn_dense_resolve, .scratch_floats = scratch_floats, .run = run,        \
-        .row_macs = row_macs, .row_weight_bytes = qn_ffn_dense_weight_bytes, .act = (fn)                     \
+        .name = #kind, .resolve = qn_ffn_dense_resolve, .scratch_floats = scratch_floats,                    \
+        .run = qn_ffn_dense_run, .net = net, .row_macs = row_macs,                                           \
+        .row_weight_bytes = qn_ffn_dense_weight_bytes, .act = (fn)                                           \
     }
 const struct qn_ffn_ops qn_ffn_gelu = MLP_OPS(gelu, QN_ACT_GELU_TANH);
 const struct qn_ffn_ops qn_ffn_relu = MLP_OPS(relu, QN_ACT_RELU);

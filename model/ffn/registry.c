@@ -4,8 +4,8 @@
 #include <string.h>
 
 const struct qn_ffn_ops *const qn_ffn_registry[] = {
-    &qn_ffn_relu,  &qn_ffn_gelu, &qn_ffn_swiglu,   &qn_ffn_geglu,
-    &qn_ffn_reglu, &qn_ffn_glu,  &qn_ffn_bilinear, NULL,
+    &qn_ffn_relu, &qn_ffn_gelu,     &qn_ffn_swiglu, &qn_ffn_geglu, &qn_ffn_reglu,
+    &qn_ffn_glu,  &qn_ffn_bilinear, &qn_ffn_moe,    NULL,
 };
 
 const struct qn_ffn_ops *qn_ffn_find(const struct qn_spec *spec, const char *name) {

@@ -50,13 +50,16 @@ struct qn_ffn_matrices {
 struct qn_ffn_weights {
     struct qn_norm_weights norm;  /* before the FFN, [d_model] */
     struct qn_ffn_matrices dense; /* the FFN itself; of a mixture: the shared expert, or all data NULL */
-    float *b_up, *b_down;         /* of dense; NULL when the family has none */
+    /* Of dense, or of every expert where a mixture has no dense; NULL when there are none. No family has
+     * b_gate: a plain MLP that runs as a gated one has. */
+    float *b_gate, *b_up, *b_down;
     /* mixture of experts; all zero else */
-    struct qn_matrix router;         /* [experts, d_model] */
+    struct qn_matrix router;         /* [experts, d_model]; F32, F16 or BF16, so that its product is exact */
     float *route_bias;               /* [experts], sigmoid gating; or NULL */
     float *shared_gate;              /* [d_model]; or NULL */
     struct qn_ffn_matrices *experts; /* [n_experts] */
     uint32_t n_experts;
+    bool made; /* a conversion of the FFN made the router and the list of experts; else it borrowed them */
 };
 
 struct qn_checkpoint {

@@ -89,6 +89,14 @@ static void cross_rules(void **state) {
     strcpy(s.ffn[0].expert, "swiglu"), refused(s, "gating");
     s.ffn[0].gating = QN_GATING_SOFTMAX;
     assert_int_equal(qn_spec_check(&s, NULL), QN_OK);
+    s.ffn[0].route_scale = NAN, refused(s, "route_scale");
+    s.ffn[0].route_scale = 2.5f, s.ffn[0].top_groups = 1, refused(s, "groups"); /* not with softmax */
+    s.ffn[0].gating = QN_GATING_SIGMOID, refused(s, "groups");
+    s.ffn[0].groups = 3, refused(s, "groups");
+    s.ffn[0].groups = 2, s.ffn[0].top_groups = 3, refused(s, "top_groups");
+    s.ffn[0].top_groups = 1, s.ffn[0].used = 3, refused(s, "experts_per_token");
+    s.ffn[0].used = 2;
+    assert_int_equal(qn_spec_check(&s, NULL), QN_OK);
     s = good(), s.pos = QN_POS_LEARNED, refused(s, "rope_dim");
     s = good(), s.rope_scaling = QN_ROPE_LINEAR, refused(s, "rope_factor");
     s = good(), s.rope_scaling = QN_ROPE_LLAMA3, s.rope_factor = 8, refused(s, "rope_low_freq");
