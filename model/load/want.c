@@ -2,52 +2,11 @@
 #include "model/load/want.h"
 
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/mem.h"
-
-/* ---- the report ---- */
-
-#define REPORT_ROOM 760 /* of qn_err.msg, the rest is for the frame around it */
-
-struct report {
-    char text[REPORT_ROOM];
-    size_t len;
-    unsigned shown, hidden;
-    bool format; /* some problem is more than an unsupported type */
-};
-
-__attribute__((format(printf, 3, 4))) static void add(struct report *r, bool format, const char *fmt, ...) {
-    va_list ap;
-    char line[256];
-    va_start(ap, fmt);
-    int n = vsnprintf(line, sizeof line, fmt, ap);
-    va_end(ap);
-    if (format) r->format = true;
-    size_t len = n < 0 ? 0 : (size_t)n < sizeof line ? (size_t)n : sizeof line - 1;
-    if (r->hidden || len + 3 > sizeof r->text - r->len) {
-        r->hidden++;
-        return;
-    }
-    if (r->shown++) {
-        memcpy(r->text + r->len, "; ", 2);
-        r->len += 2;
-    }
-    memcpy(r->text + r->len, line, len + 1);
-    r->len += len;
-}
-
-static int report_result(const struct report *r, const struct qn_family *f, struct qn_err *err) {
-    char more[32] = "";
-    if (r->shown + r->hidden == 0) return QN_OK;
-    if (r->hidden) snprintf(more, sizeof more, "; and %u more", r->hidden);
-    return qn_err_set(err, r->format ? QN_ERR_FORMAT : QN_ERR_UNSUPPORTED,
-                      "%u tensor%s of this %s checkpoint can't be used: %s%s", r->shown + r->hidden,
-                      r->shown + r->hidden == 1 ? "" : "s", f->name, r->text, more);
-}
+#include "model/load/report.h"
 
 /* ---- what is wanted ---- */
 
@@ -167,7 +126,7 @@ struct collect {
     const struct qn_weights_source *src;
     const struct qn_spec *spec;
     const char *prefix; /* the name table's, or "" when the file lacks it */
-    struct report report;
+    struct qn_report report;
 };
 
 static void name_of(const struct collect *c, enum qn_slot slot, uint32_t layer, bool bias, char name[160]) {
@@ -184,35 +143,6 @@ static void name_of(const struct collect *c, enum qn_slot slot, uint32_t layer, 
         snprintf(name, 160, "%s%s%s", prefix, pattern, suffix);
 }
 
-static const char *show_shape(const uint64_t *dims, uint32_t n, char out[80]) {
-    size_t len = 0;
-    out[len++] = '[';
-    for (uint32_t i = 0; i < n && len < 60; i++) {
-        int w = snprintf(out + len, 80 - len, "%s%" PRIu64, i ? ", " : "", dims[i]);
-        len += w > 0 ? (size_t)w : 0;
-    }
-    snprintf(out + len, 80 - len, "]");
-    return out;
-}
-
-static void check_tensor(struct collect *c, const char *name, const struct qn_tensor *t, const uint64_t *want,
-                         uint32_t n_want) {
-    char is[80], ought[80];
-    size_t bytes;
-    bool vector = n_want == 1;
-    if (t->n_dims != n_want || memcmp(t->dims, want, n_want * sizeof *want) != 0) {
-        add(&c->report, true, "'%s' is %s, expected %s", name, show_shape(t->dims, t->n_dims, is),
-            show_shape(want, n_want, ought));
-    } else if (t->type == QN_TYPE_COUNT) {
-        add(&c->report, false, "'%s' has type %s, which is not supported", name, t->type_name);
-    } else if (vector && t->type != QN_F32 && t->type != QN_F16 && t->type != QN_BF16) {
-        add(&c->report, false, "'%s' has type %s, but must be F32, F16 or BF16", name, t->type_name);
-    } else if (!vector && !qn_matrix_bytes(t->type, (size_t)want[0], (size_t)want[1], &bytes)) {
-        add(&c->report, false, "'%s' (%s, %s) is too large or its rows are not whole blocks", name,
-            t->type_name, show_shape(want, n_want, ought));
-    }
-}
-
 static void collect_one(struct collect *c, struct qn_found *found, enum qn_slot slot, uint32_t layer,
                         bool bias) {
     char name[160];
@@ -222,7 +152,7 @@ static void collect_one(struct collect *c, struct qn_found *found, enum qn_slot 
     name_of(c, slot, layer, bias, name);
     struct qn_tensor *t = qn_tensor_dir_find(c->src->dir, name);
     if (!t) {
-        if (p == QN_REQUIRED) add(&c->report, true, "'%s' is missing", name);
+        if (p == QN_REQUIRED) qn_report_add(&c->report, true, "'%s' is missing", name);
         return;
     }
     shape_of(c->spec, slot, bias, &want[0], &want[1]);
@@ -232,7 +162,7 @@ static void collect_one(struct collect *c, struct qn_found *found, enum qn_slot 
         want[0] = want[1];
         want[1] = rows;
     }
-    check_tensor(c, name, t, want, n_want);
+    qn_report_check(&c->report, name, t, want, n_want);
     t->used = true;
     size_t row = is_layer_slot(slot) ? (size_t)layer + 1 : 0;
     found->t[(row * QN_SLOT_COUNT + slot) * 2 + bias] = t;
@@ -256,7 +186,7 @@ static void report_unused(struct collect *c) {
     for (size_t i = 0; i < c->src->dir->n; i++) {
         const struct qn_tensor *t = &c->src->dir->t[i];
         if (!t->used && !is_ballast(c, t->name))
-            add(&c->report, true, "'%s' is not part of such a model", qn_str_show(t->name, shown));
+            qn_report_add(&c->report, true, "'%s' is not part of such a model", qn_str_show(t->name, shown));
     }
 }
 
@@ -287,5 +217,5 @@ int qn_want_collect(const struct qn_weights_source *src, const struct qn_spec *s
         }
     }
     report_unused(&c);
-    return report_result(&c.report, src->family, err);
+    return qn_report_result(&c.report, src->family->name, err);
 }
