@@ -51,7 +51,11 @@ static int check_span(const struct forward *f, uint32_t i, struct qn_err *err) {
                               sp->tokens[t]);
         }
     }
-    if (!qn_kv_writable(&q->kv, q->length, q->length + sp->n)) {
+    if (!f->v->attention.causal && q->length > 0) {
+        return qn_err_set(err, QN_ERR_UNSUPPORTED,
+                          "span %u: a structure that is not causal runs the whole sequence in one span", i);
+    }
+    if (q->cap < q->length + sp->n || !qn_kv_writable(&q->kv, q->length, q->length + sp->n)) {
         return qn_err_set(err, QN_ERR_NO_STATE, "span %u: state is not reserved", i);
     }
     return QN_OK;
@@ -70,12 +74,16 @@ static int plan(struct forward *f, struct qn_err *err) {
         int rc = check_span(f, i, err);
         if (rc) return rc;
         const struct qn_span *sp = &step->spans[i];
-        f->s->spans[i] = (struct qn_row_span){.first = f->rows, .n = sp->n};
+        struct qn_seq *q = sp->seq;
+        f->s->spans[i] = (struct qn_row_span){
+            .first = f->rows, .n = sp->n, .fixed = q->kv.fixed ? q->kv.fixed->data : NULL};
+        memcpy(q->tokens + q->length, sp->tokens, sp->n * sizeof *sp->tokens); /* not its yet: see commit */
         for (uint32_t t = 0; t < sp->n; t++) {
             f->s->rows[f->rows++] = (struct qn_row){
-                .blocks = sp->seq->kv.data, .pos = sp->seq->length + t, .token = sp->tokens[t]};
+                .blocks = q->kv.data, .pos = q->length + t, .token = sp->tokens[t], .tokens = q->tokens};
         }
     }
+    qn_cuts_plan(&f->s->cuts, step, f->s->spans);
     return QN_OK;
 }
 
@@ -108,6 +116,14 @@ static void normalise(const struct qn_spec *spec, const struct qn_norm_weights *
     }
 }
 
+/* Adds the tables of the tokens before this one. */
+static void add_lags(struct forward *f, const struct qn_row *row, float *x, float *work) {
+    for (uint32_t i = 1; i <= f->spec->embed_lags && i <= row->pos; i++) {
+        qn_matrix_get_row(&f->m->ckpt->lags[i - 1], (uint32_t)row->tokens[row->pos - i], work);
+        qn_ops()->add(x, work, f->spec->d_model);
+    }
+}
+
 /* The embedding, and the cosines and sines of the row's position, in double so that far positions stay exact.
  */
 static void embed_row(struct forward *f, size_t r) {
@@ -116,6 +132,7 @@ static void embed_row(struct forward *f, size_t r) {
     float *x = f->s->x + r * d;
     qn_matrix_get_row(&f->m->ckpt->embed, (uint32_t)row->token, x);
     if (f->spec->embed_scale != 1.0f) qn_ops()->scale(x, f->spec->embed_scale, d);
+    add_lags(f, row, x, f->s->y + r * d);
     if (f->m->ckpt->pos_embed) qn_ops()->add(x, f->m->ckpt->pos_embed + row->pos * d, d);
     float *cs = f->s->cs + r * 2 * half;
     for (size_t i = 0; i < half; i++) {
@@ -130,17 +147,18 @@ static void norm_row(struct forward *f, size_t r) {
     normalise(f->spec, f->norm, f->s->h + r * d, f->s->x + r * d);
 }
 
+/* RMSNorm of q or k: over each head, or over all heads at once. */
 static void heads_norm(const struct forward *f, float *x, uint32_t heads, const float *g) {
-    size_t dh = f->spec->head_dim;
-    for (size_t h = 0; g && h < heads; h++)
-        qn_ops()->rmsnorm(x + h * dh, x + h * dh, g, dh, f->spec->norm_eps);
+    size_t dh = f->spec->head_dim, n = f->spec->qk_norm_whole ? heads * dh : dh;
+    for (size_t at = 0; g && at < heads * dh; at += n)
+        qn_ops()->rmsnorm(x + at, x + at, g, n, f->spec->norm_eps);
 }
 
 static void rotate_row(struct forward *f, size_t r) {
     const struct qn_attention *a = f->layer->attention;
     size_t dh = a->head_dim, rot = f->spec->rope_dim;
     float *q = f->s->q + r * a->heads * dh, *k = f->s->k + r * a->kv_heads * dh;
-    if (f->spec->qk_norm) {
+    if (f->spec->qk_norm || f->spec->qk_norm_whole) {
         heads_norm(f, q, a->heads, f->aw->q_norm);
         heads_norm(f, k, a->kv_heads, f->aw->k_norm);
     }
@@ -155,6 +173,24 @@ static void add_row(struct forward *f, size_t r) {
 }
 
 /* --- layers --- */
+/* In one go, or pass by pass where copies of this layer's fixed state are due in between. */
+static void run_attention(struct forward *f, struct qn_attention_call *call) {
+    const struct qn_attention *a = call->a;
+    const struct qn_cuts *c = &f->s->cuts;
+    size_t fixed = c->n_passes > 0 ? a->ops->state(a, call->type).fixed_bytes : 0;
+    if (fixed == 0) {
+        a->ops->run(call);
+        return;
+    }
+    for (uint32_t i = 0; i < c->n_passes; i++) {
+        uint32_t first = i > 0 ? c->end[i - 1] : 0;
+        call->spans = c->spans + first;
+        call->n_spans = c->end[i] - first;
+        a->ops->run(call);
+        qn_cuts_copy(c, i, call->fixed_offset, fixed);
+    }
+}
+
 static void attention_layer(struct forward *f) {
     struct qn_scratch *s = f->s;
     const struct qn_attention *a = f->layer->attention;
@@ -185,7 +221,7 @@ static void attention_layer(struct forward *f) {
         .v = s->v,
         .out = s->h,
     };
-    a->ops->run(&call);
+    run_attention(f, &call);
     struct qn_act read = qn_linear_input(s->h, inner, f->rows, inner);
     qn_linear_apply(&f->env, &w->o, &read, w->bo, s->y, d);
     each_row(f, add_row);
@@ -268,6 +304,7 @@ static void commit(struct forward *f) {
         if (f->step->math != QN_MATH_PACKED) q->publish = false;
         if (q->publish) qn_kv_publish(&q->kv, from, q->length);
     }
+    qn_cuts_finish(&f->s->cuts, f->m->kv);
 }
 
 int qn_step_run(const struct qn_step *step, struct qn_err *err) {

@@ -3,7 +3,7 @@
  * - struct qn_model: checkpoint, state pool, scratch; the lists of variants and conversions under one lock
  * - struct qn_variant: one resolved structure: per layer, what runs and with which weights
  * - struct qn_conversion: converted attention weights, shared by variants that resolve to the same attention
- * - struct qn_seq: one sequence: its table of blocks and how many tokens are in them */
+ * - struct qn_seq: one sequence: its tokens, its table of blocks and its fixed-size state */
 #ifndef QN_MODEL_INTERNAL_H
 #define QN_MODEL_INTERNAL_H
 
@@ -22,6 +22,17 @@
 #define QN_IDLE_VARIANTS   64 /* unreferenced variants that are kept, so that their blocks stay findable */
 #define QN_KEY_MAX         (3 * QN_PART_TEXT)
 
+/* The spans of a step, cut where a copy of a fixed-size state is taken (cuts.c). Pass by pass: the first
+ * parts of all spans, then the second parts of those that have one … */
+#define QN_PASSES (QN_MAX_STEP_TOKENS / QN_SNAPSHOT_TOKENS + 2)
+struct qn_cuts {
+    struct qn_row_span *spans; /* [M] */
+    struct qn_kv_block **keep; /* [M] the copy that is taken after a part, or NULL */
+    uint32_t *done;            /* [M] rows of each span that are in parts */
+    uint32_t n_passes;         /* 0: no copies are taken in this step */
+    uint32_t end[QN_PASSES];   /* parts of passes 0 to i */
+};
+
 /* Work memory of one step, one allocation made at open. M = max_step_tokens; inner = heads * head_dim. */
 struct qn_scratch {
     uint8_t *memory;
@@ -39,6 +50,7 @@ struct qn_scratch {
     void *gemm;                /* OpenBLAS panels */
     struct qn_row *rows;       /* [M] */
     struct qn_row_span *spans; /* [M] */
+    struct qn_cuts cuts;       /* where spans stop for snapshots */
 };
 
 struct qn_model {
@@ -105,6 +117,8 @@ struct qn_seq {
     struct qn_variant *variant;
     struct qn_kv_seq kv;
     uint32_t length;
+    int32_t *tokens; /* [length], room for cap, zeros behind; whatever is reserved has room */
+    uint32_t cap;
     bool publish; /* may enter the prefix cache: asked for, and every row so far in packed arithmetic */
     bool use_cache;
     bool holds; /* counted in variant->holders */
@@ -114,6 +128,13 @@ struct qn_seq {
 /* As qn_model_open, from a checkpoint in memory, which the model takes over also when this fails. */
 int qn_model_from_checkpoint(struct qn_checkpoint *c, const char *path, const struct qn_open_options *opt,
                              struct qn_model **out, struct qn_err *err);
+
+/* cuts.c. plan: rows: the spans as rows of the step; all have been checked, their tokens are in the
+ * sequences. copy: the layer's part of the states, after a pass. finish: the copies enter the cache, as far
+ * as their sequences may publish. */
+void qn_cuts_plan(struct qn_cuts *c, const struct qn_step *step, const struct qn_row_span *rows);
+void qn_cuts_copy(const struct qn_cuts *c, uint32_t pass, size_t offset, size_t bytes);
+void qn_cuts_finish(struct qn_cuts *c, struct qn_kv_pool *pool);
 
 /* scratch.c. QN_OK, QN_ERR_NOMEM. free takes a zero one. */
 int qn_scratch_init(struct qn_scratch *s, const struct qn_spec *spec, uint32_t rows, unsigned threads,

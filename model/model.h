@@ -160,8 +160,9 @@ int qn_seq_new(struct qn_variant *v, uint64_t salt, bool use_cache, struct qn_se
 void qn_seq_free(struct qn_seq **s);
 /* Tokens whose state the sequence holds. */
 uint32_t qn_seq_length(const struct qn_seq *s);
-/* On an empty sequence: takes over cached blocks that equal a prefix of tokens[0..n); at most n-1 tokens, so
- * that there is something left to run. Returns how many tokens it now holds. */
+/* On an empty sequence: takes over cached state of a prefix of tokens[0..n), blocks of 16 tokens or a copy of
+ * a fixed-size state (kept every 256 tokens and at the end of prompts); at most n-1 tokens, so that there is
+ * something left to run. Returns how many tokens it now holds. */
 uint32_t qn_seq_match(struct qn_seq *s, const int32_t *tokens, uint32_t n);
 /* Bytes that holding `length` tokens would newly take from the pool (0 when there already). */
 size_t qn_seq_need(const struct qn_seq *s, uint32_t length);
@@ -170,9 +171,11 @@ size_t qn_seq_need(const struct qn_seq *s, uint32_t length);
 int qn_seq_reserve(struct qn_seq *s, uint32_t length);
 /* Gives all state back (preemption); the sequence is empty again. */
 void qn_seq_reset(struct qn_seq *s);
-/* Cuts the state to `length` tokens where the structure can roll back; QN_ERR_UNSUPPORTED else. */
+/* Cuts the state to `length` tokens where the structure can roll back, or to 0, or to where the cache has a
+ * copy of a fixed-size state; QN_ERR_UNSUPPORTED else. */
 int qn_seq_truncate(struct qn_seq *s, uint32_t length);
-/* A second sequence that continues from the same state; blocks are shared and copied on write. */
+/* A second sequence that continues from the same state; blocks are shared and copied on write, a fixed-size
+ * state is copied at once. QN_ERR_NO_STATE when there is no room for that, QN_ERR_NOMEM. */
 int qn_seq_fork(struct qn_seq *s, struct qn_seq **out, struct qn_err *err);
 struct qn_seq_bytes {
     size_t held, shared, peak, peak_shared;

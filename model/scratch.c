@@ -79,6 +79,9 @@ static void carve_all(struct carve *c, struct qn_scratch *s, const struct qn_spe
     s->gemm = piece(c, gemm);
     s->rows = grid(c, rows, 1, sizeof *s->rows);
     s->spans = grid(c, rows, 1, sizeof *s->spans);
+    s->cuts.spans = grid(c, rows, 1, sizeof *s->cuts.spans);
+    s->cuts.keep = grid(c, rows, 1, sizeof(struct qn_kv_block *));
+    s->cuts.done = grid(c, rows, 1, sizeof *s->cuts.done);
 }
 
 int qn_scratch_init(struct qn_scratch *s, const struct qn_spec *spec, uint32_t rows, unsigned threads,

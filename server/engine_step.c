@@ -378,8 +378,12 @@ static uint32_t make_spans(struct qn_engine *e, const struct qn_sched_step *s, s
         struct qn_run *r = e->plan_runs[i];
         uint32_t n = s->spans[i].n;
         if (!r || r->state != QN_RUN_RUNNING) continue;
-        e->spans[st->n_spans] = (struct qn_span){
-            .seq = r->seq, .tokens = r->hist + qn_seq_length(r->seq), .n = n, .want = want_of(r, n)};
+        e->spans[st->n_spans] =
+            (struct qn_span){.seq = r->seq,
+                             .tokens = r->hist + qn_seq_length(r->seq),
+                             .n = n,
+                             .want = want_of(r, n),
+                             .snapshot = r->cap && !r->out->n_tokens && n == qn_run_todo(r)};
         e->span_runs[st->n_spans++] = r;
         rows += n;
     }

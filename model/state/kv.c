@@ -1,5 +1,5 @@
-/* A sequence's table of blocks: reserve, copy on write, share, match, publish, account. See kv.h for the
- * rules. Thread: engine. */
+/* A sequence's table of blocks and its fixed state: reserve, copy on write, share, match, publish, account.
+ * See kv.h for the rules. Thread: engine. */
 #include "model/state/kv.h"
 
 #include <stdlib.h>
@@ -8,15 +8,16 @@
 #include "kernels/mem.h"
 #include "model/state/pool.h"
 
-static uint32_t blocks_for(uint32_t tokens) {
-    return tokens / QN_KV_BLOCK + (tokens % QN_KV_BLOCK != 0);
+static uint32_t blocks_for(const struct qn_kv_seq *s, uint32_t tokens) {
+    return s->block_bytes ? tokens / QN_KV_BLOCK + (tokens % QN_KV_BLOCK != 0) : 0;
 }
 
-void qn_kv_seq_init(struct qn_kv_seq *s, struct qn_kv_pool *p, size_t block_bytes, uint64_t salt,
-                    uint64_t domain) {
+void qn_kv_seq_init(struct qn_kv_seq *s, struct qn_kv_pool *p, size_t block_bytes, size_t fixed_bytes,
+                    uint64_t salt, uint64_t domain) {
     memset(s, 0, sizeof *s);
     s->pool = p;
     s->block_bytes = block_bytes;
+    s->fixed_bytes = fixed_bytes;
     s->salt = salt;
     s->domain = domain;
     s->next = p->seqs;
@@ -54,10 +55,14 @@ static bool grow(struct qn_kv_seq *s, uint32_t n) {
     return true;
 }
 
+static size_t held(const struct qn_kv_seq *s) {
+    return s->n * s->block_bytes + (s->fixed ? s->fixed_bytes : 0);
+}
+
 static void note_peak(struct qn_kv_seq *s) {
-    if (s->n < s->peak) return;
-    s->peak = s->n;
-    s->peak_shared = s->shared;
+    if (held(s) < s->peak) return;
+    s->peak = held(s);
+    s->peak_shared = s->shared * s->block_bytes;
 }
 
 static void set_entry(struct qn_kv_seq *s, uint32_t i, struct qn_kv_block *b) {
@@ -104,15 +109,28 @@ static bool must_copy(const struct qn_kv_seq *s, uint32_t length) {
 
 size_t qn_kv_need(const struct qn_kv_seq *s, uint32_t length, uint32_t to) {
     if (to <= length) return 0;
-    uint32_t n = blocks_for(to);
+    uint32_t n = blocks_for(s, to);
     size_t fresh = n > s->n ? n - s->n : 0;
-    return (fresh + (must_copy(s, length) ? 1 : 0)) * s->block_bytes;
+    return (fresh + (must_copy(s, length) ? 1 : 0)) * s->block_bytes + (s->fixed ? 0 : s->fixed_bytes);
+}
+
+/* The fixed state of an empty sequence. */
+static int take_fixed(struct qn_kv_seq *s) {
+    int rc;
+    s->fixed = qn_kv_block_take(s->pool, s, s->fixed_bytes, &rc);
+    if (s->fixed) memset(s->fixed->data, 0, s->fixed->bytes);
+    return rc;
+}
+
+static void give_fixed(struct qn_kv_seq *s) {
+    if (s->fixed) qn_kv_block_unref(s->pool, s->fixed);
+    s->fixed = NULL;
 }
 
 static int copy_open(struct qn_kv_seq *s, uint32_t i) {
     int rc;
     struct qn_kv_block *from = s->entries[i].block;
-    struct qn_kv_block *b = qn_kv_block_take(s->pool, s, &rc);
+    struct qn_kv_block *b = qn_kv_block_take(s->pool, s, s->block_bytes, &rc);
     if (!b) return rc;
     memcpy(b->data, from->data, b->bytes);
     memcpy(b->tokens, from->tokens, sizeof b->tokens);
@@ -121,19 +139,16 @@ static int copy_open(struct qn_kv_seq *s, uint32_t i) {
     return QN_OK;
 }
 
-int qn_kv_reserve(struct qn_kv_seq *s, uint32_t length, uint32_t to) {
-    if (to <= length) return QN_OK;
-    uint32_t n = blocks_for(to), before = s->n;
-    size_t need = qn_kv_need(s, length, to), used = atomic_load(&s->pool->used);
-    if (need > 0 && (need > s->pool->budget || used > s->pool->budget - need)) return QN_ERR_NO_STATE;
+/* Blocks for slots [length, to), and a copy of the open one where it must be. All or nothing. */
+static int reserve_blocks(struct qn_kv_seq *s, uint32_t length, uint32_t to) {
+    uint32_t n = blocks_for(s, to), before = s->n, open = length / QN_KV_BLOCK;
     if (!grow(s, n)) return QN_ERR_NOMEM;
     int rc = QN_OK;
     while (s->n < n) {
-        struct qn_kv_block *b = qn_kv_block_take(s->pool, s, &rc);
+        struct qn_kv_block *b = qn_kv_block_take(s->pool, s, s->block_bytes, &rc);
         if (!b) break;
         set_entry(s, s->n++, b);
     }
-    uint32_t open = length / QN_KV_BLOCK;
     if (rc == QN_OK && must_copy(s, length)) rc = copy_open(s, open);
     if (rc != QN_OK) {
         while (s->n > before) leave(s, --s->n);
@@ -145,14 +160,25 @@ int qn_kv_reserve(struct qn_kv_seq *s, uint32_t length, uint32_t to) {
         b->sealed = 0;
         s->entries[open].uid = 0;
     }
-    note_peak(s);
     return QN_OK;
 }
 
+int qn_kv_reserve(struct qn_kv_seq *s, uint32_t length, uint32_t to) {
+    if (to <= length) return QN_OK;
+    size_t need = qn_kv_need(s, length, to), used = atomic_load(&s->pool->used);
+    if (need > 0 && (need > s->pool->budget || used > s->pool->budget - need)) return QN_ERR_NO_STATE;
+    bool first = s->fixed_bytes && !s->fixed;
+    int rc = first ? take_fixed(s) : QN_OK;
+    if (rc == QN_OK && s->block_bytes) rc = reserve_blocks(s, length, to);
+    if (rc != QN_OK && first) give_fixed(s);
+    if (rc == QN_OK) note_peak(s);
+    return rc;
+}
+
 bool qn_kv_writable(const struct qn_kv_seq *s, uint32_t length, uint32_t to) {
-    uint32_t n = blocks_for(to);
-    if (n > s->n) return false;
-    for (uint32_t i = 0; i < length / QN_KV_BLOCK; i++) {
+    uint32_t n = blocks_for(s, to);
+    if (n > s->n || (s->fixed_bytes && !s->fixed)) return false;
+    for (uint32_t i = 0; i < n && i < length / QN_KV_BLOCK; i++) {
         if (s->entries[i].generation != s->entries[i].block->generation) return false;
     }
     for (uint32_t i = length / QN_KV_BLOCK; i < n; i++) {
@@ -163,14 +189,15 @@ bool qn_kv_writable(const struct qn_kv_seq *s, uint32_t length, uint32_t to) {
 }
 
 void qn_kv_set_tokens(struct qn_kv_seq *s, uint32_t length, const int32_t *tokens, uint32_t n) {
-    for (uint32_t t = 0; t < n; t++) {
+    for (uint32_t t = 0; s->block_bytes && t < n; t++) {
         uint32_t p = length + t;
         s->entries[p / QN_KV_BLOCK].block->tokens[p % QN_KV_BLOCK] = tokens[t];
     }
 }
 
 void qn_kv_truncate(struct qn_kv_seq *s, uint32_t length) {
-    uint32_t n = blocks_for(length);
+    uint32_t n = blocks_for(s, length);
+    if (length == 0) give_fixed(s);
     /* From the end: of equally recent cached blocks the deepest go first, since nothing is found behind a
      * gap. */
     while (s->n > n) leave(s, --s->n);
@@ -184,12 +211,10 @@ static void adopt(struct qn_kv_seq *s, struct qn_kv_block *b) {
     set_entry(s, s->n++, b);
 }
 
-uint32_t qn_kv_match(struct qn_kv_seq *s, const int32_t *tokens, uint32_t n) {
+static uint32_t match_blocks(struct qn_kv_seq *s, const int32_t *tokens, uint32_t n) {
     struct qn_kv_pool *p = s->pool;
-    if (s->n > 0 || n == 0) return 0;
     uint32_t most = (n - 1) / QN_KV_BLOCK;
     uint64_t hash = 0, parent = 0;
-    atomic_fetch_add(&p->lookups_tokens, n);
     while (s->n < most) {
         const int32_t *t = tokens + (size_t)s->n * QN_KV_BLOCK;
         hash = qn_kv_hash(p, s, hash, t);
@@ -200,14 +225,27 @@ uint32_t qn_kv_match(struct qn_kv_seq *s, const int32_t *tokens, uint32_t n) {
         s->entries[s->n - 1].uid = b->uid;
         s->entries[s->n - 1].hash = hash;
     }
-    note_peak(s);
-    atomic_fetch_add(&p->hits_tokens, s->n * QN_KV_BLOCK);
     return s->n * QN_KV_BLOCK;
+}
+
+uint32_t qn_kv_match(struct qn_kv_seq *s, const int32_t *tokens, uint32_t n) {
+    if (s->n > 0 || s->fixed || n == 0) return 0;
+    uint32_t got = n - 1;
+    atomic_fetch_add(&s->pool->lookups_tokens, n);
+    if (s->block_bytes || !s->fixed_bytes) got = s->block_bytes ? match_blocks(s, tokens, n) : 0;
+    if (s->fixed_bytes) {
+        struct qn_kv_range r = {.least = 1, .most = got, .unit = s->block_bytes ? QN_KV_BLOCK : 1};
+        got = qn_kv_restore(s, tokens, r);
+        qn_kv_truncate(s, got); /* blocks that no snapshot goes with */
+    }
+    note_peak(s);
+    atomic_fetch_add(&s->pool->hits_tokens, got);
+    return got;
 }
 
 void qn_kv_publish(struct qn_kv_seq *s, uint32_t from, uint32_t to) {
     struct qn_kv_pool *p = s->pool;
-    for (uint32_t i = from / QN_KV_BLOCK; i < to / QN_KV_BLOCK; i++) {
+    for (uint32_t i = from / QN_KV_BLOCK; s->block_bytes && i < to / QN_KV_BLOCK; i++) {
         struct qn_kv_entry *e = &s->entries[i];
         uint64_t parent = i > 0 ? e[-1].uid : 0, before = i > 0 ? e[-1].hash : 0;
         if (i > 0 && parent == 0) return; /* the chain is broken: nothing behind can be found */
@@ -222,8 +260,14 @@ void qn_kv_publish(struct qn_kv_seq *s, uint32_t from, uint32_t to) {
 }
 
 int qn_kv_fork(struct qn_kv_seq *dst, struct qn_kv_seq *src, uint32_t length) {
-    uint32_t n = blocks_for(length), slot = length % QN_KV_BLOCK;
+    uint32_t n = blocks_for(src, length), slot = length % QN_KV_BLOCK;
     if (!grow(dst, n)) return QN_ERR_NOMEM;
+    if (src->fixed && length > 0) {
+        int rc;
+        dst->fixed = qn_kv_block_take(dst->pool, dst, dst->fixed_bytes, &rc);
+        if (!dst->fixed) return rc;
+        memcpy(dst->fixed->data, src->fixed->data, src->fixed->bytes);
+    }
     for (uint32_t i = 0; i < n; i++) {
         struct qn_kv_block *b = src->entries[i].block;
         uint32_t used = i + 1 < n || slot == 0 ? QN_KV_BLOCK : slot;
@@ -238,9 +282,9 @@ int qn_kv_fork(struct qn_kv_seq *dst, struct qn_kv_seq *src, uint32_t length) {
 
 struct qn_seq_bytes qn_kv_bytes(const struct qn_kv_seq *s) {
     return (struct qn_seq_bytes){
-        .held = s->n * s->block_bytes,
+        .held = held(s),
         .shared = s->shared * s->block_bytes,
-        .peak = s->peak * s->block_bytes,
-        .peak_shared = s->peak_shared * s->block_bytes,
+        .peak = s->peak,
+        .peak_shared = s->peak_shared,
     };
 }

@@ -1,5 +1,5 @@
-/* Blocks of state and their memory: budget, free lists by size, the LRU list of cached blocks. See kv.h for
- * the rules. Thread: engine. */
+/* Blocks of state and their memory: budget, free lists by size, the LRU lists of cached blocks and snapshots.
+ * See kv.h for the rules. Thread: engine. */
 #include "model/state/pool.h"
 
 #include <stdlib.h>
@@ -54,8 +54,16 @@ struct qn_state_stats qn_kv_stats(const struct qn_kv_pool *p) {
     };
 }
 
+/* The cached block that goes first, or NULL. */
+static struct qn_kv_block *oldest(const struct qn_kv_pool *p) {
+    struct qn_kv_block *a = p->pages.head, *b = p->snaps.head;
+    if (!a || !b) return a ? a : b;
+    return a->cached_at < b->cached_at ? a : b;
+}
+
 void qn_kv_drop(struct qn_kv_pool *p) {
-    while (p->lru_head) qn_kv_block_evict(p, p->lru_head);
+    struct qn_kv_block *b;
+    while ((b = oldest(p))) qn_kv_block_evict(p, b);
     qn_kv_pool_trim(p, SIZE_MAX);
 }
 
@@ -144,51 +152,89 @@ static struct qn_kv_block *obtain(struct qn_kv_pool *p, size_t bytes, int *rc) {
         if (b) return b;
         qn_kv_pool_trim(p, bytes);
         if (p->total <= p->budget - bytes) break;
-        if (!p->lru_head) return NULL;
-        qn_kv_block_evict(p, p->lru_head);
+        b = oldest(p);
+        if (!b) return NULL;
+        qn_kv_block_evict(p, b);
     }
     struct qn_kv_block *b = new_block(p, bytes);
     if (!b) *rc = QN_ERR_NOMEM;
     return b;
 }
 
+/* --- tokens of snapshots --- */
+size_t qn_kv_block_size(const struct qn_kv_block *b) {
+    return b->bytes + (size_t)b->n_prefix * sizeof *b->prefix;
+}
+
+int qn_kv_block_add_prefix(struct qn_kv_pool *p, struct qn_kv_block *b, const int32_t *tokens, uint32_t n) {
+    size_t bytes = (size_t)n * sizeof *tokens;
+    if (bytes > p->budget || atomic_load(&p->used) > p->budget - bytes) return QN_ERR_NO_STATE;
+    for (;;) {
+        qn_kv_pool_trim(p, bytes);
+        if (p->total <= p->budget - bytes) break;
+        struct qn_kv_block *old = oldest(p);
+        if (!old) return QN_ERR_NO_STATE;
+        qn_kv_block_evict(p, old);
+    }
+    b->prefix = malloc(bytes ? bytes : 1);
+    if (!b->prefix) return QN_ERR_NOMEM;
+    memcpy(b->prefix, tokens, bytes);
+    b->n_prefix = n;
+    p->total += bytes;
+    atomic_fetch_add(&p->used, bytes);
+    return QN_OK;
+}
+
+/* Returns the bytes that the pool has less. */
+static size_t free_prefix(struct qn_kv_pool *p, struct qn_kv_block *b) {
+    size_t bytes = (size_t)b->n_prefix * sizeof *b->prefix;
+    if (!b->prefix) return 0;
+    explicit_bzero(b->prefix, bytes);
+    free(b->prefix);
+    b->prefix = NULL;
+    b->n_prefix = 0;
+    p->total -= bytes;
+    return bytes;
+}
+
+void qn_kv_block_drop_prefix(struct qn_kv_pool *p, struct qn_kv_block *b) {
+    atomic_fetch_sub(&p->used, free_prefix(p, b));
+}
+
 /* --- references --- */
 static void count_used(struct qn_kv_pool *p, const struct qn_kv_block *b) {
-    atomic_fetch_add(&p->used, b->bytes);
+    atomic_fetch_add(&p->used, qn_kv_block_size(b));
     atomic_fetch_add(&p->blocks_used, 1);
 }
 
+static struct qn_kv_lru *list_of(struct qn_kv_pool *p, const struct qn_kv_block *b) {
+    return b->prefix ? &p->snaps : &p->pages;
+}
+
 static void lru_remove(struct qn_kv_pool *p, struct qn_kv_block *b) {
-    if (b->prev) {
-        b->prev->next = b->next;
-    } else {
-        p->lru_head = b->next;
-    }
-    if (b->next) {
-        b->next->prev = b->prev;
-    } else {
-        p->lru_tail = b->prev;
-    }
+    struct qn_kv_lru *l = list_of(p, b);
+    *(b->prev ? &b->prev->next : &l->head) = b->next;
+    *(b->next ? &b->next->prev : &l->tail) = b->prev;
     b->prev = b->next = NULL;
-    atomic_fetch_sub(&p->cached, b->bytes);
+    l->bytes -= qn_kv_block_size(b);
+    atomic_fetch_sub(&p->cached, qn_kv_block_size(b));
     atomic_fetch_sub(&p->blocks_cached, 1);
 }
 
 static void lru_append(struct qn_kv_pool *p, struct qn_kv_block *b) {
+    struct qn_kv_lru *l = list_of(p, b);
+    b->cached_at = ++p->clock;
     b->next = NULL;
-    b->prev = p->lru_tail;
-    if (p->lru_tail) {
-        p->lru_tail->next = b;
-    } else {
-        p->lru_head = b;
-    }
-    p->lru_tail = b;
-    atomic_fetch_add(&p->cached, b->bytes);
+    b->prev = l->tail;
+    *(l->tail ? &l->tail->next : &l->head) = b;
+    l->tail = b;
+    l->bytes += qn_kv_block_size(b);
+    atomic_fetch_add(&p->cached, qn_kv_block_size(b));
     atomic_fetch_add(&p->blocks_cached, 1);
 }
 
-struct qn_kv_block *qn_kv_block_take(struct qn_kv_pool *p, struct qn_kv_seq *s, int *rc) {
-    struct qn_kv_block *b = obtain(p, s->block_bytes, rc);
+struct qn_kv_block *qn_kv_block_take(struct qn_kv_pool *p, struct qn_kv_seq *s, size_t bytes, int *rc) {
+    struct qn_kv_block *b = obtain(p, bytes, rc);
     if (!b) return NULL;
     if (b->salt != s->salt) memset(b->data, 0, b->bytes);
     b->salt = s->salt;
@@ -212,7 +258,7 @@ void qn_kv_block_ref(struct qn_kv_pool *p, struct qn_kv_block *b, struct qn_kv_s
 
 void qn_kv_block_unref(struct qn_kv_pool *p, struct qn_kv_block *b) {
     if (--b->refs > 0) return;
-    atomic_fetch_sub(&p->used, b->bytes);
+    atomic_fetch_sub(&p->used, qn_kv_block_size(b));
     atomic_fetch_sub(&p->blocks_used, 1);
     b->owner = NULL;
     if (b->published) {
@@ -222,8 +268,14 @@ void qn_kv_block_unref(struct qn_kv_pool *p, struct qn_kv_block *b) {
     }
 }
 
+void qn_kv_block_touch(struct qn_kv_pool *p, struct qn_kv_block *b) {
+    lru_remove(p, b);
+    lru_append(p, b);
+}
+
 void qn_kv_block_evict(struct qn_kv_pool *p, struct qn_kv_block *b) {
     lru_remove(p, b);
     qn_kv_unpublish(p, b);
+    free_prefix(p, b);
     free_block(p, b);
 }

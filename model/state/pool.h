@@ -13,22 +13,35 @@ struct qn_kv_class {
     struct qn_kv_block *free;
 };
 
+struct qn_kv_lru { /* cached blocks, least recently used first */
+    struct qn_kv_block *head, *tail;
+    size_t bytes;
+};
+
 struct qn_kv_pool {
     size_t budget;
-    size_t total; /* bytes of data allocated: used + cached + free */
+    size_t total; /* bytes allocated: used + cached + free */
     struct qn_kv_class classes[QN_KV_CLASSES];
-    struct qn_kv_block *spare;               /* headers without data */
-    struct qn_kv_block *lru_head, *lru_tail; /* cached blocks, least recently used first */
+    struct qn_kv_block *spare;     /* headers without data */
+    struct qn_kv_lru pages, snaps; /* paged blocks and snapshots; the older head is evicted first */
     struct qn_kv_seq *seqs;
     struct qn_kv_block **buckets; /* [n_buckets], a power of two */
     size_t n_buckets;
-    uint64_t hash_seed, last_uid;
+    uint64_t hash_seed, last_uid, clock;
     _Atomic size_t used, cached, blocks_used, blocks_cached, hits_tokens, lookups_tokens;
 };
 
-/* A block with one reference, owned by s, not published; zeroed unless its last content had the same salt.
- * NULL: over budget (*rc = QN_ERR_NO_STATE) or out of memory (QN_ERR_NOMEM). */
-struct qn_kv_block *qn_kv_block_take(struct qn_kv_pool *p, struct qn_kv_seq *s, int *rc);
+/* A block of that size with one reference, owned by s, not published; zeroed unless its last content had the
+ * same salt. NULL: over budget (*rc = QN_ERR_NO_STATE) or out of memory (QN_ERR_NOMEM). */
+struct qn_kv_block *qn_kv_block_take(struct qn_kv_pool *p, struct qn_kv_seq *s, size_t bytes, int *rc);
+/* Attaches n tokens to a held block and counts them as used. QN_OK, QN_ERR_NO_STATE, QN_ERR_NOMEM. */
+int qn_kv_block_add_prefix(struct qn_kv_pool *p, struct qn_kv_block *b, const int32_t *tokens, uint32_t n);
+/* Frees them again, of a block that is held and not published. */
+void qn_kv_block_drop_prefix(struct qn_kv_pool *p, struct qn_kv_block *b);
+/* A cached block becomes the most recently used one. */
+void qn_kv_block_touch(struct qn_kv_pool *p, struct qn_kv_block *b);
+/* Bytes that a block counts for. */
+size_t qn_kv_block_size(const struct qn_kv_block *b);
 /* One more holder of a used or cached block. */
 void qn_kv_block_ref(struct qn_kv_pool *p, struct qn_kv_block *b, struct qn_kv_seq *s);
 /* One holder fewer; the last one's block is cached or freed. The caller has settled the owner. */

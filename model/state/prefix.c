@@ -26,7 +26,7 @@ struct qn_kv_block *qn_kv_find(const struct qn_kv_pool *p, const struct qn_kv_se
                                uint64_t parent, const int32_t *tokens) {
     for (struct qn_kv_block *b = p->buckets[hash & (p->n_buckets - 1)]; b; b = b->hash_next) {
         if (b->hash == hash && b->parent == parent && b->salt == s->salt && b->domain == s->domain &&
-            b->bytes == s->block_bytes && memcmp(b->tokens, tokens, sizeof b->tokens) == 0) {
+            b->bytes == s->block_bytes && !b->prefix && memcmp(b->tokens, tokens, sizeof b->tokens) == 0) {
             return b;
         }
     }

@@ -77,7 +77,7 @@ static int run_seq(struct qn_variant *v, float *out, struct qn_err *err) {
     if (rc) return rc;
     uint32_t have = qn_seq_match(s, tokens, TOKENS);
     rc = qn_seq_reserve(s, TOKENS);
-    struct qn_span span = {s, tokens + have, TOKENS - have, QN_WANT_LAST};
+    struct qn_span span = {.seq = s, .tokens = tokens + have, .n = TOKENS - have, .want = QN_WANT_LAST};
     struct qn_step step = {.variant = v, .spans = &span, .n_spans = 1, .on_row = keep, .ctx = out};
     if (rc == QN_OK) {
         bool before = failed;

@@ -44,7 +44,7 @@ static void decode(struct qn_variant *v, uint32_t n, uint64_t seed, float *logit
     assert_int_equal(qn_seq_bytes(s).peak, blocks * v->block_bytes + v->fixed_bytes);
     assert_int_equal(qn_model_state(v->model).used, qn_seq_bytes(s).held);
     assert_int_equal(qn_seq_reserve(s, n + 1), QN_OK);
-    struct qn_span span = {s, &token, 1, QN_WANT_LAST};
+    struct qn_span span = {.seq = s, .tokens = &token, .n = 1, .want = QN_WANT_LAST};
     struct qn_step step = {.variant = v, .spans = &span, .n_spans = 1, .on_row = keep, .ctx = logits};
     assert_int_equal(qn_step_run(&step, NULL), QN_OK);
     for (uint32_t i = 0; i < VOCAB; i++) assert_true(isfinite(logits[i]));
@@ -84,7 +84,7 @@ static void nobody_finds_it(void **state) {
         tokens[i] = s->kv.entries[i / QN_KV_BLOCK].block->tokens[i % QN_KV_BLOCK];
     assert_int_equal(qn_seq_fork(s, &fork, NULL), QN_OK);
     assert_int_equal(qn_seq_reserve(fork, 56), QN_OK);
-    struct qn_span span = {fork, more, 16, QN_WANT_NONE};
+    struct qn_span span = {.seq = fork, .tokens = more, .n = 16};
     struct qn_step step = {.variant = v, .spans = &span, .n_spans = 1};
     assert_int_equal(qn_step_run(&step, NULL), QN_OK);
     memcpy(tokens + 40, more, 9 * sizeof *more);

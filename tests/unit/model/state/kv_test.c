@@ -18,7 +18,7 @@ static int32_t tokens[64];
 
 /* A sequence of 48 tokens, written and published. */
 static void fill(struct qn_kv_seq *s, struct qn_kv_pool *p, uint64_t salt, uint64_t domain) {
-    qn_kv_seq_init(s, p, BLOCK, salt, domain);
+    qn_kv_seq_init(s, p, BLOCK, 0, salt, domain);
     assert_int_equal(qn_kv_reserve(s, 0, 48), QN_OK);
     for (uint32_t i = 0; i < 3; i++) memset(s->data[i], 0x5a, BLOCK);
     qn_kv_set_tokens(s, 0, tokens, 48);
@@ -27,7 +27,7 @@ static void fill(struct qn_kv_seq *s, struct qn_kv_pool *p, uint64_t salt, uint6
 
 static uint32_t match(struct qn_kv_pool *p, uint64_t salt, uint64_t domain, const int32_t *t, uint32_t n) {
     struct qn_kv_seq s;
-    qn_kv_seq_init(&s, p, BLOCK, salt, domain);
+    qn_kv_seq_init(&s, p, BLOCK, 0, salt, domain);
     uint32_t got = qn_kv_match(&s, t, n);
     qn_kv_seq_done(&s);
     return got;
@@ -71,7 +71,7 @@ static void another_salt_gets_zeroes(void **state) {
     assert_non_null(p);
     fill(&a, p, 1, 7);
     qn_kv_seq_done(&a);
-    qn_kv_seq_init(&b, p, BLOCK, 2, 7);
+    qn_kv_seq_init(&b, p, BLOCK, 0, 2, 7);
     assert_int_equal(qn_kv_reserve(&b, 0, 48), QN_OK); /* evicts all three */
     for (uint32_t i = 0; i < 3; i++) {
         for (uint32_t k = 0; k < BLOCK; k++) assert_int_equal(b.data[i][k], 0);
@@ -90,7 +90,7 @@ static void room_moves_between_sizes(void **state) {
     for (int round = 0; round < 3; round++) {
         fill(&a, p, 1, 7);
         qn_kv_seq_done(&a);
-        qn_kv_seq_init(&b, p, 4 * BLOCK, 1, 8);
+        qn_kv_seq_init(&b, p, 4 * BLOCK, 0, 1, 8);
         assert_int_equal(qn_kv_reserve(&b, 0, 16), QN_OK);
         assert_int_equal(p->total, 4 * BLOCK);
         qn_kv_seq_done(&b);
@@ -103,7 +103,7 @@ static void stale_entries_are_seen(void **state) {
     struct qn_kv_pool *p = qn_kv_pool_new(4 * BLOCK, BLOCK);
     struct qn_kv_seq s;
     assert_non_null(p);
-    qn_kv_seq_init(&s, p, BLOCK, 1, 7);
+    qn_kv_seq_init(&s, p, BLOCK, 0, 1, 7);
     assert_int_equal(qn_kv_reserve(&s, 0, 20), QN_OK);
     assert_true(qn_kv_writable(&s, 0, 32));
     assert_false(qn_kv_writable(&s, 0, 33));

@@ -1,0 +1,57 @@
+/* Where the spans of a step are cut so that copies of fixed-size states can be taken: at multiples of
+ * QN_SNAPSHOT_TOKENS and at the end of a prompt.
+ *
+ * All rows of a step go through one layer, then through the next; the state of a layer at a boundary inside a
+ * span exists only while that layer runs. So its attention runs the spans' first parts, the copies take the
+ * layer's piece of the state, and the next parts follow. A row's value does not depend on where its span is
+ * cut. Thread: engine. */
+#include <string.h>
+
+#include "model/internal.h"
+
+/* Rows of the span's next part, from row `at` on; *keep: the copy to be taken after it, or NULL. */
+static uint32_t next_part(const struct qn_span *sp, uint32_t at, struct qn_kv_block **keep) {
+    struct qn_seq *q = sp->seq;
+    uint32_t pos = q->length + at, end = q->length + sp->n;
+    *keep = NULL;
+    if (!q->publish || q->kv.fixed_bytes == 0) return end - pos;
+    for (uint32_t to = pos - pos % QN_SNAPSHOT_TOKENS; end - to >= QN_SNAPSHOT_TOKENS;) {
+        to += QN_SNAPSHOT_TOKENS;
+        *keep = qn_kv_snapshot_begin(&q->kv, q->tokens, to);
+        if (*keep) return to - pos;
+    }
+    if (sp->snapshot && end % QN_SNAPSHOT_TOKENS != 0) *keep = qn_kv_snapshot_begin(&q->kv, q->tokens, end);
+    return end - pos;
+}
+
+void qn_cuts_plan(struct qn_cuts *c, const struct qn_step *step, const struct qn_row_span *rows) {
+    bool any = false;
+    c->n_passes = 0;
+    if (step->math != QN_MATH_PACKED || step->variant->fixed_bytes == 0) return;
+    memset(c->done, 0, step->n_spans * sizeof *c->done);
+    for (uint32_t n = 0, first = UINT32_MAX; n != first; c->end[c->n_passes++] = n) {
+        first = n;
+        for (uint32_t i = 0; i < step->n_spans; i++) {
+            uint32_t at = c->done[i];
+            if (at == rows[i].n) continue;
+            uint32_t part = next_part(&step->spans[i], at, &c->keep[n]);
+            any = any || c->keep[n];
+            c->spans[n++] = (struct qn_row_span){rows[i].first + at, part, rows[i].fixed};
+            c->done[i] += part;
+        }
+    }
+    c->n_passes = any ? c->n_passes - 1 : 0;
+}
+
+void qn_cuts_copy(const struct qn_cuts *c, uint32_t pass, size_t offset, size_t bytes) {
+    for (uint32_t i = pass > 0 ? c->end[pass - 1] : 0; i < c->end[pass]; i++) {
+        if (c->keep[i]) memcpy(c->keep[i]->data + offset, c->spans[i].fixed + offset, bytes);
+    }
+}
+
+void qn_cuts_finish(struct qn_cuts *c, struct qn_kv_pool *pool) {
+    uint32_t n = c->n_passes > 0 ? c->end[c->n_passes - 1] : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (c->keep[i]) qn_kv_snapshot_end(pool, c->keep[i], true);
+    }
+}
