@@ -281,14 +281,39 @@ static void write_item(void *arg, size_t item, unsigned thread) {
     qn_ops()->kv_write(&w);
 }
 
+/* How the read is cut into items: each does a part of the query heads of one KV head for one row. */
+struct read {
+    const struct qn_attention_call *call;
+    uint32_t parts; /* of a group */
+};
+
+/* Cuts a group only where there are too few KV heads for the threads: every part reads K and V again, which
+ * costs about as much as one more query head. */
+static uint32_t group_parts(size_t pairs, uint32_t group, uint32_t threads) {
+    uint32_t best = 1;
+    size_t least = SIZE_MAX;
+    if (pairs >= 4 * (size_t)threads) return 1;
+    for (uint32_t p = 1; p <= group; p++) {
+        size_t cost = (pairs * p + threads - 1) / threads * ((group + p - 1) / p + 1);
+        if (cost < least) {
+            least = cost;
+            best = p;
+        }
+    }
+    return best;
+}
+
 static void read_item(void *arg, size_t item, unsigned thread) {
     (void)thread;
-    const struct qn_attention_call *c = arg;
+    const struct read *read = arg;
+    const struct qn_attention_call *c = read->call;
     const struct qn_attention *a = c->a;
-    size_t r = item / a->kv_heads, g = item % a->kv_heads, half = half_bytes(a, c->type);
+    size_t pair = item / read->parts, part = item % read->parts;
+    size_t r = pair / a->kv_heads, g = pair % a->kv_heads, half = half_bytes(a, c->type);
     const struct qn_row *row = &c->rows[r];
-    uint32_t group = a->heads / a->kv_heads, length = row->pos + 1;
-    size_t at = (r * a->heads + g * group) * a->head_dim;
+    uint32_t whole = a->heads / a->kv_heads, length = row->pos + 1;
+    size_t head = part * whole / read->parts, group = (part + 1) * whole / read->parts - head;
+    size_t at = (r * a->heads + g * whole + head) * a->head_dim;
     struct qn_attend t = {
         .q = c->q + at,
         .ldq = a->head_dim,
@@ -298,7 +323,7 @@ static void read_item(void *arg, size_t item, unsigned thread) {
         .k_offset = c->state_offset + g * 2 * half,
         .v_offset = c->state_offset + g * 2 * half + half,
         .type = c->type,
-        .group = group,
+        .group = (uint32_t)group,
         .head_dim = a->head_dim,
         .first = a->window > 0 && length > a->window ? length - a->window : 0,
         .length = length,
@@ -315,7 +340,8 @@ static void run(const struct qn_attention_call *call) {
     struct qn_pool *pool = macs < POOL_MIN_MACS ? NULL : c.pool;
     /* All appends come first: rows of one span read each other's keys. */
     qn_pool_run(c.n_rows < 8 ? NULL : pool, items, write_item, &c);
-    qn_pool_run(pool, items, read_item, &c);
+    struct read read = {&c, pool ? group_parts(items, c.a->heads / c.a->kv_heads, qn_pool_threads(pool)) : 1};
+    qn_pool_run(pool, items * read.parts, read_item, &read);
 }
 
 #define SOFTMAX_OPS(kind)                                                                                    \
