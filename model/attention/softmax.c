@@ -7,6 +7,7 @@
  *
  * Conversions: more KV heads by repeating rows of K and V (bit for bit, so logits stay those of the source);
  * fewer by the mean over each group, as Ainslie et al. do before they train further. The mean is kept in F32.
+ * Without causality (embed) rows read their whole sequence and nothing is kept: whole.c.
  * Thread: engine for run and convert, any for the rest. */
 #include "model/attention/attention.h"
 
@@ -15,6 +16,7 @@
 #include <string.h>
 
 #include "kernels/mem.h"
+#include "model/attention/whole.h"
 
 /* Fewer multiply-adds than this are not worth waking the pool for. */
 #define POOL_MIN_MACS 32768
@@ -40,6 +42,13 @@ static void label(const struct qn_spec *spec, struct qn_attention *a) {
     } else if (spec->heads % to != 0) {
         c->exactness = QN_UNAVAILABLE;
         snprintf(c->why, sizeof c->why, "kv_heads must divide the %u query heads", spec->heads);
+    } else if (!a->causal && spec->window > 0) {
+        c->exactness = QN_UNAVAILABLE;
+        snprintf(c->why, sizeof c->why, "a sliding window looks back only");
+    } else if (!a->causal && (to % from == 0 || from % to == 0)) {
+        c->exactness = QN_UNTRAINED;
+        snprintf(c->why, sizeof c->why,
+                 "every row reads the whole sequence; the weights read backwards only");
     } else if (to == from) {
         c->origin = QN_ORIGIN_NATIVE;
     } else if (to % from == 0) {
@@ -58,11 +67,15 @@ static void label(const struct qn_spec *spec, struct qn_attention *a) {
     }
 }
 
-static void fill(const struct qn_spec *spec, uint32_t member, uint32_t kv_heads, struct qn_attention *out) {
+/* What `ask` means with so many KV heads. */
+static int fill(const struct qn_spec *spec, uint32_t member, uint32_t kv_heads, const struct qn_part *ask,
+                struct qn_attention *out, struct qn_err *err) {
     memset(out, 0, sizeof *out);
     out->member = member;
     out->rope = spec->pos == QN_POS_ROPE && !spec->attn[member].no_rope;
     out->causal = true;
+    int rc = qn_attention_bool(ask, "causal", &out->causal, err);
+    if (rc) return rc;
     out->ops = ops_of(spec->heads, kv_heads);
     out->heads = spec->heads;
     out->kv_heads = kv_heads;
@@ -75,9 +88,10 @@ static void fill(const struct qn_spec *spec, uint32_t member, uint32_t kv_heads,
     qn_part_init(&c->part, out->ops->name);
     qn_part_add(&c->part, "heads", QN_PARAM_INT, spec->heads);
     qn_part_add(&c->part, "kv_heads", QN_PARAM_INT, kv_heads);
-    qn_part_add(&c->part, "causal", QN_PARAM_BOOL, 1);
+    qn_part_add(&c->part, "causal", QN_PARAM_BOOL, out->causal);
     if (spec->window > 0) qn_part_add(&c->part, "window", QN_PARAM_INT, spec->window);
     label(spec, out);
+    return qn_part_check(ask, &c->part, "attention", err);
 }
 
 static int resolve_gqa(const struct qn_spec *spec, uint32_t member, const struct qn_part *ask,
@@ -90,20 +104,17 @@ static int resolve_gqa(const struct qn_spec *spec, uint32_t member, const struct
             err, QN_ERR_INVALID, "attention",
             "attention \"gqa\" needs \"kv_heads\" here: the model's own %u can't tell a group size", own);
     }
-    fill(spec, member, kv_heads ? kv_heads : own, out);
-    return qn_part_check(ask, &out->choice.part, "attention", err);
+    return fill(spec, member, kv_heads ? kv_heads : own, ask, out, err);
 }
 
 static int resolve_mha(const struct qn_spec *spec, uint32_t member, const struct qn_part *ask,
                        struct qn_attention *out, struct qn_err *err) {
-    fill(spec, member, spec->heads, out);
-    return qn_part_check(ask, &out->choice.part, "attention", err);
+    return fill(spec, member, spec->heads, ask, out, err);
 }
 
 static int resolve_mqa(const struct qn_spec *spec, uint32_t member, const struct qn_part *ask,
                        struct qn_attention *out, struct qn_err *err) {
-    fill(spec, member, 1, out);
-    return qn_part_check(ask, &out->choice.part, "attention", err);
+    return fill(spec, member, 1, ask, out, err);
 }
 
 static size_t option_named(const char *name, struct qn_part *out, size_t max) {
@@ -140,7 +151,11 @@ static size_t half_bytes(const struct qn_attention *a, enum qn_kv_type type) {
 }
 
 static struct qn_state_size state(const struct qn_attention *a, enum qn_kv_type type) {
-    return (struct qn_state_size){.block_bytes = 2 * half_bytes(a, type) * a->kv_heads};
+    return (struct qn_state_size){.block_bytes = a->causal ? 2 * half_bytes(a, type) * a->kv_heads : 0};
+}
+
+static size_t work_floats(const struct qn_spec *spec) {
+    return qn_whole_work(spec->head_dim);
 }
 
 /* Sum over positions [begin, end) of the tokens that each sees. */
@@ -153,6 +168,8 @@ static double seen_sum(double begin, double end, double window) {
 
 static struct qn_attention_cost cost(const struct qn_attention *a, enum qn_kv_type type, uint32_t begin,
                                      uint32_t end, uint32_t chunk) {
+    double n = end - begin;
+    if (!a->causal) return (struct qn_attention_cost){.flops = 4 * n * a->heads * a->head_dim * end};
     double token = 2.0 * a->kv_heads * a->head_dim * (double)qn_kv_elem_bytes(type);
     double macs = 2.0 * a->heads * a->head_dim * seen_sum(begin, end, a->window);
     double read = 0;
@@ -161,8 +178,7 @@ static struct qn_attention_cost cost(const struct qn_attention *a, enum qn_kv_ty
         uint64_t first = a->window > 0 && at + 1 > a->window ? at + 1 - a->window : 0;
         read += (double)(last - first);
     }
-    return (struct qn_attention_cost){.flops = 2 * macs,
-                                      .state_bytes = token * (read + (double)(end - begin))};
+    return (struct qn_attention_cost){.flops = 2 * macs, .state_bytes = token * (read + n)};
 }
 
 /* --- conversion of weights --- */
@@ -333,6 +349,10 @@ static void read_item(void *arg, size_t item, unsigned thread) {
 }
 
 static void run(const struct qn_attention_call *call) {
+    if (!call->a->causal) {
+        qn_whole_run(call);
+        return;
+    }
     struct qn_attention_call c = *call;
     size_t items = (size_t)c.n_rows * c.a->kv_heads;
     double macs = 0;
@@ -347,8 +367,8 @@ static void run(const struct qn_attention_call *call) {
 #define SOFTMAX_OPS(kind)                                                                                    \
     {                                                                                                        \
         .name = #kind, .rollback = true, .resolve = resolve_##kind, .options = options_##kind,               \
-        .state = state, .convert_bytes = convert_bytes, .convert = convert, .release = release, .run = run,  \
-        .cost = cost                                                                                         \
+        .state = state, .work_floats = work_floats, .convert_bytes = convert_bytes, .convert = convert,      \
+        .release = release, .run = run, .cost = cost                                                         \
     }
 const struct qn_attention_ops qn_attention_mha = SOFTMAX_OPS(mha);
 const struct qn_attention_ops qn_attention_gqa = SOFTMAX_OPS(gqa);
