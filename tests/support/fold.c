@@ -72,17 +72,57 @@ static void run(const struct qn_attention_call *call) {
     qn_pool_run(c.pool, c.n_spans, run_span, &c);
 }
 
-static const struct qn_attention_ops with_fixed = {.name = "fold", .state = fixed_only, .run = run},
-                                     with_both = {.name = "fold", .state = fixed_and_paged, .run = run};
+static struct qn_state_size nothing(const struct qn_attention *a, enum qn_kv_type type) {
+    (void)a;
+    (void)type;
+    return (struct qn_state_size){0};
+}
 
-void qn_test_fold(struct qn_variant *v, bool paged) {
+static void run_whole_row(const struct qn_attention_call *c, const struct qn_row_span *s, uint32_t r) {
+    const struct qn_attention *a = c->a;
+    size_t n = width(a), dh = a->head_dim, group = a->heads / a->kv_heads;
+    for (size_t h = 0; h < a->heads; h++) {
+        const float *q = c->q + (r * a->heads + h) * dh;
+        float *out = c->out + (r * a->heads + h) * dh;
+        for (size_t d = 0; d < dh; d++) {
+            float sum = 0;
+            for (uint32_t t = 0; t < s->n; t++) sum += c->v[(s->first + t) * n + h / group * dh + d];
+            out[d] = 0.125f * q[d] + sum / (float)s->n;
+        }
+    }
+}
+
+static void run_whole(const struct qn_attention_call *c) {
+    for (uint32_t i = 0; i < c->n_spans; i++) {
+        if (c->rows[c->spans[i].first].pos != 0 || c->spans[i].fixed) faults++;
+        for (uint32_t t = 0; t < c->spans[i].n; t++) run_whole_row(c, &c->spans[i], c->spans[i].first + t);
+    }
+}
+
+static const struct qn_attention_ops with_fixed = {.name = "fold", .state = fixed_only, .run = run},
+                                     with_both = {.name = "fold", .state = fixed_and_paged, .run = run},
+                                     with_none = {.name = "whole",
+                                                  .rollback = true,
+                                                  .state = nothing,
+                                                  .run = run_whole};
+
+static void use(struct qn_variant *v, const struct qn_attention_ops *ops) {
     uint32_t layers = v->model->ckpt->spec.layers;
-    v->attention.ops = paged ? &with_both : &with_fixed;
-    struct qn_state_size one = v->attention.ops->state(&v->attention, v->model->kv_type);
+    struct qn_state_size one = ops->state(&v->attention, v->model->kv_type);
+    v->attention.ops = ops;
     for (uint32_t i = 0; i < layers; i++) {
         v->layers[i].state_offset = i * one.block_bytes;
         v->layers[i].fixed_offset = i * one.fixed_bytes;
     }
     v->block_bytes = layers * one.block_bytes;
     v->fixed_bytes = layers * one.fixed_bytes;
+}
+
+void qn_test_fold(struct qn_variant *v, bool paged) {
+    use(v, paged ? &with_both : &with_fixed);
+}
+
+void qn_test_whole(struct qn_variant *v) {
+    use(v, &with_none);
+    v->attention.causal = v->info.causal = false;
 }

@@ -10,6 +10,9 @@
 /* Makes a native variant, of which no sequence exists yet, run with this attention; paged: with blocks too.
  */
 void qn_test_fold(struct qn_variant *v, bool paged);
+/* Makes it run with an attention that is not causal and keeps no state: out = q / 8 + mean of the span's v.
+ */
+void qn_test_whole(struct qn_variant *v);
 /* Rows whose state was not that of the tokens before them, since the process began. */
 unsigned qn_test_fold_faults(void);
 

@@ -1,0 +1,286 @@
+/* Sequences and steps beyond what traces show: a structure that is not causal runs once and whole; a
+ * fixed-size state goes back to its copies only; a step that fails leaves sequences as they were; preceding
+ * tokens add their tables to the embedding wherever a span is cut; q and k are normalised head by head or
+ * whole. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "kernels/mem.h"
+#include "tests/support/fold.h"
+#include "tests/support/tiny_open.h"
+
+#define ROWS  400
+#define VOCAB 272
+#define D     64
+
+static int32_t tokens[ROWS];
+static float seen[ROWS][VOCAB]; /* by position: logits, or hidden rows */
+
+static struct qn_model *open_tiny(const char *family, uint32_t heads) {
+    struct qn_test_tiny t = qn_test_tiny_default(family);
+    struct qn_open_options opt = {
+        .state_type = QN_STATE_F32, .state_bytes = 1 << 20, .max_step_tokens = ROWS, .prefix_cache = true};
+    t.tokenizer = false;
+    t.context = ROWS;
+    if (heads) t.heads = t.kv_heads = heads;
+    return qn_test_tiny_open(&t, &opt);
+}
+
+static void keep(void *ctx, uint32_t span, uint32_t pos, float *v) {
+    (void)span;
+    memcpy(seen[pos], v, *(size_t *)ctx * sizeof *v);
+}
+
+static int run(struct qn_seq *s, const int32_t *t, uint32_t n, enum qn_want want, bool snapshot) {
+    size_t width = want == QN_WANT_HIDDEN ? D : VOCAB;
+    struct qn_span span = {.seq = s, .tokens = t, .n = n, .want = want, .snapshot = snapshot};
+    struct qn_step step = {
+        .variant = s->variant, .spans = &span, .n_spans = 1, .on_row = keep, .ctx = &width};
+    return qn_step_run(&step, NULL);
+}
+
+static struct qn_seq *begin(struct qn_variant *v, bool cache) {
+    struct qn_seq *s;
+    assert_int_equal(qn_seq_new(v, 0, cache, &s, NULL), QN_OK);
+    return s;
+}
+
+static void not_causal_runs_once_and_whole(void **state) {
+    (void)state;
+    struct qn_model *m = open_tiny("llama", 0);
+    struct qn_variant *v = qn_test_variant(m, "", 0);
+    static float first[VOCAB];
+    struct qn_seq *copy;
+    qn_test_whole(v);
+    struct qn_seq *s = begin(v, true);
+    assert_int_equal(qn_seq_need(s, 30), 0);
+    assert_int_equal(run(s, tokens, 30, QN_WANT_HIDDEN, false), QN_ERR_NO_STATE);
+    assert_int_equal(qn_seq_reserve(s, 30), QN_OK);
+    assert_int_equal(run(s, tokens, 30, QN_WANT_HIDDEN, true), QN_OK);
+    memcpy(first, seen[0], D * sizeof(float));
+    assert_int_equal(qn_seq_length(s), 30);
+    assert_int_equal(qn_seq_bytes(s).peak, 0);
+    assert_int_equal(qn_seq_reserve(s, 31), QN_OK);
+    assert_int_equal(run(s, tokens + 30, 1, QN_WANT_HIDDEN, false), QN_ERR_UNSUPPORTED);
+    assert_int_equal(qn_seq_truncate(s, 7), QN_ERR_UNSUPPORTED);
+    assert_int_equal(qn_seq_fork(s, &copy, NULL), QN_OK);
+    assert_int_equal(qn_seq_reserve(copy, 31), QN_OK);
+    assert_int_equal(run(copy, tokens + 30, 1, QN_WANT_HIDDEN, false), QN_ERR_UNSUPPORTED);
+    qn_seq_free(&copy);
+    /* once more from the start: the same bits; another last token changes the first row */
+    assert_int_equal(qn_seq_truncate(s, 0), QN_OK);
+    assert_int_equal(qn_seq_match(s, tokens, 30), 0);
+    assert_int_equal(run(s, tokens, 30, QN_WANT_HIDDEN, false), QN_OK);
+    assert_memory_equal(first, seen[0], D * sizeof(float));
+    qn_seq_reset(s);
+    int32_t other[30];
+    memcpy(other, tokens, sizeof other);
+    other[29]++;
+    assert_int_equal(qn_seq_reserve(s, 30), QN_OK);
+    assert_int_equal(run(s, other, 30, QN_WANT_HIDDEN, false), QN_OK);
+    assert_memory_not_equal(first, seen[0], D * sizeof(float));
+    assert_int_equal(qn_test_fold_faults(), 0);
+    qn_seq_free(&s);
+    qn_variant_unref(v);
+    qn_model_close(&m);
+}
+
+static void a_fixed_state_goes_back_to_its_copies(void **state) {
+    (void)state;
+    struct qn_model *m = open_tiny("llama", 0);
+    struct qn_variant *v = qn_test_variant(m, "", 0);
+    qn_test_fold(v, false);
+    struct qn_seq *s = begin(v, true), *t = begin(v, true), *copy;
+    static float want[ROWS][VOCAB];
+    assert_int_equal(qn_seq_need(s, ROWS), v->fixed_bytes);
+    assert_int_equal(qn_seq_reserve(s, ROWS), QN_OK);
+    assert_int_equal(qn_seq_need(s, ROWS), 0);
+    assert_int_equal(run(s, tokens, 330, QN_WANT_ALL, true), QN_OK); /* copies at 256 and 330 */
+    assert_int_equal(run(s, tokens + 330, 70, QN_WANT_ALL, false), QN_OK);
+    memcpy(want, seen, sizeof want);
+    assert_int_equal(qn_model_state(m).blocks_cached, 2);
+    assert_int_equal(qn_seq_truncate(s, 329), QN_ERR_UNSUPPORTED);
+    assert_int_equal(qn_seq_length(s), ROWS);
+    assert_int_equal(qn_seq_truncate(s, 330), QN_OK);
+    assert_int_equal(run(s, tokens + 330, 70, QN_WANT_ALL, false), QN_OK);
+    assert_int_equal(qn_seq_truncate(s, 256), QN_OK);
+    assert_int_equal(run(s, tokens + 256, 144, QN_WANT_ALL, false), QN_OK);
+    assert_memory_equal(want, seen, sizeof want);
+    /* another sequence begins behind the prompt, a copy of it goes on by itself */
+    assert_int_equal(qn_seq_match(t, tokens, ROWS), 330);
+    assert_int_equal(qn_seq_reserve(t, ROWS), QN_OK);
+    assert_int_equal(qn_seq_fork(t, &copy, NULL), QN_OK);
+    assert_int_equal(qn_seq_bytes(copy).held, v->fixed_bytes);
+    assert_int_equal(run(t, tokens + 330, 70, QN_WANT_ALL, false), QN_OK);
+    memset(seen + 330, 0, 70 * sizeof *seen);
+    assert_int_equal(qn_seq_reserve(copy, ROWS), QN_OK);
+    assert_int_equal(run(copy, tokens + 330, 70, QN_WANT_ALL, false), QN_OK);
+    assert_memory_equal(want, seen, sizeof want);
+    qn_model_drop_cache(m);
+    assert_int_equal(qn_seq_truncate(s, 256), QN_ERR_UNSUPPORTED);
+    assert_int_equal(qn_seq_truncate(s, 0), QN_OK);
+    assert_int_equal(qn_seq_bytes(s).held, 0);
+    assert_int_equal(qn_test_fold_faults(), 0);
+    qn_seq_free(&copy);
+    qn_seq_free(&t);
+    qn_seq_free(&s);
+    assert_int_equal(qn_model_state(m).used, 0);
+    qn_variant_unref(v);
+    qn_model_close(&m);
+}
+
+static void a_failed_step_changes_nothing(void **state) {
+    (void)state;
+    for (unsigned round = 0; round < 3; round++) {
+        struct qn_model *m = open_tiny("llama", 0);
+        struct qn_variant *v = qn_test_variant(m, "", 0);
+        if (round > 0) qn_test_fold(v, round == 2);
+        struct qn_seq *s = begin(v, true), *t = begin(v, true);
+        static float want[ROWS][VOCAB];
+        int32_t wrong[2] = {1, VOCAB};
+        size_t width = VOCAB;
+        assert_int_equal(qn_seq_reserve(s, 300), QN_OK);
+        assert_int_equal(qn_seq_reserve(t, 300), QN_OK);
+        assert_int_equal(run(t, tokens, 300, QN_WANT_ALL, false), QN_OK);
+        memcpy(want, seen, sizeof want);
+        qn_seq_reset(t);
+        qn_model_drop_cache(m);
+        assert_int_equal(run(s, tokens, 3, QN_WANT_ALL, false), QN_OK);
+        struct qn_span spans[] = {{.seq = s, .tokens = tokens + 100, .n = 290, .want = QN_WANT_ALL},
+                                  {.seq = t, .tokens = wrong, .n = 2, .want = QN_WANT_ALL}};
+        struct qn_step step = {.variant = v, .spans = spans, .n_spans = 2, .on_row = keep, .ctx = &width};
+        assert_int_equal(qn_seq_reserve(t, 2), QN_OK);
+        assert_int_equal(qn_step_run(&step, NULL), QN_ERR_INVALID);
+        assert_int_equal(qn_seq_length(s), 3);
+        assert_int_equal(qn_model_state(m).cached, 0);
+        assert_int_equal(run(s, tokens + 3, 297, QN_WANT_ALL, false), QN_OK);
+        assert_memory_equal(want, seen, 300 * sizeof *want);
+        assert_int_equal(qn_test_fold_faults(), 0);
+        qn_seq_free(&s);
+        qn_seq_free(&t);
+        qn_variant_unref(v);
+        qn_model_close(&m);
+    }
+}
+
+/* A model with two lags against one without, whose tables say for tokens 100, 101 … what the sums are. */
+static void preceding_tokens_add_their_tables(void **state) {
+    (void)state;
+    struct qn_model *m = open_tiny("llama", 0), *plain = open_tiny("llama", 0);
+    struct qn_variant *v = qn_test_variant(m, "", 0), *pv = qn_test_variant(plain, "", 0);
+    struct qn_seq *s = begin(v, false), *p = begin(pv, false);
+    struct qn_checkpoint *c = m->ckpt;
+    const int32_t own[5] = {7, 7, 31, 200, 9}, sums[5] = {100, 101, 102, 103, 104};
+    static float want[5][VOCAB];
+    float row[D], sum[D];
+    for (int i = 0; i < 2; i++) {
+        assert_true(qn_matrix_alloc(&c->lags[i], QN_F32, VOCAB, D));
+        for (uint32_t r = 0; r < VOCAB; r++) {
+            qn_matrix_get_row(&c->embed, VOCAB - 1 - r, row);
+            for (int k = 0; k < D; k++) row[k] *= 0.5f * (float)(i + 1);
+            qn_matrix_set_row(&c->lags[i], r, row);
+        }
+    }
+    c->spec.embed_lags = 2;
+    for (int t = 0; t < 5; t++) {
+        qn_matrix_get_row(&c->embed, (uint32_t)own[t], sum);
+        for (int i = 1; i <= 2 && i <= t; i++) {
+            qn_matrix_get_row(&c->lags[i - 1], (uint32_t)own[t - i], row);
+            for (int k = 0; k < D; k++) sum[k] += row[k];
+        }
+        qn_matrix_set_row(&plain->ckpt->embed, (uint32_t)sums[t], sum);
+    }
+    assert_int_equal(qn_seq_reserve(p, 5), QN_OK);
+    assert_int_equal(run(p, sums, 5, QN_WANT_HIDDEN, false), QN_OK);
+    memcpy(want, seen, sizeof want);
+    assert_int_equal(qn_seq_reserve(s, 5), QN_OK);
+    for (uint32_t cut = 1; cut <= 5; cut++) {
+        memset(seen, 0, sizeof want);
+        assert_int_equal(qn_seq_truncate(s, 0), QN_OK);
+        assert_int_equal(qn_seq_reserve(s, 5), QN_OK);
+        for (uint32_t at = 0; at < 5; at += cut) {
+            uint32_t n = 5 - at < cut ? 5 - at : cut;
+            assert_int_equal(run(s, own + at, n, QN_WANT_HIDDEN, false), QN_OK);
+        }
+        for (int t = 0; t < 5; t++) assert_memory_equal(want[t], seen[t], D * sizeof(float));
+    }
+    assert_int_equal(qn_seq_truncate(s, 2), QN_OK);
+    assert_int_equal(qn_seq_reserve(s, 5), QN_OK);
+    assert_int_equal(run(s, own + 2, 3, QN_WANT_HIDDEN, false), QN_OK);
+    for (int t = 0; t < 5; t++) assert_memory_equal(want[t], seen[t], D * sizeof(float));
+    for (int i = 0; i < 2; i++) qn_matrix_free(&c->lags[i]);
+    c->spec.embed_lags = 0;
+    qn_seq_free(&s);
+    qn_seq_free(&p);
+    qn_variant_unref(v);
+    qn_variant_unref(pv);
+    qn_model_close(&m);
+    qn_model_close(&plain);
+}
+
+/* The last logits of 10 tokens, with q and k normalised as `whole` says; the vectors of one head are
+ * repeated. */
+static void logits_normalised(uint32_t heads, bool whole, float *out) {
+    struct qn_model *m = open_tiny("qwen3", heads);
+    struct qn_variant *v = qn_test_variant(m, "", 0);
+    struct qn_seq *s = begin(v, false);
+    struct qn_spec *spec = &m->ckpt->spec;
+    uint32_t dh = spec->head_dim, blocks = spec->attn_blocks;
+    float *wide = calloc((size_t)2 * blocks * heads * dh, sizeof *wide);
+    float **saved = calloc(2 * (size_t)blocks, sizeof *saved);
+    assert_non_null(wide);
+    assert_non_null(saved);
+    for (uint32_t b = 0; b < blocks; b++) {
+        float *to[2] = {wide + (size_t)2 * b * heads * dh, wide + (size_t)(2 * b + 1) * heads * dh};
+        saved[2 * b] = m->ckpt->attn[b].q_norm;
+        saved[2 * b + 1] = m->ckpt->attn[b].k_norm;
+        for (uint32_t i = 0; i < heads * dh; i++) {
+            to[0][i] = saved[2 * b][i % dh];
+            to[1][i] = saved[2 * b + 1][i % dh];
+        }
+        m->ckpt->attn[b].q_norm = to[0];
+        m->ckpt->attn[b].k_norm = to[1];
+    }
+    spec->qk_norm_whole = whole;
+    assert_int_equal(qn_seq_reserve(s, 10), QN_OK);
+    assert_int_equal(run(s, tokens, 10, QN_WANT_LAST, false), QN_OK);
+    memcpy(out, seen[9], VOCAB * sizeof *out);
+    for (uint32_t b = 0; b < blocks; b++) {
+        m->ckpt->attn[b].q_norm = saved[2 * b];
+        m->ckpt->attn[b].k_norm = saved[2 * b + 1];
+    }
+    free(saved);
+    free(wide);
+    qn_seq_free(&s);
+    qn_variant_unref(v);
+    qn_model_close(&m);
+}
+
+static void q_and_k_are_normalised_whole(void **state) {
+    (void)state;
+    static float a[VOCAB], b[VOCAB];
+    logits_normalised(1, false, a);
+    logits_normalised(1, true, b);
+    assert_memory_equal(a, b, sizeof a); /* one head is the whole */
+    logits_normalised(4, false, a);
+    logits_normalised(4, true, b);
+    assert_memory_not_equal(a, b, sizeof a);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(not_causal_runs_once_and_whole),
+        cmocka_unit_test(a_fixed_state_goes_back_to_its_copies),
+        cmocka_unit_test(a_failed_step_changes_nothing),
+        cmocka_unit_test(preceding_tokens_add_their_tables),
+        cmocka_unit_test(q_and_k_are_normalised_whole),
+    };
+    for (int32_t i = 0; i < ROWS; i++) tokens[i] = i * i % 251;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
