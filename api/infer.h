@@ -102,6 +102,11 @@ struct qn_api_score {
     uint64_t tokens, bytes;
     double log_prob, bits_per_byte;
 };
+/* How far what ran is from the model's native structure on the same tokens. */
+struct qn_api_divergence {
+    uint64_t positions; /* 0 = not measured: null */
+    double mean_kl, top1_agreement;
+};
 struct qn_api_output {
     uint32_t index;
     const char *text;
@@ -117,6 +122,7 @@ struct qn_api_output {
     struct qn_api_timings timings;
     struct qn_api_memory memory;
     uint64_t prompt_tokens, completion_tokens, cached_tokens;
+    struct qn_api_divergence divergence;
 };
 struct qn_api_structure {
     struct qn_api_part attention, ffn, sharing;
@@ -127,6 +133,7 @@ struct qn_api_reply {
     int64_t created;
     const char *model;
     struct qn_api_structure structure;
+    struct qn_api_divergence divergence; /* over the positions of all outputs */
     const struct qn_api_output *outputs;
     uint32_t n_outputs;
     uint64_t prompt_tokens, completion_tokens, cached_tokens;
@@ -135,7 +142,7 @@ struct qn_api_reply {
     struct qn_api_cost cost;
 };
 /* The whole reply object (design: {"id","object":"inference",…}); with more than one output each outputs[i]
- * also carries its own timings and memory. */
+ * also carries its own timings, memory and divergence. */
 void qn_api_infer_write(struct qn_buf *out, const struct qn_api_reply *r);
 /* Value of the Server-Timing header: "queue;dur=0.1, tokenize;dur=…, …, total;dur=…". */
 void qn_api_server_timing(struct qn_buf *out, const struct qn_api_timings *t);

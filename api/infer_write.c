@@ -49,7 +49,7 @@ void qn_api_part_write(struct qn_buf *b, const struct qn_api_part *p) {
     qn_buf_str(b, "}");
 }
 
-void qn_api_structure_write(struct qn_buf *b, const struct qn_api_structure *s) {
+static void write_structure(struct qn_buf *b, const struct qn_api_structure *s) {
     qn_buf_str(b, "{\"attention\":");
     qn_api_part_write(b, &s->attention);
     qn_buf_str(b, ",\"ffn\":");
@@ -58,10 +58,26 @@ void qn_api_structure_write(struct qn_buf *b, const struct qn_api_structure *s) 
     qn_api_part_write(b, &s->sharing);
     add_str(b, ",\"origin\":", s->origin);
     add_str(b, ",\"exactness\":", s->exactness);
+}
+
+void qn_api_structure_write(struct qn_buf *b, const struct qn_api_structure *s) {
+    write_structure(b, s);
     qn_buf_str(b, "}");
 }
 
-static void write_timings(struct qn_buf *b, const struct qn_api_timings *t) {
+static void write_divergence(struct qn_buf *b, const struct qn_api_divergence *d) {
+    qn_buf_str(b, ",\"divergence\":");
+    if (!d->positions) {
+        qn_buf_str(b, "null");
+        return;
+    }
+    add_num(b, "{\"baseline\":\"native\",\"mean_kl\":", d->mean_kl, 9);
+    add_num(b, ",\"top1_agreement\":", d->top1_agreement, 6);
+    add_uint(b, ",\"positions\":", d->positions);
+    qn_buf_str(b, "}");
+}
+
+void qn_api_timings_write(struct qn_buf *b, const struct qn_api_timings *t) {
     add_num(b, "{\"queue_ms\":", t->queue, 3);
     add_num(b, ",\"tokenize_ms\":", t->tokenize, 3);
     add_num(b, ",\"convert_ms\":", t->convert, 3);
@@ -78,7 +94,7 @@ static void write_timings(struct qn_buf *b, const struct qn_api_timings *t) {
     qn_buf_str(b, "}");
 }
 
-static void write_memory(struct qn_buf *b, const struct qn_api_memory *m) {
+void qn_api_memory_write(struct qn_buf *b, const struct qn_api_memory *m) {
     add_uint(b, "{\"weights_bytes\":", m->weights);
     add_uint(b, ",\"weights_active_bytes\":", m->weights_active);
     add_uint(b, ",\"state_bytes\":", m->state);
@@ -142,7 +158,7 @@ static void write_embedding(struct qn_buf *b, const float *v, size_t n) {
     qn_buf_str(b, "]");
 }
 
-static void write_output(struct qn_buf *b, const struct qn_api_output *o, bool several) {
+void qn_api_output_write(struct qn_buf *b, const struct qn_api_output *o, bool several) {
     add_uint(b, "{\"index\":", o->index);
     qn_buf_str(b, ",\"text\":");
     qn_buf_json_str(b, o->text ? o->text : "", o->text ? o->text_len : 0);
@@ -161,10 +177,27 @@ static void write_output(struct qn_buf *b, const struct qn_api_output *o, bool s
     if (o->embedding) write_embedding(b, o->embedding, o->n_embedding);
     if (several) {
         qn_buf_str(b, ",\"timings\":");
-        write_timings(b, &o->timings);
+        qn_api_timings_write(b, &o->timings);
         qn_buf_str(b, ",\"memory\":");
-        write_memory(b, &o->memory);
+        qn_api_memory_write(b, &o->memory);
+        write_divergence(b, &o->divergence);
     }
+    qn_buf_str(b, "}");
+}
+
+void qn_api_usage_write(struct qn_buf *b, uint64_t prompt, uint64_t completion, uint64_t cached) {
+    add_uint(b, "{\"prompt_tokens\":", prompt);
+    add_uint(b, ",\"completion_tokens\":", completion);
+    add_uint(b, ",\"total_tokens\":", prompt + completion);
+    add_uint(b, ",\"cached_tokens\":", cached);
+    qn_buf_str(b, "}");
+}
+
+void qn_api_cost_write(struct qn_buf *b, const struct qn_api_cost *c) {
+    add_num(b, "{\"analytic_flops\":", c->flops, 0);
+    add_num(b, ",\"analytic_bytes\":", c->bytes, 0);
+    add_optional(b, ",\"achieved_gflops\":", c->gflops);
+    add_optional(b, ",\"achieved_gbytes_per_second\":", c->gbytes);
     qn_buf_str(b, "}");
 }
 
@@ -174,25 +207,22 @@ void qn_api_infer_write(struct qn_buf *b, const struct qn_api_reply *r) {
     qn_buf_json_int(b, r->created);
     add_str(b, ",\"model\":", r->model);
     qn_buf_str(b, ",\"structure\":");
-    qn_api_structure_write(b, &r->structure);
-    qn_buf_str(b, ",\"outputs\":[");
+    write_structure(b, &r->structure);
+    write_divergence(b, &r->divergence);
+    qn_buf_str(b, "},\"outputs\":[");
     for (uint32_t i = 0; i < r->n_outputs; i++) {
         if (i) qn_buf_str(b, ",");
-        write_output(b, &r->outputs[i], r->n_outputs > 1);
+        qn_api_output_write(b, &r->outputs[i], r->n_outputs > 1);
     }
-    add_uint(b, "],\"usage\":{\"prompt_tokens\":", r->prompt_tokens);
-    add_uint(b, ",\"completion_tokens\":", r->completion_tokens);
-    add_uint(b, ",\"total_tokens\":", r->prompt_tokens + r->completion_tokens);
-    add_uint(b, ",\"cached_tokens\":", r->cached_tokens);
-    qn_buf_str(b, "},\"timings\":");
-    write_timings(b, &r->timings);
+    qn_buf_str(b, "],\"usage\":");
+    qn_api_usage_write(b, r->prompt_tokens, r->completion_tokens, r->cached_tokens);
+    qn_buf_str(b, ",\"timings\":");
+    qn_api_timings_write(b, &r->timings);
     qn_buf_str(b, ",\"memory\":");
-    write_memory(b, &r->memory);
-    add_num(b, ",\"cost\":{\"analytic_flops\":", r->cost.flops, 0);
-    add_num(b, ",\"analytic_bytes\":", r->cost.bytes, 0);
-    add_optional(b, ",\"achieved_gflops\":", r->cost.gflops);
-    add_optional(b, ",\"achieved_gbytes_per_second\":", r->cost.gbytes);
-    qn_buf_str(b, "}}");
+    qn_api_memory_write(b, &r->memory);
+    qn_buf_str(b, ",\"cost\":");
+    qn_api_cost_write(b, &r->cost);
+    qn_buf_str(b, "}");
 }
 
 void qn_api_server_timing(struct qn_buf *b, const struct qn_api_timings *t) {

@@ -65,6 +65,22 @@ void qn_api_models_write(struct qn_buf *b, const struct qn_api_model *m, size_t 
     qn_buf_str(b, "]}");
 }
 
+/* State of one sequence by its length, tokens: how it grows, also past this model's context. */
+static void write_state_bytes(struct qn_buf *b, const struct qn_api_structure_entry *e) {
+    static const uint64_t lengths[] = {1024, 4096, 16384};
+    qn_buf_str(b, ",\"state_bytes\":");
+    if (strcmp(e->slot, "attention") != 0) {
+        qn_buf_str(b, "null");
+        return;
+    }
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        add_uint(b, i ? ",{\"tokens\":" : "[{\"tokens\":", lengths[i]);
+        add_uint(b, ",\"bytes\":", e->state_fixed_bytes + lengths[i] * e->state_bytes_per_token);
+        qn_buf_str(b, "}");
+    }
+    qn_buf_str(b, "]");
+}
+
 static void write_entry(struct qn_buf *b, const struct qn_api_structure_entry *e) {
     add_str(b, "{\"slot\":", e->slot);
     qn_buf_str(b, ",\"structure\":");
@@ -76,7 +92,24 @@ static void write_entry(struct qn_buf *b, const struct qn_api_structure_entry *e
     qn_buf_str(b, e->rollback ? ",\"rollback\":true" : ",\"rollback\":false");
     add_uint(b, ",\"state_bytes_per_token\":", e->state_bytes_per_token);
     add_uint(b, ",\"state_fixed_bytes\":", e->state_fixed_bytes);
+    write_state_bytes(b, e);
     qn_buf_str(b, "}");
+}
+
+static void write_held_out(struct qn_buf *b, const struct qn_api_structures *m) {
+    qn_buf_str(b, "],\"held_out\":[");
+    for (size_t i = 0; i < m->n_held_out; i++) {
+        const struct qn_api_held_out *h = &m->held_out[i];
+        add_str(b, i ? ",{\"attention\":" : "{\"attention\":", h->attention);
+        add_str(b, ",\"ffn\":", h->ffn);
+        add_str(b, ",\"sharing\":", h->sharing);
+        qn_buf_str(b, ",\"nats_per_byte\":");
+        qn_buf_json_num(b, h->nats_per_byte, 6);
+        qn_buf_str(b, ",\"bits_per_byte\":");
+        qn_buf_json_num(b, h->bits_per_byte, 6);
+        qn_buf_str(b, "}");
+    }
+    qn_buf_str(b, "]");
 }
 
 void qn_api_structures_write(struct qn_buf *b, const struct qn_api_structures *m, size_t n) {
@@ -84,12 +117,14 @@ void qn_api_structures_write(struct qn_buf *b, const struct qn_api_structures *m
     for (size_t i = 0; i < n; i++) {
         if (i) qn_buf_str(b, ",");
         add_str(b, "{\"model\":", m[i].model);
+        add_uint(b, ",\"context\":", m[i].context);
         qn_buf_str(b, ",\"structures\":[");
         for (size_t j = 0; j < m[i].n; j++) {
             if (j) qn_buf_str(b, ",");
             write_entry(b, &m[i].entries[j]);
         }
-        qn_buf_str(b, "]}");
+        write_held_out(b, &m[i]);
+        qn_buf_str(b, "}");
     }
     qn_buf_str(b, "]}");
 }

@@ -27,10 +27,17 @@ struct qn_api_structure_entry {
     bool causal, rollback;
     uint64_t state_bytes_per_token, state_fixed_bytes;
 };
+struct qn_api_held_out { /* a native structure on text that it was not trained on, as measured */
+    const char *attention, *ffn, *sharing;
+    double nats_per_byte, bits_per_byte;
+};
 struct qn_api_structures {
     const char *model;
+    uint32_t context; /* longest sequence, tokens */
     const struct qn_api_structure_entry *entries;
     size_t n;
+    const struct qn_api_held_out *held_out;
+    size_t n_held_out;
 };
 void qn_api_structures_write(struct qn_buf *out, const struct qn_api_structures *m, size_t n);
 

@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "api/compare.h"
 #include "api/infer_fields.h"
 
 /* Appends s with every ' turned into ". */
@@ -66,6 +67,18 @@ static void type_of(struct qn_buf *b, const struct qn_api_field *f) {
     }
 }
 
+static void field_schema(struct qn_buf *b, const struct qn_api_field *f) {
+    q(b, "{");
+    type_of(b, f);
+    if (f->def) {
+        q(b, ",'default':");
+        qn_buf_str(b, f->def);
+    }
+    q(b, ",'description':");
+    qn_buf_json_str(b, f->doc, strlen(f->doc));
+    q(b, "}");
+}
+
 static void infer_request(struct qn_buf *b) {
     size_t n;
     const struct qn_api_field *f = qn_api_infer_fields(&n);
@@ -74,15 +87,44 @@ static void infer_request(struct qn_buf *b) {
     for (size_t i = 0; i < n; i++) {
         if (i) q(b, ",");
         qn_buf_json_str(b, f[i].name, strlen(f[i].name));
-        q(b, ":{");
-        type_of(b, &f[i]);
-        if (f[i].def) {
-            q(b, ",'default':");
-            qn_buf_str(b, f[i].def);
+        q(b, ":");
+        field_schema(b, &f[i]);
+    }
+    q(b, "}},");
+}
+
+/* A comparison's own fields, and those that it shares with an inference. */
+static void compare_request(struct qn_buf *b) {
+    size_t n;
+    const struct qn_api_compare_field *f = qn_api_compare_fields(&n);
+    q(b,
+      "'CompareRequest':{'type':'object','additionalProperties':false,'required':['sequence','structures'],"
+      "'properties':{");
+    for (size_t i = 0; i < n; i++) {
+        const struct qn_api_field *shared = qn_api_infer_field(f[i].name);
+        if (i) q(b, ",");
+        qn_buf_json_str(b, f[i].name, strlen(f[i].name));
+        q(b, ":");
+        if (!f[i].schema) {
+            field_schema(b, shared);
+        } else {
+            size_t end = strlen(f[i].schema) - 1; /* the closing brace comes after the description */
+            char schema[256];
+            memcpy(schema, f[i].schema, end);
+            schema[end] = '\0';
+            q(b, schema);
+            q(b, ",'description':");
+            qn_buf_json_str(b, f[i].doc, strlen(f[i].doc));
+            q(b, "}");
         }
-        q(b, ",'description':");
-        qn_buf_json_str(b, f[i].doc, strlen(f[i].doc));
-        q(b, "}");
+    }
+    q(b, "}},'CompareStructure':{'type':'object','additionalProperties':false,'properties':{");
+    static const char *const parts[] = {"attention", "ffn", "sharing", "convert"};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (i) q(b, ",");
+        qn_buf_json_str(b, parts[i], strlen(parts[i]));
+        q(b, ":");
+        field_schema(b, qn_api_infer_field(parts[i]));
     }
     q(b, "}},'Stop':{'type':'string','minLength':1,'maxLength':");
     qn_buf_json_num(b, qn_api_infer_field("stop")->max, 0);
@@ -92,7 +134,8 @@ static void infer_request(struct qn_buf *b) {
 static const char schemas_in[] =
     "'StructureName':{'type':'string','pattern':'^[a-z0-9_]{1,23}$','examples':['gqa']},"
     "'StructurePart':{'type':'object','required':['type'],'maxProperties':9,'properties':{'type':{'$ref':"
-    "'#/components/schemas/StructureName'}},'additionalProperties':{'type':['number','boolean','null']},"
+    "'#/components/schemas/"
+    "StructureName'}},'additionalProperties':{'type':['number','boolean','string','null']},"
     "'examples':[{'type':'gqa','kv_heads':2}]},"
     "'TokenId':{'type':'integer','minimum':0,'maximum':2147483647},"
     "'Sequence':{'anyOf':[{'type':'string','minLength':1},{'type':'array','minItems':1,'items':{'$ref':"
@@ -185,6 +228,19 @@ static void measurement_schemas(struct qn_buf *b) {
     OBJECT(b, "Usage", usage);
     OBJECT(b, "Score", score);
     OBJECT(b, "Alternative", alternative);
+    static const struct prop divergence[] = {
+        {"baseline", 's'}, {"mean_kl", 'N'}, {"top1_agreement", 'N'}, {"positions", 'i'}};
+    static const struct prop fidelity[] = {
+        {"mean_kl", 'N'}, {"top1_agreement", 'N'}, {"bits_per_byte_delta", 'N'}, {"positions", 'i'}};
+    static const struct prop compare_timings[] = {{"tokenize_ms", 'n'}, {"warmup_ms", 'n'},
+                                                  {"samples_ms", 'n'},  {"fidelity_ms", 'n'},
+                                                  {"other_ms", 'n'},    {"total_ms", 'n'}};
+    static const struct prop held_out[] = {
+        {"attention", 's'}, {"ffn", 's'}, {"sharing", 's'}, {"nats_per_byte", 'n'}, {"bits_per_byte", 'n'}};
+    OBJECT(b, "Divergence", divergence);
+    OBJECT(b, "Fidelity", fidelity);
+    OBJECT(b, "CompareTimings", compare_timings);
+    OBJECT(b, "HeldOut", held_out);
 }
 
 static const char schemas_out[] =
@@ -192,14 +248,17 @@ static const char schemas_out[] =
     "'id':{'type':'integer'},'token':{'type':'string'},'logprob':{'type':['number','null']},"
     "'top':{'type':'array','items':{'$ref':'#/components/schemas/Alternative'}}}},"
     "'ResolvedPart':{'type':'object','required':['type'],'properties':{'type':{'type':'string'}},"
-    "'additionalProperties':{'type':['number','boolean','null']}},"
+    "'additionalProperties':{'type':['number','boolean','string','null']}},"
     "'Structure':{'type':'object','required':['attention','ffn','sharing','origin','exactness'],'properties':"
     "{"
     "'attention':{'$ref':'#/components/schemas/ResolvedPart'},'ffn':{'$ref':'#/components/schemas/"
     "ResolvedPart'},"
     "'sharing':{'$ref':'#/components/schemas/ResolvedPart'},"
-    "'origin':{'type':['string','null'],'enum':['native','converted',null]},"
-    "'exactness':{'type':['string','null'],'enum':['exact','approximate','untrained','unavailable',null]}}},"
+    "'origin':{'type':['string','null'],'enum':['native','converted','synthetic',null]},"
+    "'exactness':{'type':['string','null'],'enum':['exact','approximate','untrained','unavailable',null]},"
+    "'divergence':{'anyOf':[{'$ref':'#/components/schemas/Divergence'},{'type':'null'}],'description':'In "
+    "replies of an inference: how far an approximate or untrained structure is from the native one, over the "
+    "first 256 tokens of each output; null for native and exact ones.'}}},"
     "'Output':{'type':'object','required':['index','text','tokens','finish_reason','logprobs'],'properties':{"
     "'index':{'type':'integer','minimum':0},'text':{'type':'string'},"
     "'tokens':{'type':'array','items':{'$ref':'#/components/schemas/TokenId'}},"
@@ -208,7 +267,31 @@ static const char schemas_out[] =
     "'logprobs':{'type':['array','null'],'items':{'$ref':'#/components/schemas/TokenLogprob'}},"
     "'score':{'$ref':'#/components/schemas/"
     "Score'},'embedding':{'type':'array','items':{'type':['number','null']}},"
-    "'timings':{'$ref':'#/components/schemas/Timings'},'memory':{'$ref':'#/components/schemas/Memory'}}},"
+    "'timings':{'$ref':'#/components/schemas/Timings'},'memory':{'$ref':'#/components/schemas/Memory'},"
+    "'divergence':{'anyOf':[{'$ref':'#/components/schemas/Divergence'},{'type':'null'}]}}},"
+    "'CompareReply':{'type':'object','required':['id','object','created','model','task','baseline','repeats',"
+    "'results','usage','timings'],'properties':{'id':{'type':'string'},'object':{'const':'comparison'},"
+    "'created':{'type':'integer'},'model':{'type':'string'},'task':{'type':'string'},"
+    "'baseline':{'type':'integer','minimum':0},'repeats':{'type':'integer','minimum':1},"
+    "'results':{'type':'array','items':{'$ref':'#/components/schemas/Compared'}},"
+    "'usage':{'$ref':'#/components/schemas/Usage'},"
+    "'timings':{'$ref':'#/components/schemas/CompareTimings'}}},"
+    "'Sample':{'type':'object','required':['timings'],'properties':{'timings':{'$ref':"
+    "'#/components/schemas/Timings'}}},"
+    "'Compared':{'type':'object','required':['structure','outputs','warmup','samples','median','spread',"
+    "'memory','cost','fidelity'],'properties':{'structure':{'$ref':'#/components/schemas/Structure'},"
+    "'outputs':{'type':'array','items':{'$ref':'#/components/schemas/Output'}},"
+    "'warmup':{'$ref':'#/components/schemas/Sample'},"
+    "'samples':{'type':'array','items':{'$ref':'#/components/schemas/Sample'}},"
+    "'median':{'$ref':'#/components/schemas/Timings'},'spread':{'$ref':'#/components/schemas/Timings',"
+    "'description':'Interquartile range of the samples.'},"
+    "'memory':{'$ref':'#/components/schemas/Memory'},'cost':{'$ref':'#/components/schemas/Cost'},"
+    "'fidelity':{'anyOf':[{'$ref':'#/components/schemas/Fidelity'},{'type':'null'}],'description':'Against "
+    "the baseline on its tokens; null when state or weights of both can not be held at once.'}}},"
+    "'CompareSample':{'type':'object','required':['structure','sample','of','warmup','timings'],'properties':"
+    "{"
+    "'structure':{'type':'integer'},'sample':{'type':'integer'},'of':{'type':'integer'},"
+    "'warmup':{'type':'boolean'},'timings':{'$ref':'#/components/schemas/Timings'}}},"
     "'InferReply':{'type':'object','required':['id','object','created','model','structure','outputs','usage',"
     "'timings','memory','cost'],'properties':{'id':{'type':'string'},'object':{'const':'inference'},"
     "'created':{'type':'integer'},'model':{'type':'string'},"
@@ -234,16 +317,22 @@ static const char schemas_out[] =
     "'data':{'type':'array','items':{'$ref':'#/components/schemas/Model'}}}},"
     "'StructureEntry':{'type':'object','required':['slot','structure','origin','exactness','why','causal','"
     "rollback',"
-    "'state_bytes_per_token','state_fixed_bytes'],'properties':{"
+    "'state_bytes_per_token','state_fixed_bytes','state_bytes'],'properties':{"
     "'slot':{'type':'string','enum':['attention','ffn','sharing']},"
     "'structure':{'$ref':'#/components/schemas/ResolvedPart'},'origin':{'type':['string','null']},"
     "'exactness':{'type':['string','null']},'why':{'type':['string','null']},'causal':{'type':'boolean'},"
     "'rollback':{'type':'boolean'},'state_bytes_per_token':{'type':'integer','minimum':0},"
-    "'state_fixed_bytes':{'type':'integer','minimum':0}}},"
+    "'state_fixed_bytes':{'type':'integer','minimum':0},"
+    "'state_bytes':{'type':['array','null'],'description':'One sequence by its length; null where there is "
+    "no "
+    "state.','items':{'type':'object','required':['tokens','bytes'],'properties':{'tokens':{'type':'integer'}"
+    ","
+    "'bytes':{'type':'integer'}}}}}},"
     "'StructureList':{'type':'object','required':['object','data'],'properties':{'object':{'const':'list'},"
-    "'data':{'type':'array','items':{'type':'object','required':['model','structures'],'properties':{"
-    "'model':{'type':'string'},'structures':{'type':'array','items':{'$ref':"
-    "'#/components/schemas/StructureEntry'}}}}}}},"
+    "'data':{'type':'array','items':{'type':'object','required':['model','context','structures','held_out'],"
+    "'properties':{'model':{'type':'string'},'context':{'type':'integer'},"
+    "'structures':{'type':'array','items':{'$ref':'#/components/schemas/StructureEntry'}},"
+    "'held_out':{'type':'array','items':{'$ref':'#/components/schemas/HeldOut'}}}}}}},"
     "'TokenizeReply':{'type':'object','required':['count','max_model_len','tokens'],'properties':{"
     "'count':{'type':'integer'},'max_model_len':{'type':'integer'},"
     "'tokens':{'type':'array','items':{'$ref':'#/components/schemas/TokenId'}},"
@@ -292,8 +381,9 @@ static const char headers[] =
     "'headers':{'RequestId':{'description':'Id of this request: the one the client sent, or a fresh one.',"
     "'schema':{'type':'string'}},"
     "'ServerTiming':{'description':'Milliseconds by phase: queue, tokenize, convert, prefill, decode, "
-    "finish, "
-    "total.','schema':{'type':'string'},'example':'queue;dur=0.1, tokenize;dur=0.2, total;dur=52.4'},"
+    "finish, total; warmup, samples and "
+    "fidelity of a comparison.','schema':{'type':'string'},'example':'queue;dur=0.1, tokenize;dur=0.2, "
+    "total;dur=52.4'},"
     "'RetryAfter':{'description':'Seconds to wait before the next attempt.','schema':{'type':'integer',"
     "'minimum':0}}},";
 
@@ -319,29 +409,32 @@ struct operation {
     const char *reply;   /* schema of the 200 body; NULL: text */
     bool open;           /* no API key needed */
     bool model;          /* 404 for an unknown model, and the path may have {id} */
-    bool heavy;          /* goes through the queue: 408, 429, Server-Timing, SSE */
+    const char *events;  /* goes through the queue: 408, 429, SSE of these; NULL: does not */
     bool ready;          /* 503 tells that it is not ready, without an error object */
 };
 
 static const struct operation operations[] = {
     {"/v1/infer", "post", "infer", "Run a sequence through a structure", "InferRequest", "InferReply", false,
-     true, true, false},
+     true, "StreamToken object per token, then the whole InferReply", false},
+    {"/v1/compare", "post", "compare", "Run a sequence through several structures, side by side",
+     "CompareRequest", "CompareReply", false, true,
+     "CompareSample object per finished run, then the whole CompareReply", false},
     {"/v1/structures", "get", "listStructures", "Structures that the loaded models can run", NULL,
-     "StructureList", false, false, false, false},
-    {"/v1/models", "get", "listModels", "The loaded models", NULL, "ModelList", false, false, false, false},
-    {"/v1/models/{id}", "get", "getModel", "One loaded model", NULL, "Model", false, true, false, false},
+     "StructureList", false, false, NULL, false},
+    {"/v1/models", "get", "listModels", "The loaded models", NULL, "ModelList", false, false, NULL, false},
+    {"/v1/models/{id}", "get", "getModel", "One loaded model", NULL, "Model", false, true, NULL, false},
     {"/tokenize", "post", "tokenize", "Text to token ids", "TokenizeRequest", "TokenizeReply", false, true,
-     false, false},
+     NULL, false},
     {"/detokenize", "post", "detokenize", "Token ids to text", "DetokenizeRequest", "DetokenizeReply", false,
-     true, false, false},
-    {"/livez", "get", "livez", "The process answers", NULL, NULL, true, false, false, false},
-    {"/readyz", "get", "readyz", "Models are loaded and work is accepted", NULL, NULL, true, false, false,
+     true, NULL, false},
+    {"/livez", "get", "livez", "The process answers", NULL, NULL, true, false, NULL, false},
+    {"/readyz", "get", "readyz", "Models are loaded and work is accepted", NULL, NULL, true, false, NULL,
      true},
-    {"/healthz", "get", "healthz", "The same as /readyz", NULL, NULL, true, false, false, true},
-    {"/health", "get", "health", "The same as /readyz", NULL, NULL, true, false, false, true},
+    {"/healthz", "get", "healthz", "The same as /readyz", NULL, NULL, true, false, NULL, true},
+    {"/health", "get", "health", "The same as /readyz", NULL, NULL, true, false, NULL, true},
     {"/metrics", "get", "metrics", "Prometheus text; needs the key only with --metrics-auth", NULL, NULL,
-     true, false, false, false},
-    {"/openapi.json", "get", "openapi", "This document", NULL, "", false, false, false, false},
+     true, false, NULL, false},
+    {"/openapi.json", "get", "openapi", "This document", NULL, "", false, false, NULL, false},
 };
 
 static void schema_ref(struct qn_buf *b, const char *name) {
@@ -363,7 +456,7 @@ static bool may_answer(const struct operation *o, unsigned status) {
         return o->model;
     case 408:
     case 429:
-        return o->heavy;
+        return o->events != NULL;
     case 413:
     case 415:
     case 501:
@@ -376,7 +469,7 @@ static bool may_answer(const struct operation *o, unsigned status) {
 static void replies(struct qn_buf *b, const struct operation *o) {
     q(b, "'responses':{'200':{'description':'OK','headers':{'x-request-id':{'$ref':"
          "'#/components/headers/RequestId'}");
-    if (o->heavy) q(b, ",'Server-Timing':{'$ref':'#/components/headers/ServerTiming'}");
+    if (o->events) q(b, ",'Server-Timing':{'$ref':'#/components/headers/ServerTiming'}");
     q(b, "},'content':{");
     if (!o->reply) {
         q(b, "'text/plain':{'schema':{'type':'string'}}");
@@ -388,12 +481,13 @@ static void replies(struct qn_buf *b, const struct operation *o) {
             q(b, "{'type':'object'}");
         q(b, "}");
     }
-    if (o->heavy)
-        q(b,
-          ",'text/event-stream':{'schema':{'type':'string','description':'With stream: data lines only. One "
-          "StreamToken object per token, then the whole InferReply, then [DONE]. An error after the start is "
-          "a "
-          "data line with an Error object. Lines that begin with a colon are pings.'}}");
+    if (o->events) {
+        q(b, ",'text/event-stream':{'schema':{'type':'string','description':'With stream: data lines only. "
+             "One ");
+        qn_buf_str(b, o->events);
+        q(b, ", then [DONE]. An error after the start is a data line with an Error object. Lines that begin "
+             "with a colon are pings.'}}");
+    }
     q(b, "}}");
     if (o->ready)
         q(b, ",'503':{'description':'Not ready: loading or draining.','headers':{'x-request-id':{'$ref':"
@@ -446,6 +540,7 @@ void qn_api_openapi_write(struct qn_buf *b, const char *version) {
     error_replies(b);
     q(b, "'schemas':{");
     infer_request(b);
+    compare_request(b);
     q(b, schemas_in);
     measurement_schemas(b);
     q(b, schemas_out);

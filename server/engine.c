@@ -277,16 +277,14 @@ static unsigned retry_after(const struct qn_engine *e) {
 /* A lower bound of what the longest sequence needs against the whole budget: the exact check is the engine
  * thread's, this one answers before anything waits. */
 static bool can_ever_fit(const struct qn_job *j) {
-    const struct qn_structure *s = qn_variant_structure(j->variant);
-    size_t budget = qn_model_state(j->model).budget, most = 0, bytes;
+    size_t most = 0;
     const struct qn_model_info *info = qn_model_info(j->model);
     for (uint32_t i = 0; i < j->req.n_seqs; i++) {
         size_t n = j->n_prompts[i] + (j->req.task == QN_TASK_GENERATE ? (size_t)j->req.max_tokens : 0);
         if (n > info->context) n = info->context;
         if (n > most) most = n;
     }
-    return qn_size_mul(most ? most - 1 : 0, s->state_bytes_per_token, &bytes) &&
-           qn_size_add(bytes, s->state_fixed_bytes, &bytes) && bytes <= budget;
+    return qn_variant_fits(j->variant, most);
 }
 
 /* A structure that looks at later tokens has no state to go on from: its sequence is one span of one step. */

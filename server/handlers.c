@@ -29,6 +29,7 @@ void qn_handle_index(struct qn_request *r) {
     qn_reply_text(r, 200,
                   "quern: transformer inference; every request chooses its structure.\n\n"
                   "POST /v1/infer       run a sequence\n"
+                  "POST /v1/compare     run it in several structures, side by side\n"
                   "GET  /v1/structures  what each model can run as\n"
                   "GET  /v1/models      models\n"
                   "POST /tokenize       POST /detokenize\n"
@@ -106,44 +107,71 @@ void qn_handle_model(struct qn_request *r) {
     qn_reply_json(r);
 }
 
-#define MAX_ENTRIES 128
-
-struct rows { /* one model's structures on both sides of the wall */
-    struct qn_structure_entry from[MAX_ENTRIES];
-    struct qn_api_structure_entry to[MAX_ENTRIES];
+/* One model's structures on both sides of the wall. */
+struct rows {
+    struct qn_structure_entry *from; /* [n] */
+    struct qn_api_structure_entry *to;
+    size_t n;
+    struct qn_held_out *measured; /* [n_measured] */
+    struct qn_api_held_out *shown;
+    size_t n_measured;
 };
 
-static void list_structures(const struct qn_model *m, struct rows *rows, struct qn_api_structures *out) {
-    size_t n = qn_model_structures(m, rows->from, MAX_ENTRIES);
-    if (n > MAX_ENTRIES) n = MAX_ENTRIES;
-    for (size_t i = 0; i < n; i++) {
-        const struct qn_structure_entry *e = &rows->from[i];
-        struct qn_api_structure_entry *a = &rows->to[i];
-        a->slot = e->slot;
-        qn_part_to_api(&e->part, &a->part);
-        a->origin = qn_origin_name(e->origin);
-        a->exactness = qn_exactness_name(e->exactness);
-        a->why = e->why;
-        a->causal = e->causal;
-        a->rollback = e->rollback;
-        a->state_bytes_per_token = e->state_bytes_per_token;
-        a->state_fixed_bytes = e->state_fixed_bytes;
+static void free_rows(struct rows *r) {
+    free(r->from);
+    free(r->to);
+    free(r->measured);
+    free(r->shown);
+}
+
+static void show_entry(const struct qn_structure_entry *e, struct qn_api_structure_entry *a) {
+    a->slot = e->slot;
+    qn_part_to_api(&e->part, &a->part);
+    a->origin = qn_origin_name(e->origin);
+    a->exactness = qn_exactness_name(e->exactness);
+    a->why = e->why;
+    a->causal = e->causal;
+    a->rollback = e->rollback;
+    a->state_bytes_per_token = e->state_bytes_per_token;
+    a->state_fixed_bytes = e->state_fixed_bytes;
+}
+
+/* false: memory is short; *r is freed by the caller all the same. */
+static bool list_structures(const struct qn_model *m, struct rows *r, struct qn_api_structures *out) {
+    size_t n = qn_model_structures(m, NULL, 0), k = qn_model_held_out(m, NULL, 0);
+    r->from = calloc(n ? n : 1, sizeof *r->from);
+    r->to = calloc(n ? n : 1, sizeof *r->to);
+    r->measured = calloc(k ? k : 1, sizeof *r->measured);
+    r->shown = calloc(k ? k : 1, sizeof *r->shown);
+    if (!r->from || !r->to || !r->measured || !r->shown) return false;
+    qn_model_structures(m, r->from, n);
+    qn_model_held_out(m, r->measured, k);
+    for (; r->n < n && r->from[r->n].slot; r->n++) show_entry(&r->from[r->n], &r->to[r->n]);
+    for (; r->n_measured < k; r->n_measured++) {
+        const struct qn_held_out *h = &r->measured[r->n_measured];
+        r->shown[r->n_measured] =
+            (struct qn_api_held_out){h->attention, h->ffn, h->sharing, h->nats_per_byte, h->bits_per_byte};
     }
-    out->model = qn_model_info(m)->id;
-    out->entries = rows->to;
-    out->n = n;
+    *out = (struct qn_api_structures){.model = qn_model_info(m)->id,
+                                      .context = qn_model_info(m)->context,
+                                      .entries = r->to,
+                                      .n = r->n,
+                                      .held_out = r->shown,
+                                      .n_held_out = r->n_measured};
+    return true;
 }
 
 void qn_handle_structures(struct qn_request *r) {
     const struct qn_registry *g = &r->srv->models;
-    struct rows *rows = calloc(g->n ? g->n : 1, sizeof *rows);
+    struct rows rows[QN_MAX_MODELS] = {{0}};
     struct qn_api_structures list[QN_MAX_MODELS];
-    if (!rows) {
+    bool ok = true;
+    for (uint32_t i = 0; i < g->n; i++) ok = ok && list_structures(g->models[i], &rows[i], &list[i]);
+    if (ok) {
+        qn_api_structures_write(&r->reply, list, g->n);
+        qn_reply_json(r);
+    } else {
         qn_reply_fail(r, QN_API_OUT_OF_MEMORY, "no memory for the reply");
-        return;
     }
-    for (uint32_t i = 0; i < g->n; i++) list_structures(g->models[i], &rows[i], &list[i]);
-    qn_api_structures_write(&r->reply, list, g->n);
-    free(rows);
-    qn_reply_json(r);
+    for (uint32_t i = 0; i < g->n; i++) free_rows(&rows[i]);
 }

@@ -13,6 +13,7 @@ void qn_handle_models(struct qn_request *r);
 void qn_handle_model(struct qn_request *r);
 void qn_handle_structures(struct qn_request *r);
 void qn_handle_infer(struct qn_request *r);
+void qn_handle_compare(struct qn_request *r);
 void qn_handle_tokenize(struct qn_request *r);
 void qn_handle_detokenize(struct qn_request *r);
 
@@ -26,5 +27,14 @@ void qn_handle_submits(struct qn_server *srv);
 void qn_handle_events(struct qn_server *srv);
 /* The client left: stop working for it, within one step of the engine. */
 void qn_request_cancel(struct qn_request *r);
+
+/* handlers_compare.c: the loop's side of a comparison. */
+/* Its next job goes to the engine. false: there is none, or it was refused (the comparison has failed then,
+ * and *retry_after may be set). */
+bool qn_compare_submit(struct qn_request *r, unsigned *retry_after);
+/* Its job is done: progress to a stream, the next job. true: the whole comparison is over. */
+bool qn_compare_done(struct qn_request *r);
+/* The reply's JSON into r->reply. */
+void qn_compare_reply(struct qn_request *r);
 
 #endif

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "api/models.h"
+#include "server/comparison.h"
 #include "server/http.h"
 #include "server/loop.h"
 #include "server/route.h"
@@ -146,16 +147,25 @@ void qn_handle_detokenize(struct qn_request *r) {
 static void submit(struct qn_request *r) {
     struct qn_api_err err = {.code = QN_API_OK};
     unsigned retry = 0;
-    if (qn_engine_submit(r->srv->engine, r->job, &err, &retry) != 0) {
+    bool ok, stream;
+    if (r->comparison) {
+        ok = qn_compare_submit(r, &retry);
+        stream = qn_comparison_request(r->comparison)->run.stream;
+        err = *qn_comparison_error(r->comparison);
+    } else {
+        ok = !qn_engine_submit(r->srv->engine, r->job, &err, &retry);
+        stream = r->job->req.stream;
+    }
+    if (!ok) {
         qn_job_unref(r->job);
         r->job = NULL;
         r->retry_after = retry;
         qn_reply_error(r, &err);
         return;
     }
-    qn_request_ref(r); /* until DONE, which only this thread takes */
+    qn_request_ref(r); /* until the last DONE, which only this thread takes */
     r->submitted = true;
-    if (!r->job->req.stream) return;
+    if (!stream) return;
     r->stream.open = true;
     r->stream.last_ns = qn_now_ns();
     r->status = 200;
@@ -189,7 +199,7 @@ void qn_handle_submits(struct qn_server *srv) {
 /* The run function has finished. */
 static void ran(struct qn_request *r) {
     qn_request_drop_body(r);
-    if (r->job && !r->ready) submit_later(r);
+    if ((r->job || r->comparison) && !r->ready) submit_later(r);
 }
 
 static void work(void *arg) {
@@ -230,7 +240,8 @@ void qn_request_start(struct qn_request *r) {
 }
 
 void qn_request_cancel(struct qn_request *r) {
-    if (r->submitted && !r->job_done) qn_engine_cancel(r->srv->engine, r->job);
+    if (!r->submitted || r->job_done) return;
+    qn_engine_cancel(r->srv->engine, r->comparison ? qn_comparison_job(r->comparison) : r->job);
 }
 
 static void observe(struct qn_metrics *m, const struct qn_api_timings *t) {
@@ -247,6 +258,8 @@ static void observe(struct qn_metrics *m, const struct qn_api_timings *t) {
 static enum qn_api_code job_failure(const struct qn_request *r, struct qn_api_err *err) {
     if (r->killed)
         qn_api_fail(err, QN_API_DRAINING, "", "the server stopped before the request was done");
+    else if (r->comparison)
+        *err = *qn_comparison_error(r->comparison);
     else if (r->job->error)
         qn_api_fail(err, r->job->error, "", "%s", r->job->error_msg);
     return err->code;
@@ -255,7 +268,9 @@ static enum qn_api_code job_failure(const struct qn_request *r, struct qn_api_er
 static void answer(struct qn_request *r) {
     struct qn_api_err err = {.code = QN_API_OK};
     bool failed = job_failure(r, &err) != QN_API_OK;
-    if (!failed) {
+    if (!failed && r->comparison) {
+        qn_compare_reply(r);
+    } else if (!failed) {
         qn_job_write_reply(r->job, &r->reply);
         observe(r->srv->metrics, qn_job_timings(r->job));
     }
@@ -268,13 +283,14 @@ static void answer(struct qn_request *r) {
     if (failed) {
         qn_reply_error(r, &err);
     } else {
-        qn_api_server_timing(&r->timing, qn_job_timings(r->job));
+        if (r->job) qn_api_server_timing(&r->timing, qn_job_timings(r->job));
         qn_reply_json(r);
     }
     qn_http_resume(r);
 }
 
 static void on_done(struct qn_request *r) {
+    if (r->comparison && !qn_compare_done(r)) return;
     r->job_done = true;
     if (r->conn && !r->gone) answer(r);
     qn_request_unref(r);

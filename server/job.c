@@ -15,6 +15,7 @@
 
 #include "api/infer_fields.h"
 #include "kernels/cpu.h"
+#include "kernels/mem.h"
 #include "server/engine.h"
 #include "server/translate.h"
 
@@ -66,6 +67,13 @@ static int resolve(struct qn_job *j, struct qn_api_err *err) {
     if (qn_resolve_parts(j->model, &parts, j->req.task, &j->variant, err)) return -1;
     set_baseline(j);
     return 0;
+}
+
+bool qn_variant_fits(const struct qn_variant *v, size_t tokens) {
+    const struct qn_structure *s = qn_variant_structure(v);
+    size_t budget = qn_model_state(qn_variant_model(v)).budget, bytes;
+    return qn_size_mul(tokens ? tokens - 1 : 0, s->state_bytes_per_token, &bytes) &&
+           qn_size_add(bytes, s->state_fixed_bytes, &bytes) && bytes <= budget;
 }
 
 /* ---- tokens ---- */

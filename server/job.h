@@ -132,6 +132,9 @@ struct qn_job_sequence {
 };
 int qn_job_tokenize(struct qn_model *m, const struct qn_job_sequence *s, int32_t **out, uint32_t *n,
                     struct qn_api_err *err);
+/* Could `tokens` tokens of this structure fit an empty pool? A lower bound: the engine's own check is exact.
+ */
+bool qn_variant_fits(const struct qn_variant *v, size_t tokens);
 /* "inf-" or another prefix of four characters, and 24 hex digits. */
 void qn_job_id(const char prefix[5], char id[40]);
 void qn_job_ref(struct qn_job *j);
@@ -139,7 +142,16 @@ void qn_job_unref(struct qn_job *j);
 /* After DONE, without error: the whole reply as JSON; adds the finish phase (from the engine's last moment to
  * now) to the timings first. Loop thread. */
 void qn_job_write_reply(struct qn_job *j, struct qn_buf *out);
-/* After qn_job_write_reply: the reply's timings, for Server-Timing, logs and histograms. */
+/* The same for a job of one output that is a part of another reply; without logprobs. *v borrows from j. */
+struct qn_job_view {
+    struct qn_api_structure structure;
+    struct qn_api_output output;
+    struct qn_api_score score;
+    struct qn_api_memory memory;
+};
+void qn_job_view(const struct qn_job *j, struct qn_job_view *v);
+void qn_job_close(struct qn_job *j); /* adds the finish phase, which ends now, to the timings */
+/* After qn_job_write_reply or qn_job_close: the timings, for Server-Timing, logs and histograms. */
 const struct qn_api_timings *qn_job_timings(const struct qn_job *j);
 
 #endif

@@ -112,6 +112,12 @@ static void score_to_api(const struct qn_output *o, struct qn_api_score *s) {
     s->bits_per_byte = o->scored_bytes ? -o->log_prob / M_LN2 / (double)o->scored_bytes : (double)NAN;
 }
 
+static void divergence_to_api(const struct qn_fidelity *f, struct qn_api_divergence *d) {
+    double n = f->positions ? (double)f->positions : 1;
+    *d = (struct qn_api_divergence){
+        .positions = f->positions, .mean_kl = f->kl / n, .top1_agreement = (double)f->agree / n};
+}
+
 static void output_to_api(const struct qn_job *j, const struct qn_output *o, struct reply_work *w,
                           struct qn_api_output *a) {
     bool generate = j->req.task == QN_TASK_GENERATE;
@@ -126,6 +132,7 @@ static void output_to_api(const struct qn_job *j, const struct qn_output *o, str
                                 .completion_tokens = generate ? o->n_tokens : 0,
                                 .cached_tokens = o->cached_tokens};
     memory_to_api(j, &o->bytes, &a->memory);
+    divergence_to_api(&o->fidelity, &a->divergence);
     if (j->req.logprobs_given && j->req.task != QN_TASK_EMBED) {
         a->logprobs = w->tokens;
         a->n_logprobs = o->n_logprobs;
@@ -153,32 +160,47 @@ static void close_timings(const struct qn_job *j, struct qn_api_timings *t, uint
 
 static void totals_to_api(const struct qn_job *j, struct qn_api_reply *r) {
     struct qn_seq_bytes sum = {0};
+    struct qn_fidelity all = {0};
     for (uint32_t i = 0; i < j->n_outputs; i++) {
         const struct qn_output *o = &j->outputs[i];
         sum.peak += o->bytes.peak;
         sum.peak_shared += o->bytes.peak_shared;
+        all.positions += o->fidelity.positions;
+        all.agree += o->fidelity.agree;
+        all.kl += o->fidelity.kl;
         r->completion_tokens += r->outputs[i].completion_tokens;
         if (o->choice) continue; /* further choices use their prompt's one run */
         r->prompt_tokens += o->n_prompt;
         r->cached_tokens += o->cached_tokens;
     }
     memory_to_api(j, &sum, &r->memory);
+    divergence_to_api(&all, &r->divergence);
+}
+
+void qn_job_close(struct qn_job *j) {
+    uint64_t now = qn_now_ns();
+    close_timings(j, &j->timings, now);
+    for (uint32_t i = 0; i < j->n_outputs; i++) close_timings(j, &j->outputs[i].timings, now);
+}
+
+void qn_job_view(const struct qn_job *j, struct qn_job_view *v) {
+    memset(v, 0, sizeof *v);
+    struct reply_work w = {.scores = &v->score};
+    qn_structure_to_api(qn_variant_structure(j->variant), &v->structure);
+    output_to_api(j, &j->outputs[0], &w, &v->output);
+    v->memory = v->output.memory;
 }
 
 void qn_job_write_reply(struct qn_job *j, struct qn_buf *out) {
     struct reply_work w = {0}, at;
-    uint64_t now = qn_now_ns();
     if (!alloc_work(j, &w)) {
         free_work(&w);
         out->failed = true;
         return;
     }
     at = w;
-    close_timings(j, &j->timings, now);
-    for (uint32_t i = 0; i < j->n_outputs; i++) {
-        close_timings(j, &j->outputs[i].timings, now);
-        output_to_api(j, &j->outputs[i], &at, &w.outputs[i]);
-    }
+    qn_job_close(j);
+    for (uint32_t i = 0; i < j->n_outputs; i++) output_to_api(j, &j->outputs[i], &at, &w.outputs[i]);
     struct qn_api_reply r = {.id = j->id,
                              .created = j->created,
                              .model = qn_model_info(j->model)->id,

@@ -33,6 +33,7 @@ static const struct {
     [QN_C_INFER_GENERATE] = {"quern_requests_total", "Inference requests by task.", "{task=\"generate\"}"},
     [QN_C_INFER_SCORE] = {"quern_requests_total", NULL, "{task=\"score\"}"},
     [QN_C_INFER_EMBED] = {"quern_requests_total", NULL, "{task=\"embed\"}"},
+    [QN_C_INFER_COMPARE] = {"quern_requests_total", NULL, "{task=\"compare\"}"},
     [QN_C_PROMPT_TOKENS] = {"quern_prompt_tokens_total", "Prompt tokens run through a model.", ""},
     [QN_C_CACHED_TOKENS] = {"quern_cached_tokens_total", "Prompt tokens taken from the prefix cache.", ""},
     [QN_C_GENERATED_TOKENS] = {"quern_generated_tokens_total", "Generated tokens.", ""},

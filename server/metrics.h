@@ -16,6 +16,7 @@ enum qn_counter {
     QN_C_INFER_GENERATE,    /* quern_requests_total{task=…} */
     QN_C_INFER_SCORE,
     QN_C_INFER_EMBED,
+    QN_C_INFER_COMPARE,
     QN_C_PROMPT_TOKENS,    /* quern_prompt_tokens_total: run through the model */
     QN_C_CACHED_TOKENS,    /* quern_cached_tokens_total: taken from the prefix cache */
     QN_C_GENERATED_TOKENS, /* quern_generated_tokens_total */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/comparison.h"
 #include "server/route.h"
 
 struct qn_request *qn_request_new(struct qn_server *srv, struct qn_conn *c) {
@@ -73,6 +74,16 @@ static size_t log_job(const struct qn_request *r, struct qn_log_field *f, size_t
     return n;
 }
 
+static size_t log_comparison(const struct qn_request *r, struct qn_log_field *f, size_t n) {
+    const struct qn_api_compare *q = qn_comparison_request(r->comparison);
+    add_str(f, &n, "job", qn_comparison_id(r->comparison));
+    add_str(f, &n, "model", qn_comparison_model(r->comparison));
+    add_uint(f, &n, "structures", q->n_structures);
+    add_uint(f, &n, "repeats", q->repeats);
+    if (r->stream.open) f[n++] = (struct qn_log_field){.name = "stream", .kind = QN_LF_BOOL, .u = 1};
+    return n;
+}
+
 static void log_request(const struct qn_request *r) {
     struct qn_server *srv = r->srv;
     unsigned status = r->queued ? r->status : 499;
@@ -87,6 +98,7 @@ static void log_request(const struct qn_request *r) {
     if (r->error) add_str(f, &n, "error", qn_api_code_name(r->error));
     add_ms(f, &n, "ms", (double)(qn_now_ns() - r->t_start_ns) * 1e-6);
     if (r->job && r->job_done) n = log_job(r, f, n);
+    if (r->comparison) n = log_comparison(r, f, n);
     if (r->gone || r->killed) f[n++] = (struct qn_log_field){.name = "cancelled", .kind = QN_LF_BOOL, .u = 1};
     qn_log_fields(srv->log, QN_LOG_INFO, "request", f, n);
 }
@@ -101,6 +113,8 @@ void qn_request_unref(struct qn_request *r) {
     qn_buf_free(&r->stream.buf);
     if (r->job) qn_job_unref(r->job);
     r->job = NULL;
+    qn_comparison_free(r->comparison);
+    r->comparison = NULL;
     r->next = srv->free_requests;
     srv->free_requests = r;
 }

@@ -14,6 +14,7 @@
 #include "server/job.h"
 #include "server/server.h"
 
+struct qn_comparison;
 struct qn_conn;
 struct qn_route;
 
@@ -58,6 +59,7 @@ struct qn_request {
     struct qn_buf body, reply, timing;
     struct qn_stream stream;
     struct qn_job *job;
+    struct qn_comparison *comparison; /* owns its jobs, one at a time; `job` stays NULL */
     bool submitted, job_done;
     enum qn_api_code error;
     char id[QN_REQUEST_ID_MAX];

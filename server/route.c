@@ -17,6 +17,7 @@ static const struct qn_route routes[] = {
     {"/", false, QN_GET, GETS, QN_OPEN, false, false, false, qn_handle_index},
     {"/openapi.json", false, QN_GET, GETS, QN_KEYED, false, false, false, qn_handle_openapi},
     {"/v1/infer", false, QN_POST, POSTS, QN_KEYED, false, true, true, qn_handle_infer},
+    {"/v1/compare", false, QN_POST, POSTS, QN_KEYED, false, true, true, qn_handle_compare},
     {"/v1/models", false, QN_GET, GETS, QN_KEYED, false, true, false, qn_handle_models},
     {"/v1/models/", true, QN_GET, GETS, QN_KEYED, false, true, false, qn_handle_model},
     {"/v1/structures", false, QN_GET, GETS, QN_KEYED, false, true, false, qn_handle_structures},

@@ -43,7 +43,7 @@ static const struct qn_api_structure structure = {
 #define STRUCTURE                                                                                            \
     "{\"attention\":{\"type\":\"gqa\",\"heads\":8,\"kv_heads\":2,\"causal\":true},\"ffn\":{\"type\":"        \
     "\"moe\",\"jitter\":"                                                                                    \
-    "0.25,\"shared\":false},\"sharing\":{\"type\":\"none\"},\"origin\":\"native\",\"exactness\":\"exact\"}"
+    "0.25,\"shared\":false},\"sharing\":{\"type\":\"none\"},\"origin\":\"native\",\"exactness\":\"exact\""
 
 static const struct qn_api_reply base = {.id = "inf-1",
                                          .created = 1700000000,
@@ -61,7 +61,7 @@ static const struct qn_api_reply base = {.id = "inf-1",
     "\"achieved_gflops\":15.075,\"achieved_gbytes_per_second\":null}}"
 #define HEAD                                                                                                 \
     "{\"id\":\"inf-1\",\"object\":\"inference\",\"created\":1700000000,\"model\":\"grist\","                 \
-    "\"structure\":" STRUCTURE ",\"outputs\":["
+    "\"structure\":" STRUCTURE ",\"divergence\":null},\"outputs\":["
 
 static void expect(const struct qn_api_reply *r, const char *want) {
     struct qn_buf b = {0};
@@ -130,10 +130,11 @@ static void several_outputs_carry_their_own(void **state) {
     r.structure = structure;
     r.outputs = o;
     r.n_outputs = 2;
-    expect(&r, HEAD "{\"index\":0,\"text\":\"x\",\"tokens\":[],\"finish_reason\":\"stop\",\"logprobs\":null,"
-                    "\"timings\":" TIMINGS ",\"memory\":" MEMORY
-                    "},{\"index\":1,\"text\":\"\",\"tokens\":[],\"finish_reason\":\"timeout\","
-                    "\"logprobs\":null,\"timings\":" TIMINGS ",\"memory\":" MEMORY "}" TAIL);
+    expect(&r,
+           HEAD "{\"index\":0,\"text\":\"x\",\"tokens\":[],\"finish_reason\":\"stop\",\"logprobs\":null,"
+                "\"timings\":" TIMINGS ",\"memory\":" MEMORY ",\"divergence\":null"
+                "},{\"index\":1,\"text\":\"\",\"tokens\":[],\"finish_reason\":\"timeout\","
+                "\"logprobs\":null,\"timings\":" TIMINGS ",\"memory\":" MEMORY ",\"divergence\":null}" TAIL);
 }
 
 static void missing_figures_are_null(void **state) {

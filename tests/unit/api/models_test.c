@@ -77,20 +77,27 @@ static void structures(void **state) {
          384,
          0},
         {"ffn", {.type = "moe"}, "converted", "unavailable", "no \"experts\"", true, false, 0, 4096}};
-    static const struct qn_api_structures m[] = {{"grist", entries, 2}, {"none", NULL, 0}};
+    static const struct qn_api_held_out held[] = {{"gqa", "swiglu", "none", 1.5, 2.164043}};
+    static const struct qn_api_structures m[] = {{"grist", 1088, entries, 2, held, 1},
+                                                 {"none", 16, NULL, 0, NULL, 0}};
     struct qn_buf b = {0};
     qn_api_structures_write(&b, m, 2);
     assert_string_equal(
-        b.p, "{\"object\":\"list\",\"data\":[{\"model\":\"grist\",\"structures\":[{\"slot\":\"attention\","
+        b.p, "{\"object\":\"list\",\"data\":[{\"model\":\"grist\",\"context\":1088,\"structures\":[{\"slot\":"
+             "\"attention\","
              "\"structure\":"
              "{\"type\":\"gqa\",\"kv_heads\":2},\"origin\":\"native\",\"exactness\":\"exact\",\"why\":null,"
              "\"causal\":true,"
-             "\"rollback\":true,\"state_bytes_per_token\":384,\"state_fixed_bytes\":0},{\"slot\":\"ffn\","
+             "\"rollback\":true,\"state_bytes_per_token\":384,\"state_fixed_bytes\":0,\"state_bytes\":[{"
+             "\"tokens\":1024,\"bytes\":393216},{\"tokens\":4096,\"bytes\":1572864},{\"tokens\":16384,"
+             "\"bytes\":6291456}]},{\"slot\":\"ffn\","
              "\"structure\":"
              "{\"type\":\"moe\"},\"origin\":\"converted\",\"exactness\":\"unavailable\",\"why\":\"no "
              "\\\"experts\\\"\","
-             "\"causal\":true,\"rollback\":false,\"state_bytes_per_token\":0,\"state_fixed_bytes\":4096}]},"
-             "{\"model\":\"none\",\"structures\":[]}]}");
+             "\"causal\":true,\"rollback\":false,\"state_bytes_per_token\":0,\"state_fixed_bytes\":4096,"
+             "\"state_bytes\":null}],\"held_out\":[{\"attention\":\"gqa\",\"ffn\":\"swiglu\",\"sharing\":"
+             "\"none\",\"nats_per_byte\":1.5,\"bits_per_byte\":2.164043}]},"
+             "{\"model\":\"none\",\"context\":16,\"structures\":[],\"held_out\":[]}]}");
     qn_buf_free(&b);
 }
 

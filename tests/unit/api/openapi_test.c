@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "api/compare.h"
 #include "api/infer_fields.h"
 #include "api/openapi.h"
 
@@ -108,14 +109,38 @@ static void fields_with_bounds(void **state) {
     assert_int_equal(json_integer_value(at("components/schemas/Stop/maxLength")), 256);
 }
 
+/* What a comparison shares with an inference is described alike; its own bounds are the parser's. */
+static void compare_fields(void **state) {
+    (void)state;
+    size_t n;
+    const struct qn_api_compare_field *f = qn_api_compare_fields(&n);
+    json_t *props = at("components/schemas/CompareRequest/properties");
+    assert_int_equal(json_object_size(props), n);
+    for (size_t i = 0; i < n; i++) {
+        json_t *p = json_object_get(props, f[i].name);
+        assert_non_null(p);
+        if (!f[i].schema)
+            assert_true(
+                json_equal(p, json_object_get(at("components/schemas/InferRequest/properties"), f[i].name)));
+    }
+    const char *where = "components/schemas/CompareRequest/properties/repeats/maximum";
+    assert_int_equal(json_integer_value(at(where)), QN_COMPARE_REPEATS);
+    where = "components/schemas/CompareRequest/properties/structures/maxItems";
+    assert_int_equal(json_integer_value(at(where)), QN_COMPARE_STRUCTURES);
+    where = "components/schemas/CompareRequest/properties/baseline/maximum";
+    assert_int_equal(json_integer_value(at(where)), QN_COMPARE_STRUCTURES - 1);
+    assert_int_equal(json_object_size(at("components/schemas/CompareStructure/properties")), 4);
+}
+
 static void paths(void **state) {
     (void)state;
-    static const char *const want[] = {"paths/~1v1~1infer/post", "paths/~1v1~1structures/get",
-                                       "paths/~1v1~1models/get", "paths/~1v1~1models~1{id}/get",
-                                       "paths/~1tokenize/post",  "paths/~1detokenize/post",
-                                       "paths/~1livez/get",      "paths/~1readyz/get",
-                                       "paths/~1healthz/get",    "paths/~1health/get",
-                                       "paths/~1metrics/get",    "paths/~1openapi.json/get"};
+    static const char *const want[] = {"paths/~1v1~1infer/post",       "paths/~1v1~1compare/post",
+                                       "paths/~1v1~1structures/get",   "paths/~1v1~1models/get",
+                                       "paths/~1v1~1models~1{id}/get", "paths/~1tokenize/post",
+                                       "paths/~1detokenize/post",      "paths/~1livez/get",
+                                       "paths/~1readyz/get",           "paths/~1healthz/get",
+                                       "paths/~1health/get",           "paths/~1metrics/get",
+                                       "paths/~1openapi.json/get"};
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
         char path[160];
         if (!at(want[i])) fail_msg("%s is missing", want[i]);
@@ -127,6 +152,9 @@ static void paths(void **state) {
     assert_int_equal(json_object_size(at("paths")), sizeof want / sizeof want[0]);
     assert_non_null(at("paths/~1v1~1infer/post/responses/200/content/text~1event-stream"));
     assert_non_null(at("paths/~1v1~1infer/post/responses/200/headers/Server-Timing"));
+    assert_non_null(at("paths/~1v1~1compare/post/responses/200/content/text~1event-stream"));
+    assert_non_null(at("paths/~1v1~1compare/post/responses/429"));
+    assert_null(at("paths/~1tokenize/post/responses/429"));
     assert_non_null(at("components/responses/QueueFull/headers/Retry-After"));
     static const char *const status[] = {"400", "401", "404", "405", "408", "413",
                                          "415", "429", "431", "500", "501", "503"};
@@ -139,6 +167,7 @@ static void paths(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(header), cmocka_unit_test(references_resolve),
-                                       cmocka_unit_test(fields_with_bounds), cmocka_unit_test(paths)};
+                                       cmocka_unit_test(fields_with_bounds), cmocka_unit_test(compare_fields),
+                                       cmocka_unit_test(paths)};
     return cmocka_run_group_tests_name("api/openapi", tests, load, unload);
 }
