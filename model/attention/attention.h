@@ -43,9 +43,12 @@ struct qn_row {
     uint8_t *const *blocks; /* data of the sequence's paged blocks, in order */
     uint32_t pos;
     int32_t token;
+    const int32_t *tokens; /* the sequence's, [pos + 1] */
 };
 
-/* Rows of one sequence, ascending in position; recurrent kinds walk them in order. */
+/* Rows of one sequence, ascending in position. A kind with a fixed state goes by spans and walks each in
+ * order: its run() may be called several times for a step, each time with the spans of part of the rows,
+ * since a step stops where the state is to be copied. */
 struct qn_row_span {
     uint32_t first, n; /* rows [first, first + n) */
     uint8_t *fixed;    /* the sequence's fixed state, QN_ALIGN aligned; NULL when the kind has none. Zeros at

@@ -51,7 +51,7 @@ static void logits_of(struct qn_variant *v, float *out) {
     struct qn_seq *s;
     assert_int_equal(qn_seq_new(v, 0, false, &s, NULL), QN_OK);
     assert_int_equal(qn_seq_reserve(s, TOKENS), QN_OK);
-    struct qn_span span = {s, tokens, TOKENS, QN_WANT_ALL};
+    struct qn_span span = {.seq = s, .tokens = tokens, .n = TOKENS, .want = QN_WANT_ALL};
     struct qn_step step = {.variant = v, .spans = &span, .n_spans = 1, .on_row = keep, .ctx = out};
     assert_int_equal(qn_step_run(&step, NULL), QN_OK);
     qn_seq_free(&s);
