@@ -308,6 +308,11 @@ static void trace(struct world *w, uint64_t seed) {
 }
 
 /* --- models --- */
+#define SYNTHETIC(what)                                                                                      \
+    {                                                                                                        \
+        "synthetic:hidden=64,layers=2,heads=4,vocab=272,n=640," what, NULL, QN_F32, QN_STATE_F16, "", 0, 0,  \
+            0, NO_FOLD                                                                                       \
+    }
 static const struct config configs[] = {
     {"llama F32, f32 state", "llama", QN_F32, QN_STATE_F32, "", 0, 0, 0, NO_FOLD},
     {"llama F16, f16 state", "llama", QN_F16, QN_STATE_F16, "", 2, 0, 0, NO_FOLD},
@@ -325,6 +330,17 @@ static const struct config configs[] = {
     {"gpt_bigcode Q4_0", "gpt_bigcode", QN_Q4_0, QN_STATE_F16, "", 0, 0, 0, NO_FOLD},
     {"fixed-size state", "llama", QN_F32, QN_STATE_F16, "", 2, 0, 0, FOLD},
     {"fixed-size and paged state", "llama", QN_F32, QN_STATE_F16, "", 2, 0, 0, FOLD_PAGED},
+    SYNTHETIC("type=f32,kv_heads=2,attention=performer,features=24"),
+    SYNTHETIC("type=q8_0,kv_heads=4,attention=performer,features=40,per_head=true,lags=7"),
+    SYNTHETIC("type=f16,kv_heads=1,attention=performer,features=16,kernel=relu,sharing=all"),
+    SYNTHETIC("type=f32,kv_heads=2,attention=linformer,k=20"),
+    SYNTHETIC("type=q8_0,kv_heads=4,attention=linformer,k=16,per_head=true,rope=false,ffn=moe,experts=4,ffn_"
+              "dim=32"),
+    SYNTHETIC("type=q4_0,kv_heads=1,attention=linformer,k=33,sharing=all,lags=3"),
+    SYNTHETIC("type=q8_0,kv_heads=2,attention=gqa,ffn=moe,experts=5,experts_per_token=3,ffn_dim=64"),
+    SYNTHETIC("type=f16,attention=mqa,ffn=moe,expert=relu,experts=4,ffn_dim=64,shared_dim=32"),
+    SYNTHETIC("type=q8_0,kv_heads=2,attention=gqa,sharing=all,lags=15"),
+    SYNTHETIC("type=f32,kv_heads=4,attention=mha,ffn=geglu,sharing=ffn,lags=1,tied=false"),
 };
 
 static void make_tokens(struct world *w) {
