@@ -18,6 +18,9 @@
 #include "kernels/mem.h"
 #include "model/attention/whole.h"
 
+/* Meaning of struct qn_attention's arg: k_norm covers all KV heads, and is converted as they are. */
+enum { ARG_NORM_WHOLE };
+
 /* Fewer multiply-adds than this are not worth waking the pool for. */
 #define POOL_MIN_MACS 32768
 
@@ -82,6 +85,7 @@ static int fill(const struct qn_spec *spec, uint32_t member, uint32_t kv_heads, 
     out->head_dim = spec->head_dim;
     out->window = spec->window;
     out->scale = (float)(1.0 / sqrt((double)spec->head_dim));
+    out->arg[ARG_NORM_WHOLE] = spec->qk_norm_whole;
     struct qn_choice *c = &out->choice;
     c->origin = QN_ORIGIN_CONVERTED;
     c->exactness = QN_EXACT;
@@ -186,6 +190,7 @@ static size_t convert_bytes(const struct qn_attention *a, const struct qn_attn_w
                             size_t *replaced) {
     size_t rows = (size_t)a->kv_heads * a->head_dim, k, v;
     size_t biases = (src->bk ? 1u : 0u) + (src->bv ? 1u : 0u);
+    if (src->k_norm && a->arg[ARG_NORM_WHOLE]) biases++;
     *replaced = src->k.bytes + src->v.bytes + biases * src->k.rows * sizeof(float);
     bool pool = rows < src->k.rows;
     if (!qn_matrix_bytes(pool ? QN_F32 : src->k.type, rows, src->k.cols, &k)) return SIZE_MAX;
@@ -266,6 +271,10 @@ static int convert(const struct qn_attention *a, uint32_t block, const struct qn
     bool ok = convert_matrix(a, &src->k, &dst->k) && convert_matrix(a, &src->v, &dst->v);
     if (ok && src->bk) ok = (dst->bk = convert_bias(src->bk, from, a->kv_heads, a->head_dim)) != NULL;
     if (ok && src->bv) ok = (dst->bv = convert_bias(src->bv, from, a->kv_heads, a->head_dim)) != NULL;
+    if (ok && src->k_norm && a->arg[ARG_NORM_WHOLE]) {
+        dst->k_norm = convert_bias(src->k_norm, from, a->kv_heads, a->head_dim);
+        ok = dst->k_norm_made = dst->k_norm != NULL;
+    }
     return ok ? QN_OK : qn_err_set(err, QN_ERR_NOMEM, "out of memory for converted attention weights");
 }
 
@@ -274,6 +283,7 @@ static void release(struct qn_attn_weights *dst) {
     qn_matrix_free(&dst->v);
     qn_mem_free(dst->bk);
     qn_mem_free(dst->bv);
+    if (dst->k_norm_made) qn_mem_free(dst->k_norm);
     memset(dst, 0, sizeof *dst);
 }
 
@@ -297,6 +307,9 @@ static void write_item(void *arg, size_t item, unsigned thread) {
     qn_ops()->kv_write(&w);
 }
 
+/* Bringing a block from memory takes as long as the arithmetic of so many query heads. */
+#define READ_HEADS 4
+
 /* How the read is cut into items: each does a part of the query heads of one KV head for one row. */
 struct read {
     const struct qn_attention_call *call;
@@ -304,13 +317,13 @@ struct read {
 };
 
 /* Cuts a group only where there are too few KV heads for the threads: every part reads K and V again, which
- * costs about as much as one more query head. */
+ * costs about as much as READ_HEADS more query heads. */
 static uint32_t group_parts(size_t pairs, uint32_t group, uint32_t threads) {
     uint32_t best = 1;
     size_t least = SIZE_MAX;
     if (pairs >= 4 * (size_t)threads) return 1;
     for (uint32_t p = 1; p <= group; p++) {
-        size_t cost = (pairs * p + threads - 1) / threads * ((group + p - 1) / p + 1);
+        size_t cost = (pairs * p + threads - 1) / threads * ((group + p - 1) / p + READ_HEADS);
         if (cost < least) {
             least = cost;
             best = p;

@@ -502,6 +502,11 @@ struct qn_seq_bytes qn_seq_bytes(const struct qn_seq *s) {
     return b;
 }
 
+int qn_seq_fill(struct qn_seq *s, uint32_t n, uint64_t seed, struct qn_err *err) {
+    (void)s, (void)n, (void)seed;
+    return qn_err_set(err, QN_ERR_UNSUPPORTED, "the fake model's state can't be filled");
+}
+
 struct qn_state_stats qn_model_state(const struct qn_model *m) {
     size_t used = atomic_load(&m->used), cached = atomic_load(&m->cached);
     return (struct qn_state_stats){.budget = m->n_blocks * BLOCK_BYTES,
