@@ -31,7 +31,8 @@ struct qn_attn_weights {
     struct qn_matrix o;          /* [d_model, heads*head_dim] */
     float *bq, *bk, *bv, *bo;
     float *q_norm,
-        *k_norm; /* [head_dim] ([heads*head_dim], [kv_heads*head_dim] with qk_norm_whole), or NULL */
+        *k_norm;      /* [head_dim] ([heads*head_dim], [kv_heads*head_dim] with qk_norm_whole), or NULL */
+    bool k_norm_made; /* a conversion of the KV heads made it; else it is borrowed */
     /* linformer: E and F, column by column: [proj_heads][context][slots]; f == e when they share. NULL else.
      */
     float *e, *f;

@@ -68,6 +68,45 @@ static int read_shape(struct keys *k, struct qn_spec *s) {
     return QN_OK;
 }
 
+/* How experts are weighed follows from the architecture; newer files also say it. */
+static int read_gating(struct keys *k, const struct qn_family *f, struct qn_ffn_member *m) {
+    uint32_t func = 1; /* softmax */
+    bool renorm = f->gating == QN_GATING_SOFTMAX_RENORM;
+    float scale = 1.0f;
+    int rc;
+    if ((rc = opt_u32(k, "expert_gating_func", &func)) < 0) return rc;
+    if (func != 1 && func != 3)
+        return qn_err_param(k->err, QN_ERR_UNSUPPORTED, k->key,
+                            "metadata key '%s' is %" PRIu32 "; only softmax routing is supported", k->key,
+                            func);
+    if ((rc = qn_gguf_bool(k->g, key_of(k, "expert_weights_norm"), &renorm, k->err)) < 0) return rc;
+    if ((rc = opt_f32(k, "expert_weights_scale", &scale)) < 0) return rc;
+    if (scale != 1.0f && scale != 0.0f)
+        return qn_err_param(k->err, QN_ERR_UNSUPPORTED, k->key, "metadata key '%s' is not supported", k->key);
+    m->gating = renorm ? QN_GATING_SOFTMAX_RENORM : QN_GATING_SOFTMAX;
+    if (func == 3) m->gating = QN_GATING_TOPK_SOFTMAX;
+    return QN_OK;
+}
+
+/* After read_shape: widths that a file doesn't tell follow from the dense one. */
+static int read_experts(struct keys *k, const struct qn_family *f, struct qn_ffn_member *m) {
+    int rc;
+    uint32_t dense = m->dim;
+    if ((rc = need_u32(k, "expert_count", &m->experts)) < 0) return rc;
+    if ((rc = need_u32(k, "expert_used_count", &m->used)) < 0) return rc;
+    if (f->shared_expert && m->used > 0) m->dim = dense / m->used;
+    if ((rc = opt_u32(k, "expert_feed_forward_length", &m->dim)) < 0) return rc;
+    if (f->shared_expert) {
+        m->shared_gate = true;
+        m->shared_dim = dense;
+        if ((rc = opt_u32(k, "expert_shared_feed_forward_length", &m->shared_dim)) < 0) return rc;
+        if (m->shared_dim < 8)
+            return qn_err_param(k->err, QN_ERR_UNSUPPORTED, "shared_dim",
+                                "hyper-parameter shared_dim is %" PRIu32 ", below 8", m->shared_dim);
+    }
+    return read_gating(k, f, m);
+}
+
 static int read_scaling(struct keys *k, struct qn_spec *s) {
     struct qn_str type = {"none", 4};
     char shown[64];
@@ -127,6 +166,16 @@ static int read_eps(struct keys *k, const struct qn_family *f, struct qn_spec *s
     return rc == QN_GGUF_ABSENT ? missing(k) : rc;
 }
 
+/* "{arch}.expert_count" tells Mixtral from Llama. */
+static int has_experts(const struct qn_gguf *g, struct qn_str arch, bool *moe, struct qn_err *err) {
+    char key[96];
+    uint64_t n = 0;
+    snprintf(key, sizeof key, "%.*s.expert_count", (int)(arch.n < 64 ? arch.n : 64), arch.p);
+    int rc = qn_gguf_u64(g, key, &n, err);
+    *moe = n > 0;
+    return rc;
+}
+
 /* *family is NULL unless QN_OK. */
 static int find_family(const struct qn_gguf *g, const struct qn_family **family, struct qn_err *err) {
     struct qn_str arch;
@@ -137,29 +186,27 @@ static int find_family(const struct qn_gguf *g, const struct qn_family **family,
         return qn_err_param(err, QN_ERR_FORMAT, "general.architecture",
                             "metadata key 'general.architecture' is missing");
     if (rc < 0) return rc;
-    *family = qn_family_by_gguf_arch(arch);
+    bool moe;
+    rc = has_experts(g, arch, &moe, err);
+    if (rc < 0) return rc;
+    *family = qn_family_by_gguf_arch(arch, moe);
     if (!*family)
-        return qn_err_param(
-            err, QN_ERR_UNSUPPORTED, "general.architecture",
-            "architecture '%s' is not supported (llama, qwen2, qwen3, gemma, gpt2, starcoder are)",
-            qn_str_show(arch, shown));
+        return qn_err_param(err, QN_ERR_UNSUPPORTED, "general.architecture",
+                            "architecture '%s'%s is not supported (llama, qwen2, qwen3, gemma, gpt2, "
+                            "starcoder, and with experts llama, qwen2moe, qwen3moe, olmoe are)",
+                            qn_str_show(arch, shown), moe ? " with experts" : " without experts");
     return QN_OK;
 }
 
 int qn_gguf_spec(const struct qn_gguf *g, struct qn_spec *spec, const struct qn_family **family,
                  struct qn_err *err) {
-    uint32_t experts = 0;
     *spec = (struct qn_spec){0};
     int rc = find_family(g, family, err);
     const struct qn_family *f = *family;
     if (!f) return rc;
     struct keys k = {.g = g, .arch = f->gguf_arch, .err = err};
-    if ((rc = opt_u32(&k, "expert_count", &experts)) < 0) return rc;
-    if (experts > 0)
-        return qn_err_param(err, QN_ERR_UNSUPPORTED, "expert_count",
-                            "mixture-of-experts checkpoints are not supported (%" PRIu32 " experts)",
-                            experts);
     if ((rc = read_shape(&k, spec)) < 0) return rc;
+    if (f->moe && (rc = read_experts(&k, f, &spec->ffn[0])) < 0) return rc;
     if ((rc = read_eps(&k, f, spec)) < 0) return rc;
     if ((rc = read_rope(&k, f, spec)) < 0) return rc;
     if ((rc = read_vocab(&k, f, spec)) < 0) return rc;

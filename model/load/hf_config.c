@@ -24,11 +24,11 @@ static int find_family(const json_t *c, const struct qn_family **family, struct 
     if (!type) return qn_err_param(err, QN_ERR_FORMAT, "model_type", "config.json: 'model_type' is missing");
     *family = qn_family_by_hf_type(type);
     if (!*family)
-        return qn_err_param(
-            err, QN_ERR_UNSUPPORTED, "model_type",
-            "config.json: model type '%s' is not supported (llama, mistral, qwen2, qwen3, gemma, gpt2, "
-            "gpt_bigcode are)",
-            qn_str_show((struct qn_str){type, strlen(type)}, shown));
+        return qn_err_param(err, QN_ERR_UNSUPPORTED, "model_type",
+                            "config.json: model type '%s' is not supported (llama, mistral, mixtral, qwen2, "
+                            "qwen2_moe, qwen3, "
+                            "qwen3_moe, olmoe, gemma, gpt2, gpt_bigcode are)",
+                            qn_str_show((struct qn_str){type, strlen(type)}, shown));
     return QN_OK;
 }
 
@@ -83,6 +83,45 @@ static int read_shape(const json_t *c, struct qn_hf_model *m, struct qn_err *err
     if ((rc = qn_json_u32(c, "head_dim", &s->head_dim, err)) < 0) return rc;
     s->norm_eps = m->family->hf_eps;
     return qn_json_f32(c, k->eps, &s->norm_eps, err);
+}
+
+/* Layers without experts between the others, and clipped activations. */
+static int refuse_mixed(const json_t *c, struct qn_err *err) {
+    uint32_t step = 1;
+    const json_t *dense = json_object_get(c, "mlp_only_layers");
+    int rc = qn_json_u32(c, "decoder_sparse_step", &step, err);
+    if (rc != QN_OK) return rc;
+    if (step != 1)
+        return unsupported(err, "decoder_sparse_step",
+                           "layers with and without experts in one model are not supported "
+                           "('decoder_sparse_step' must be 1)");
+    if (dense && !json_is_null(dense) && (!json_is_array(dense) || json_array_size(dense) > 0))
+        return unsupported(err, "mlp_only_layers",
+                           "layers with and without experts in one model are not supported "
+                           "('mlp_only_layers' must be empty)");
+    if (qn_json_has(c, "clip_qkv"))
+        return unsupported(err, "clip_qkv", "clipped queries, keys and values are not supported");
+    return QN_OK;
+}
+
+/* Mixtures of experts; num_local_experts and num_experts are two spellings of one thing. */
+static int read_experts(const json_t *c, struct qn_hf_model *m, struct qn_err *err) {
+    struct qn_ffn_member *f = &m->spec.ffn[0];
+    bool norm = !m->family->hf_renorm_key && m->family->gating == QN_GATING_SOFTMAX_RENORM;
+    const char *count = qn_json_has(c, "num_local_experts") ? "num_local_experts" : "num_experts";
+    int rc = refuse_mixed(c, err);
+    if (rc == QN_OK) rc = need_u32(c, count, &f->experts, err);
+    if (rc == QN_OK) rc = need_u32(c, "num_experts_per_tok", &f->used, err);
+    if (rc == QN_OK && m->family->hf_renorm_key) rc = qn_json_bool(c, "norm_topk_prob", &norm, err);
+    if (rc != QN_OK) return rc;
+    if (f->experts == 0) return unsupported(err, count, "a mixture without experts");
+    f->gating = norm ? QN_GATING_SOFTMAX_RENORM : QN_GATING_SOFTMAX;
+    if (!m->family->shared_expert) return QN_OK;
+    f->shared_gate = true;
+    if ((rc = need_u32(c, "shared_expert_intermediate_size", &f->shared_dim, err)) < 0) return rc;
+    return f->shared_dim >= 8 ? QN_OK
+                              : unsupported(err, "shared_expert_intermediate_size",
+                                            "'shared_expert_intermediate_size' is below 8");
 }
 
 static int read_act(const json_t *c, struct qn_hf_model *m, struct qn_err *err) {
@@ -206,6 +245,7 @@ int qn_hf_config(const json_t *c, const struct qn_tensor_dir *dir, struct qn_hf_
     m->qkv = m->family->hf_qkv;
     if ((rc = refuse_variants(c, err)) < 0) return rc;
     if ((rc = read_shape(c, m, err)) < 0) return rc;
+    if (m->family->moe && (rc = read_experts(c, m, err)) < 0) return rc;
     if ((rc = read_act(c, m, err)) < 0) return rc;
     if ((rc = read_rope(c, m, err)) < 0) return rc;
     if ((rc = read_window(c, m, err)) < 0) return rc;

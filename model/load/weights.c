@@ -165,6 +165,38 @@ static int load_qkv(struct loader *l, struct qn_attn_weights *a, uint32_t layer)
     return QN_OK;
 }
 
+/* ---- mixtures of experts ---- */
+
+static int load_experts(struct loader *l, struct qn_ffn_weights *f, uint32_t layer) {
+    const struct qn_ffn_member *m = &l->c->spec.ffn[0];
+    f->experts = qn_checkpoint_experts(l->c, m->experts);
+    if (!f->experts) return no_memory(l);
+    f->n_experts = m->experts;
+    for (uint32_t e = 0; e < m->experts; e++) {
+        struct qn_matrix *dst[3] = {&f->experts[e].gate, &f->experts[e].up, &f->experts[e].down};
+        for (unsigned which = 0; which < 3; which++) {
+            struct qn_tensor t = qn_found_expert(&l->found, layer, e, which);
+            int rc = pack_matrix(l, dst[which], &t, QN_SLOT_EXPERT_GATE, (size_t)t.dims[0], &plain_rows);
+            if (rc != QN_OK) return rc;
+        }
+    }
+    return QN_OK;
+}
+
+static int load_mixture(struct loader *l, struct qn_ffn_weights *f, uint32_t layer) {
+    const struct qn_spec *s = &l->c->spec;
+    const struct qn_ffn_member *m = &s->ffn[0];
+    struct row_map plain = plain_rows;
+    int rc;
+    if ((rc = load_linear(l, &f->router, NULL, QN_SLOT_ROUTER, layer, m->experts)) < 0) return rc;
+    if ((rc = load_experts(l, f, layer)) < 0) return rc;
+    if ((rc = load_linear(l, &f->dense.gate, NULL, QN_SLOT_SHARED_GATE, layer, m->shared_dim)) < 0) return rc;
+    if ((rc = load_linear(l, &f->dense.up, NULL, QN_SLOT_SHARED_UP, layer, m->shared_dim)) < 0) return rc;
+    if ((rc = load_linear(l, &f->dense.down, NULL, QN_SLOT_SHARED_DOWN, layer, s->d_model)) < 0) return rc;
+    return load_vector(l, &f->shared_gate, qn_found_get(&l->found, QN_SLOT_SHARED_SCALE, layer, false),
+                       s->d_model, &plain, 0);
+}
+
 static int load_layer(struct loader *l, uint32_t i) {
     const struct qn_spec *s = &l->c->spec;
     struct qn_attn_weights *a = &l->c->attn[i];
@@ -174,13 +206,15 @@ static int load_layer(struct loader *l, uint32_t i) {
     if ((rc = load_norm(l, &a->norm, QN_SLOT_ATTN_NORM, i)) < 0) return rc;
     if ((rc = load_qkv(l, a, i)) < 0) return rc;
     if ((rc = load_linear(l, &a->o, &a->bo, QN_SLOT_O, i, s->d_model)) < 0) return rc;
-    rc =
-        load_vector(l, &a->q_norm, qn_found_get(&l->found, QN_SLOT_Q_NORM, i, false), s->head_dim, &plain, 0);
+    size_t q_heads = s->qk_norm_whole ? s->heads : 1, k_heads = s->qk_norm_whole ? s->attn[0].kv_heads : 1;
+    rc = load_vector(l, &a->q_norm, qn_found_get(&l->found, QN_SLOT_Q_NORM, i, false), q_heads * s->head_dim,
+                     &plain, 0);
     if (rc < 0) return rc;
-    rc =
-        load_vector(l, &a->k_norm, qn_found_get(&l->found, QN_SLOT_K_NORM, i, false), s->head_dim, &plain, 0);
+    rc = load_vector(l, &a->k_norm, qn_found_get(&l->found, QN_SLOT_K_NORM, i, false), k_heads * s->head_dim,
+                     &plain, 0);
     if (rc < 0) return rc;
     if ((rc = load_norm(l, &f->norm, QN_SLOT_FFN_NORM, i)) < 0) return rc;
+    if (s->ffn[0].experts) return load_mixture(l, f, i);
     if ((rc = load_linear(l, &f->dense.gate, NULL, QN_SLOT_GATE, i, s->ffn[0].dim)) < 0) return rc;
     if ((rc = load_linear(l, &f->dense.up, &f->b_up, QN_SLOT_UP, i, s->ffn[0].dim)) < 0) return rc;
     return load_linear(l, &f->dense.down, &f->b_down, QN_SLOT_DOWN, i, s->d_model);
@@ -204,7 +238,10 @@ static int pack_all(struct loader *l) {
     const struct qn_spec *s = &c->spec;
     struct row_map plain = plain_rows;
     int rc;
-    l->matrices = (size_t)s->layers * (l->src->family->gated ? 7 : 6) + (s->tied ? 1 : 2);
+    size_t ffn = s->ffn[0].experts       ? 3 * ((size_t)s->ffn[0].experts + (s->ffn[0].shared_dim > 0)) + 1
+                 : l->src->family->gated ? 3
+                                         : 2;
+    l->matrices = s->layers * (4 + ffn) + (s->tied ? 1 : 2);
     c->attn = calloc(s->layers, sizeof *c->attn);
     c->ffn = calloc(s->layers, sizeof *c->ffn);
     if (!c->attn || !c->ffn) return no_memory(l);
@@ -253,6 +290,6 @@ int qn_weights_load(const struct qn_weights_source *src, const struct qn_load_op
     if (opt->progress && rc == QN_OK) opt->progress(opt->progress_ctx, "check", 1);
     if (rc == QN_OK) count(c, src->dir);
     if (rc == QN_OK && !opt->spec_only) rc = pack_all(&l);
-    free(l.found.t);
+    qn_found_free(&l.found);
     return rc;
 }

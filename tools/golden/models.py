@@ -72,7 +72,7 @@ def randomise(model, seed):
             elif "wpe" in name:
                 w = 0.3 * r
             else:
-                fan_in = p.shape[0] if conv1d else p.shape[1]
+                fan_in = p.shape[0] if conv1d else p.shape[-1]
                 w = (4.0 if "mlp.c_proj" in name else 1.3) * r / fan_in**0.5
             p.copy_(exact(w))
     model.tie_weights()
@@ -120,6 +120,22 @@ def round_activations(model):
         if isinstance(m, torch.nn.Linear):
             m.register_forward_pre_hook(hook)
     return model
+
+
+def routing_gap(model, ids):
+    """The smallest difference between the last expert chosen and the first one left, over all rows and layers."""
+    gaps, used = [np.inf], getattr(model.config, "num_experts_per_tok", None)
+
+    def hook(module, args):
+        logits = args[0].reshape(-1, args[0].shape[-1]) @ module.weight.T
+        best = logits.sort(dim=-1, descending=True).values
+        if used < best.shape[-1]:
+            gaps.append(float((best[:, used - 1] - best[:, used]).min()))
+    hooks = [m.register_forward_pre_hook(hook) for n, m in model.named_modules() if n.endswith("mlp.gate")] if used else []
+    run(model, ids)
+    for h in hooks:
+        h.remove()
+    return min(gaps)
 
 
 def write_golden(path, ids, logits, hidden):
@@ -197,6 +213,15 @@ def save_gpt2_hub(model, path):
         "n_positions": c.n_positions, "resid_pdrop": 0.1, "summary_type": "cls_index", "vocab_size": c.vocab_size})
 
 
+def save_fused(model, path):
+    """The tensors as the modules of current releases hold them: experts stacked, gate above up."""
+    os.makedirs(path)
+    save_file({k: v.to(torch.float16).contiguous() for k, v in model.state_dict().items()
+               if not (k == "lm_head.weight" and model.config.tie_word_embeddings)},
+              os.path.join(path, "model.safetensors"), metadata={"format": "pt"})
+    write_json(os.path.join(path, "config.json"), model.config.to_diff_dict())
+
+
 # ---- GGUF as llama.cpp's converter writes it --------------------------------------------------------------
 
 
@@ -257,18 +282,48 @@ def gguf_header(w, c, arch, name):
         w.add_vocab_size(c.vocab_size)
     if getattr(c, "sliding_window", None):
         w.add_sliding_window(c.sliding_window)
+    if getattr(c, "num_experts_per_tok", None):
+        w.add_expert_count(get("num_local_experts", "num_experts"))
+        w.add_expert_used_count(c.num_experts_per_tok)
+    if getattr(c, "moe_intermediate_size", None):
+        w.add_expert_feed_forward_length(c.moe_intermediate_size)
+    if getattr(c, "shared_expert_intermediate_size", None):
+        w.add_expert_shared_feed_forward_length(c.shared_expert_intermediate_size)
 
 
-def save_gguf(model, path, arch, ftype, name):
+def split_experts(state, layout):
+    """The state with stacked experts under the names that the converter gives them; layout "split": as before
+    2024, one tensor for each expert; "merged": gate above up in one tensor."""
+    for name, t in state.items():
+        base = name.rsplit(".", 1)[0]
+        if ".mlp.experts." not in name:
+            yield name, None, t
+            continue
+        parts = {"down": t} if name.endswith("down_proj") else dict(zip(("gate", "up"), t.chunk(2, dim=1)))
+        if layout == "merged" and len(parts) == 2:
+            parts = {"gate_up": t}
+        for what, part in parts.items():
+            block = name.split(".")[2]
+            if layout == "split":
+                for e in range(t.shape[0]):
+                    yield None, f"blk.{block}.ffn_{what}.{e}.weight", part[e]
+            elif what == "gate_up":
+                yield None, f"blk.{block}.ffn_gate_up_exps.weight", part
+            else:
+                yield f"{base}.{what}_proj.weight", None, part
+
+
+def save_gguf(model, path, arch, ftype, name, layout="stacked"):
     c = model.config
     w = gguf.GGUFWriter(path, arch)
     gguf_header(w, c, arch, name)
     kind = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == arch)
     names = gguf.get_tensor_name_map(kind, c.num_hidden_layers)
-    for hf_name, t in model.state_dict().items():
+    for hf_name, new, t in split_experts(model.state_dict(), layout):
         if hf_name == "lm_head.weight" and c.tie_word_embeddings:
             continue
-        new = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
+        new = new or names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
+        hf_name = hf_name or new
         a = t.numpy()
         if arch == "llama" and (".q_proj." in hf_name or ".k_proj." in hf_name):
             a = permute(a, c.num_attention_heads if ".q_proj." in hf_name else c.num_key_value_heads)
@@ -276,7 +331,7 @@ def save_gguf(model, path, arch, ftype, name):
             a = a + np.float32(1)
         if arch == "gpt2" and a.ndim == 2 and ".h." in hf_name:
             a = a.T  # Conv1D
-        half = ftype == "F16" and a.ndim == 2 and new != "position_embd.weight"
+        half = ftype == "F16" and a.ndim >= 2 and new != "position_embd.weight" and "_inp" not in new
         w.add_tensor(new, np.ascontiguousarray(a.astype(np.float16 if half else np.float32)))
     if arch == "llama" and c.rope_parameters.get("rope_type") == "llama3":
         w.add_tensor("rope_freqs.weight", rope_factors(c))
@@ -398,6 +453,17 @@ permuted_qk = with_state(lambda k, t, s: torch.tensor(permute(t.numpy(), t.shape
 plus_one = with_state(lambda k, t, s: t - 1 if "norm" in k else t)
 
 
+def swap_expert_gate_up(config, state):
+    return config, {k: torch.cat(t.chunk(2, dim=1)[::-1], dim=1) if k.endswith("experts.gate_up_proj") else t
+                    for k, t in state.items()}
+
+
+roll_experts = with_state(lambda k, t, s: t.roll(1, 0) if ".mlp.experts." in k else t)
+drop_shared_gate = with_state(lambda k, t, s: torch.zeros_like(t) if "shared_expert_gate" in k else t)
+drop_shared = with_state(lambda k, t, s: torch.zeros_like(t) if "shared_expert.down" in k else t)
+shift_qk_norm = with_state(lambda k, t, s: t.roll(8, 0) if "q_norm" in k or "k_norm" in k else t)
+
+
 def embed_scale(config, state):
     """Embeddings enter at half their size while the output matrix stays."""
     config, state = with_config(tie_word_embeddings=False)(config, state)
@@ -446,6 +512,29 @@ def models():
            "starcoder", ["f16", "f16.gguf"], gpt)
     yield ("gpt_bigcode_mha", tf.GPTBigCodeConfig(**gpt_small, n_embd=32, n_head=2, n_inner=40, multi_query=False),
            None, ["f16"], gpt)
+    moe = {"experts rolled": roll_experts, "expert gate and up swapped": swap_expert_gate_up,
+           "one expert more": with_config(num_experts_per_tok=3), "one expert less": with_config(num_experts_per_tok=1),
+           "epsilon": with_config(rms_norm_eps=1e-5)}
+    yield ("mixtral", tf.MixtralConfig(**{**small, "intermediate_size": 24}, rope_parameters=theta, sliding_window=None,
+                                       num_local_experts=4, num_experts_per_tok=2), "llama",
+           ["f16", "fused", "f16.gguf", "split.gguf", "merged.gguf"], moe)
+    yield ("qwen2_moe", tf.Qwen2MoeConfig(**small, rope_parameters=theta, num_experts=6, num_experts_per_tok=2,
+                                          moe_intermediate_size=16, shared_expert_intermediate_size=24,
+                                          norm_topk_prob=False), "qwen2moe", ["bf16", "f16.gguf"],
+           {**moe, "renormalised": with_config(norm_topk_prob=True), "shared expert dropped": drop_shared,
+            "shared gate dropped": drop_shared_gate, "biases dropped": drop_bias})
+    yield ("qwen3_moe", tf.Qwen3MoeConfig(**{**small, "tie_word_embeddings": True}, head_dim=16, rope_parameters=theta,
+                                          num_experts=8, num_experts_per_tok=2, moe_intermediate_size=16,
+                                          norm_topk_prob=True), "qwen3moe", ["bf16", "fused", "f16.gguf"],
+           {**moe, "not renormalised": with_config(norm_topk_prob=False)})
+    yield ("olmoe", tf.OlmoeConfig(**{**small, "intermediate_size": 16, "num_key_value_heads": 4}, rope_parameters=theta,
+                                   num_experts=8, num_experts_per_tok=2, norm_topk_prob=False), "olmoe",
+           ["f16", "f16.gguf"], {**moe, "renormalised": with_config(norm_topk_prob=True),
+                                 "q and k norm by another head": shift_qk_norm,
+                                 "q and k norm weights dropped": drop_qk_norm})
+    yield ("olmoe_norm", tf.OlmoeConfig(**{**small, "intermediate_size": 16}, rope_parameters=theta,
+                                        num_experts=8, num_experts_per_tok=2, norm_topk_prob=True), None,
+           ["f16"], {"not renormalised": with_config(norm_topk_prob=False)})
 
 
 def quantised_models():
@@ -478,10 +567,16 @@ def make(out):
                 save_llama_old(model, at)
             elif f == "hub":
                 save_gpt2_hub(model, at)
+            elif f == "fused":
+                save_fused(model, at)
+            elif f in ("split.gguf", "merged.gguf"):
+                save_gguf(model, at, arch, "F16", f"{name} tiny", f.removesuffix(".gguf"))
             else:
                 save_gguf(model, at, arch, f[:3].upper(), f"{name} tiny")
         noise = distance(run(build(config, state).double(), ids)[0], logits)
         print(f"{name}: logits within {np.abs(logits).max():.2f}, spread {logits.std():.2f}, f32 noise {noise:.1e}")
+        if routing_gap(model, ids) < TOLERANCE:
+            sys.exit(f"{name}: a choice of experts is too close to call")
         if noise > TOLERANCE / 10:
             sys.exit(f"{name} is too badly conditioned for its tolerance")
         for what, change in mutants.items():
