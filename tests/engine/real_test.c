@@ -19,16 +19,22 @@ static struct qn_model *open_model(const char *path, struct qn_pool *pool, size_
     return m;
 }
 
-/* Bytes of one state block per token and the pool that holds `tokens` of the native structure. */
+/* Bytes of state that a sequence of so many tokens holds. */
 static size_t state_for(struct qn_model *m, const char *attention, uint32_t tokens) {
     struct qn_structure_request req = {.convert = true};
     struct qn_variant *v;
     struct qn_err err = {0};
     snprintf(req.attention.type, sizeof req.attention.type, "%s", attention);
     if (qn_variant_resolve(m, &req, &v, &err)) fail_msg("%s", err.msg);
-    size_t bytes = qn_variant_structure(v)->state_bytes_per_token;
+    const struct qn_structure *st = qn_variant_structure(v);
+    size_t bytes = st->state_bytes_per_token * tokens + st->state_fixed_bytes;
     qn_variant_unref(v);
-    return bytes * tokens;
+    return bytes;
+}
+
+static uint64_t seeds_of(uint64_t usual) {
+    const char *env = getenv("QUERN_TRACES");
+    return env ? strtoull(env, NULL, 10) : usual;
 }
 
 static void family_traces(const char *family, const char *second) {
@@ -45,8 +51,7 @@ static void family_traces(const char *family, const char *second) {
     m.solo = open_model(path, one, 64u << 20, false);
     /* room for the longest of the larger structure once, and a little more */
     m.busy = open_model(path, two, state_for(m.solo, second, 128 + 64), true);
-    const char *env = getenv("QUERN_TRACES");
-    uint64_t seeds = env ? strtoull(env, NULL, 10) : SEEDS;
+    uint64_t seeds = seeds_of(SEEDS);
     for (uint64_t seed = 1; seed <= seeds; seed++) compared += trace_run(&m, seed);
     qn_model_close(&m.solo);
     qn_model_close(&m.busy);
@@ -64,6 +69,52 @@ static void llama(void **state) {
 static void gpt2(void **state) {
     (void)state;
     family_traces("gpt2", "mha");
+}
+
+/* Prompts long enough for copies of fixed-size states; paged and fixed-size states of three structures in one
+ * pool that holds a few of them. */
+static void structure_traces(const char *path, const char *second, const char *third) {
+    struct qn_pool *one = qn_pool_new(1), *two = qn_pool_new(2);
+    struct trace_models m = {.max_len = 640, .all_tasks = true, .attention = {second, third, ""}};
+    uint32_t compared = 0;
+    size_t most = 0;
+    assert_true(one && two);
+    m.solo = open_model(path, one, 64u << 20, false);
+    for (int i = 0; i < 3; i++) {
+        size_t bytes = state_for(m.solo, m.attention[i], m.max_len + 64);
+        most = bytes > most ? bytes : most;
+    }
+    m.busy = open_model(path, two, 4 * most, true);
+    uint64_t seeds = seeds_of(SEEDS / 10);
+    for (uint64_t seed = 1; seed <= seeds; seed++) compared += trace_run(&m, seed);
+    size_t hits = qn_model_state(m.busy).hits_tokens;
+    qn_model_close(&m.solo);
+    qn_model_close(&m.busy);
+    qn_pool_free(&one);
+    qn_pool_free(&two);
+    assert_true(compared > seeds * 3);
+    assert_true(hits > 0);
+}
+
+/* The checkpoint's own attention and conversions of it. */
+static void converted_structures(void **state) {
+    (void)state;
+    structure_traces("synthetic:hidden=64,layers=2,heads=4,kv_heads=2,vocab=300,n=704,attention=gqa,type=f32",
+                     "performer", "linformer");
+}
+
+static void mixture_on_performer(void **state) {
+    (void)state;
+    structure_traces("synthetic:hidden=64,layers=2,heads=4,kv_heads=2,vocab=300,n=704,attention=performer,"
+                     "features=32,ffn=moe,experts=4,ffn_dim=64,sharing=all,lags=5,type=q8_0",
+                     "performer", "");
+}
+
+static void mixture_on_linformer(void **state) {
+    (void)state;
+    structure_traces("synthetic:hidden=64,layers=2,heads=4,kv_heads=4,vocab=300,n=704,attention=linformer,"
+                     "k=24,ffn=moe,experts=4,ffn_dim=64,type=f16",
+                     "", "linformer");
 }
 
 /* Submits a stream and pauses it after its first tokens; submits anew when it came to its end before that. */
@@ -167,7 +218,11 @@ static void conversions_take_turns(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(llama), cmocka_unit_test(gpt2),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(llama),
+                                       cmocka_unit_test(gpt2),
+                                       cmocka_unit_test(converted_structures),
+                                       cmocka_unit_test(mixture_on_performer),
+                                       cmocka_unit_test(mixture_on_linformer),
                                        cmocka_unit_test(accounting),
                                        cmocka_unit_test(conversions_take_turns)};
     qn_kernels_init(qn_cpu_isa());

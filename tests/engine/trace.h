@@ -36,7 +36,8 @@ static inline struct qn_api_infer trace_request(const struct trace_models *m, ui
     for (uint32_t s = 0; s < n_seqs; s++) {
         int32_t ids[512];
         uint32_t n = 1 + trace_rnd(&rng, trace_rnd(&rng, 2) ? 8 : m->max_len / 2);
-        uint32_t shared = trace_rnd(&rng, 2) ? trace_rnd(&rng, n + 1) : 0;
+        /* Begins as others do, or is as a whole the beginning of others. */
+        uint32_t like = trace_rnd(&rng, 4), shared = like < 2 ? like * n : trace_rnd(&rng, n + 1);
         uint64_t prefix = base + trace_rnd(&rng, 2);
         for (uint32_t i = 0; i < n; i++)
             ids[i] = (int32_t)trace_rnd(i < shared ? &prefix : &rng, info->vocab);
