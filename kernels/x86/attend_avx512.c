@@ -13,9 +13,10 @@
 #else
 #define UNROLL _Pragma("GCC unroll 8")
 #endif
-#define HEADS 6
-#define MANY  4 /* blocks at a time, most */
-#define WIDE  4 /* vectors of out that are held at once */
+#define HEADS   6
+#define MANY    4 /* blocks at a time, most */
+#define DIM_MAX 512
+#define WIDE    4 /* vectors of out that are held at once */
 
 /* Blocks at a time for G heads: as many chains as registers hold. */
 #define BLOCKS_OF(G) ((G) <= 4 ? MANY : 2)
@@ -23,6 +24,7 @@
 struct softmax {
     float max[HEADS], sum[HEADS], shrink[MANY][HEADS];
     float p[MANY][HEADS][QN_KV_BLOCK];
+    float q[DIM_MAX * HEADS]; /* [head_dim][G]: what one load of keys meets lies together */
 };
 
 /* N blocks, and where the same ones of the next group are. */
@@ -45,7 +47,7 @@ INLINE void prefetch(const uint8_t *base, size_t at, size_t n) {
     UNROLL for (size_t i = 0; i < n; i += 64) _mm_prefetch((const char *)base + at + i, _MM_HINT_T0);
 }
 
-/* Scores of N blocks for G heads. */
+/* Scores of N blocks for G heads. q: [head_dim][G]. */
 INLINE void block_dots(enum qn_kv_type t, unsigned G, unsigned N, const struct qn_attend *a, const float *q,
                        const struct group *b, __m512 dot[HEADS][MANY]) {
     const size_t row = QN_KV_BLOCK * (t == QN_KV_F32 ? 4u : 2u);
@@ -58,7 +60,7 @@ INLINE void block_dots(enum qn_kv_type t, unsigned G, unsigned N, const struct q
             __m512 k[MANY];
             UNROLL for (unsigned i = 0; i < N; i++) k[i] = load_keys(t, b->k[i], (d + e) * QN_KV_BLOCK);
             UNROLL for (unsigned g = 0; g < G; g++) {
-                __m512 x = _mm512_set1_ps(q[g * a->ldq + d + e]);
+                __m512 x = _mm512_set1_ps(q[(d + e) * G + g]);
                 UNROLL for (unsigned i = 0; i < N; i++) dot[g][i] = _mm512_fmadd_ps(x, k[i], dot[g][i]);
             }
         }
@@ -140,7 +142,7 @@ INLINE void blocks(enum qn_kv_type t, unsigned G, unsigned N, const struct qn_at
         b.next_v[i] = a->blocks[next] + a->v_offset;
     }
     __mmask16 seen = (__mmask16)(((1u << hi) - 1) & ~((1u << lo) - 1));
-    block_scores(t, G, N, a, a->q + h * a->ldq, &b, seen, s);
+    block_scores(t, G, N, a, s->q, &b, seen, s);
     size_t d = 0;
     for (; d + 16 * WIDE <= a->head_dim; d += 16 * WIDE) {
         block_values(t, G, N, WIDE, a, out, &b, d, lo, hi, 0xffff, s);
@@ -160,6 +162,7 @@ INLINE void heads(enum qn_kv_type t, unsigned G, const struct qn_attend *a, size
         s.max[g] = -INFINITY;
         s.sum[g] = 0;
         memset(out + g * a->ldo, 0, a->head_dim * sizeof *out);
+        for (size_t d = 0; d < a->head_dim; d++) s.q[d * G + g] = a->q[(h + g) * a->ldq + d];
     }
     while (at <= last) {
         if (lo == 0 && at + BLOCKS_OF(G) <= last) {
