@@ -9,31 +9,18 @@
 
 #include "kernels/cpu.h"
 #include "server/cmd_bench.h"
+#include "server/comparison.h"
 
 #define MOST_FIELDS 48
 #define COLUMNS     15
 #define COLUMN_MAX  40
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Quantile of sorted values, linear between ranks. */
-static double quantile(const double *v, uint32_t n, double q) {
-    double at = q * (n - 1);
-    uint32_t i = (uint32_t)at;
-    return i + 1 < n ? v[i] + (at - i) * (v[i + 1] - v[i]) : v[i];
-}
-
 double qn_sweep_median(const struct qn_sweep_samples *s, double *iqr) {
-    double v[QN_SWEEP_REPEATS];
-    if (iqr) *iqr = 0;
-    if (s->n == 0) return 0;
+    double v[QN_SWEEP_REPEATS], median, spread;
     memcpy(v, s->seconds, s->n * sizeof *v);
-    qsort(v, s->n, sizeof *v, ascending);
-    if (iqr) *iqr = quantile(v, s->n, 0.75) - quantile(v, s->n, 0.25);
-    return quantile(v, s->n, 0.5);
+    qn_quartiles(v, s->n, &median, &spread);
+    if (iqr) *iqr = spread;
+    return median;
 }
 
 /* --- figures --- */
@@ -127,7 +114,7 @@ static void add_prefill(struct fields *f, const struct qn_sweep_cell *c, const s
     add_number(f, "prefill_gbytes_per_second", g->prefill.gbytes, 2);
     add_text(f, "prefill_skipped",
              c->prefill_skipped ? "the estimate exceeds --max-seconds, or there is no state for it" : "");
-    add_number(f, "prefill_estimate_ms", g->estimate * 1e3, 1);
+    add_number(f, "prefill_estimate_ms", g->estimate * 1e3, 3);
 }
 
 struct row_text {

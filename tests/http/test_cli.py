@@ -1,4 +1,7 @@
 """The program around the server: subcommands, exit codes, the health check. Needs QUERN_BIN, the real binary."""
+import csv
+import io
+import json
 import os
 import subprocess
 
@@ -56,3 +59,110 @@ def test_healthcheck(srv, start):
     assert p.returncode == 1 and "503" in p.stderr
     s.wait()
     assert run("healthcheck", "--url", s.url + "/readyz").returncode == 1
+
+
+TINY = "hidden=32,layers=2,heads=4,vocab=300,ffn_dim=32,k=8,features=16,experts=4"
+
+
+def sweep(*args):
+    return run("bench", "--structures", "--shape", TINY, "--lengths", "20,48", "--repeats", 2, "--threads", 2, *args)
+
+
+def rows_of(*args):
+    p = sweep("--format", "json", *args)
+    assert p.returncode == 0 and p.stderr == "", p.stderr
+    return json.loads(p.stdout)
+
+
+def test_sweep_measures_every_structure_at_every_length():
+    names = ["mha", "gqa", "mqa", "linformer", "performer"]
+    rows = rows_of("--max-seconds", 60)
+    assert [(r["attention"], r["length"]) for r in rows] == [(a, n) for a in names for n in (20, 48)]
+    keys = list(rows[0])
+    for r in rows:
+        assert list(r) == keys and r["shape"] == TINY and r["weight_type"] == "q8_0" and r["threads"] == 2
+        assert r["ffn"] == "swiglu" and r["sharing"] == "none" and r["batch"] == 1
+        assert r["decode_samples"] == r["prefill_samples"] == 2
+        assert r["decode_skipped"] is None and r["prefill_skipped"] is None and r["prefill_estimate_ms"] is None
+        for k in keys:
+            if k.startswith(("decode_", "prefill_", "weights_", "state_bytes")) and "skipped" not in k and \
+                    "estimate" not in k:
+                assert r[k] >= 0, k
+        assert r["decode_ms_per_token"] > 0 and r["prefill_ms"] > 0
+        assert r["weights_active_bytes"] <= r["weights_bytes"]
+    by = {(r["attention"], r["length"]): r for r in rows}
+    block = 2 * 2 * 16 * 8 * 2  # layers, K and V, tokens, head width, f16
+    for n, blocks in ((20, 2), (48, 3)):
+        assert by["mha", n]["state_bytes"] == 4 * block * blocks
+        assert by["mqa", n]["state_bytes"] == block * blocks
+        assert by["mha", n]["decode_speedup"] == by["mha", n]["decode_bytes_ratio"] == 1
+        assert by["mqa", n]["decode_bytes_ratio"] > 1
+    for a in ("linformer", "performer"):
+        assert by[a, 20]["state_bytes"] == by[a, 48]["state_bytes"] > 0
+    assert "kv_heads=1" in by["mqa", 20]["attention_parameters"]
+
+
+def test_sweep_writes_the_same_columns_as_csv():
+    args = ("--attention", "mha,mqa", "--batch", "1,3")
+    rows = rows_of(*args)
+    p = sweep("--format", "csv", *args)
+    table = list(csv.DictReader(io.StringIO(p.stdout)))
+    assert p.returncode == 0 and len(table) == len(rows) == 8
+    fixed = ("shape", "attention", "batch", "length", "state_bytes", "decode_flops", "decode_bytes", "prefill_skipped")
+    for a, b in zip(table, rows):
+        assert list(a) == list(b)
+        for k in fixed:
+            assert a[k] == ("" if b[k] is None else str(b[k])), k
+    # Prefill is of one sequence: with the first batch size only.
+    assert [r["prefill_samples"] for r in rows] == [2, 2, 0, 0] * 2
+    assert rows[2]["prefill_ms"] is None and rows[2]["decode_flops"] == 3 * rows[0]["decode_flops"]
+
+
+def test_sweep_marks_what_it_skips_with_an_estimate():
+    rows = rows_of("--attention", "mqa", "--max-seconds", 0)
+    for r in rows:
+        assert r["prefill_ms"] is None and r["prefill_samples"] == 0
+        assert "--max-seconds" in r["prefill_skipped"] and r["prefill_estimate_ms"] > 0
+        assert r["decode_samples"] == 2
+    assert rows[1]["prefill_estimate_ms"] > rows[0]["prefill_estimate_ms"]
+    p = sweep("--attention", "mqa", "--max-seconds", 0)
+    assert p.returncode == 0 and "skipped" in p.stdout and "q8_0 weights, f16 state" in p.stdout
+    p = sweep("--attention", "mqa", "--max-seconds", 0, "--depth-mode", "computed", "--format", "json")
+    assert all("running to the depth" in r["decode_skipped"] for r in json.loads(p.stdout))
+
+
+def test_sweep_of_sharing_and_mixtures():
+    rows = rows_of("--attention", "gqa", "--ffn", "swiglu,moe", "--sharing", "none,all", "--only", "decode",
+                   "--depth-mode", "computed")
+    assert len(rows) == 8 and "prefill_ms" not in rows[0]
+    by = {(r["ffn"], r["sharing"]): r for r in rows}
+    assert by["swiglu", "all"]["weights_bytes"] < by["swiglu", "none"]["weights_bytes"]
+    assert "experts=4" in by["moe", "none"]["ffn_parameters"]
+    # A step of several tokens meets more experts; 2 of 4 are used by each.
+    one, many = rows_of("--attention", "gqa", "--ffn", "moe", "--batch", "1,2", "--only", "decode")[::2]
+    assert many["decode_bytes"] > one["decode_bytes"]
+    # Without a vocabulary of one's own, ways of sharing are compared with a small head.
+    p = run("bench", "--structures", "--shape", "hidden=32,layers=2,heads=4", "--attention", "mha", "--sharing",
+            "none,all", "--lengths", 16, "--repeats", 1, "--format", "json", "--only", "decode")
+    assert json.loads(p.stdout)[0]["shape"].endswith("vocab=4096")
+
+
+def test_sweep_keeps_kv_heads_for_those_that_can_have_them():
+    p = run("bench", "--structures", "--shape", TINY + ",kv_heads=2", "--attention", "mha,gqa,mqa", "--lengths", 16,
+            "--repeats", 1, "--format", "json", "--only", "decode")
+    assert p.returncode == 0, p.stderr
+    heads = [r["attention_parameters"] for r in json.loads(p.stdout)]
+    assert ["kv_heads=%d" % n in h for n, h in zip((4, 2, 1), heads)] == [True] * 3
+
+
+@pytest.mark.parametrize("args,why", [
+    (["--shape", "bert"], "bert-base"), (["--shape", "hidden=32,n=5"], "--lengths"), (["--shape", "hiden=32"], "hidden"),
+    (["--lengths", "5,x"], '"x"'), (["--lengths", "0"], "from 1"), (["--lengths", "5,5"], "twice"),
+    (["--lengths", "5,"], "commas"), (["--attention", "mha,,mqa"], "commas"), (["--attention", "nope"], "mha"),
+    (["--ffn", "nope"], "swiglu"), (["--sharing", "nope"], "none"), (["--type", "q9"], "q8_0"), (["--batch", "999"], "256"),
+    (["--format", "xml"], "json"), (["--only", "x"], "prefill"), (["--depth-mode", "x"], "computed"),
+    (["--state-type", "q8"], "f32"), (["--model", "x"], "unknown option"), (["--repeats", "0"], "from 1")])
+def test_sweep_says_what_is_wrong(args, why):
+    p = run("bench", "--structures", *args)
+    assert p.returncode == 2 and p.stdout == "" and p.stderr.startswith("quern: ") and why in p.stderr, p.stderr
+    assert p.stderr.count("\n") == 1
