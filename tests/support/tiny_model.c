@@ -34,6 +34,10 @@ struct qn_test_tiny qn_test_tiny_default(const char *family) {
     if (is(&t, "qwen3")) t.head_dim = 24;
     if (is(&t, "gpt2")) t.kv_heads = 4;
     if (is(&t, "gpt_bigcode")) t.kv_heads = 1;
+    if (is(&t, "qwen3moe")) t.head_dim = 24;
+    if (is(&t, "mixtral") || is(&t, "qwen2moe") || is(&t, "qwen3moe") || is(&t, "olmoe"))
+        t.experts = 5, t.used = 2, t.ffn = 32;
+    if (is(&t, "qwen2moe")) t.shared_dim = 64;
     return t;
 }
 
@@ -46,7 +50,7 @@ bool qn_test_tiny_has(const struct qn_test_tiny *t, enum qn_test_part part) {
     case QN_PART_BQ:
     case QN_PART_BK:
     case QN_PART_BV:
-        return t->attn_bias || gpt_like(t) || is(t, "qwen2");
+        return t->attn_bias || gpt_like(t) || is(t, "qwen2") || is(t, "qwen2moe");
     case QN_PART_POS:
     case QN_PART_OUT_NORM_B:
     case QN_PART_ATTN_NORM_B:
@@ -57,9 +61,22 @@ bool qn_test_tiny_has(const struct qn_test_tiny *t, enum qn_test_part part) {
         return gpt_like(t);
     case QN_PART_Q_NORM:
     case QN_PART_K_NORM:
-        return is(t, "qwen3");
+        return is(t, "qwen3") || is(t, "qwen3moe") || is(t, "olmoe");
     case QN_PART_GATE:
-        return !gpt_like(t);
+        return !gpt_like(t) && !t->experts;
+    case QN_PART_UP:
+    case QN_PART_DOWN:
+        return !t->experts;
+    case QN_PART_ROUTER:
+    case QN_PART_EXPERT_GATE:
+    case QN_PART_EXPERT_UP:
+    case QN_PART_EXPERT_DOWN:
+        return t->experts > 0;
+    case QN_PART_SHARED_SCALE:
+    case QN_PART_SHARED_GATE:
+    case QN_PART_SHARED_UP:
+    case QN_PART_SHARED_DOWN:
+        return t->shared_dim > 0;
     default:
         return part < QN_PART_COUNT;
     }
@@ -98,8 +115,27 @@ void qn_test_tiny_shape(const struct qn_test_tiny *t, enum qn_test_part part, ui
         *rows = dk;
         break;
     case QN_PART_Q_NORM:
+        *rows = is(t, "olmoe") ? dq : t->head_dim;
+        break;
     case QN_PART_K_NORM:
-        *rows = t->head_dim;
+        *rows = is(t, "olmoe") ? dk : t->head_dim;
+        break;
+    case QN_PART_ROUTER:
+        *rows = t->experts, *cols = d;
+        break;
+    case QN_PART_SHARED_GATE:
+    case QN_PART_SHARED_UP:
+        *rows = t->shared_dim, *cols = d;
+        break;
+    case QN_PART_SHARED_DOWN:
+        *rows = d, *cols = t->shared_dim;
+        break;
+    case QN_PART_EXPERT_GATE:
+    case QN_PART_EXPERT_UP:
+        *rows = t->experts * t->ffn, *cols = d;
+        break;
+    case QN_PART_EXPERT_DOWN:
+        *rows = t->experts * d, *cols = t->ffn;
         break;
     case QN_PART_GATE:
     case QN_PART_UP:
@@ -144,20 +180,24 @@ static void random_block(uint64_t *s, enum qn_type type, float scale, uint8_t *b
     }
 }
 
-static void matrix_row(const struct qn_test_tiny *t, uint64_t *s, uint32_t cols, struct qn_test_buf *out) {
+enum qn_type qn_test_tiny_type(const struct qn_test_tiny *t, enum qn_test_part part) {
+    return part == QN_PART_ROUTER ? QN_F32 : t->type;
+}
+
+static void matrix_row(enum qn_type type, uint64_t *s, uint32_t cols, struct qn_test_buf *out) {
     float scale = 1.7f / sqrtf((float)cols);
     uint8_t block[256];
-    size_t bytes = qn_type_block_bytes(t->type);
-    for (uint32_t i = 0; i < cols; i += qn_type_block(t->type)) {
+    size_t bytes = qn_type_block_bytes(type);
+    for (uint32_t i = 0; i < cols; i += qn_type_block(type)) {
         float f = uniform(s) * scale;
         uint16_t h;
-        if (t->type == QN_F32) {
+        if (type == QN_F32) {
             memcpy(block, &f, 4);
-        } else if (t->type == QN_F16 || t->type == QN_BF16) {
-            h = t->type == QN_F16 ? qn_f32_to_f16(f) : qn_f32_to_bf16(f);
+        } else if (type == QN_F16 || type == QN_BF16) {
+            h = type == QN_F16 ? qn_f32_to_f16(f) : qn_f32_to_bf16(f);
             memcpy(block, &h, 2);
         } else {
-            random_block(s, t->type, scale, block, bytes);
+            random_block(s, type, scale, block, bytes);
         }
         qn_test_put(out, block, bytes);
     }
@@ -170,7 +210,7 @@ void qn_test_tiny_row(const struct qn_test_tiny *t, enum qn_test_part part, uint
     uint32_t rows, cols;
     qn_test_tiny_shape(t, part, &rows, &cols);
     if (cols) {
-        matrix_row(t, &s, cols, out);
+        matrix_row(qn_test_tiny_type(t, part), &s, cols, out);
         return;
     }
     bool gain = part == QN_PART_OUT_NORM || part == QN_PART_ATTN_NORM || part == QN_PART_FFN_NORM ||
@@ -208,6 +248,14 @@ static const char *const names[QN_PART_COUNT] = {
     [QN_PART_DOWN] = "ffn_down.weight",
     [QN_PART_B_UP] = "ffn_up.bias",
     [QN_PART_B_DOWN] = "ffn_down.bias",
+    [QN_PART_ROUTER] = "ffn_gate_inp.weight",
+    [QN_PART_SHARED_SCALE] = "ffn_gate_inp_shexp.weight",
+    [QN_PART_SHARED_GATE] = "ffn_gate_shexp.weight",
+    [QN_PART_SHARED_UP] = "ffn_up_shexp.weight",
+    [QN_PART_SHARED_DOWN] = "ffn_down_shexp.weight",
+    [QN_PART_EXPERT_GATE] = "ffn_gate",
+    [QN_PART_EXPERT_UP] = "ffn_up",
+    [QN_PART_EXPERT_DOWN] = "ffn_down",
 };
 
 static uint32_t ggml_number(enum qn_type t) {
@@ -244,13 +292,46 @@ static void put_part(struct qn_test_gguf *g, const struct qn_test_tiny *t, enum 
     if (!qn_test_tiny_has(t, part)) return;
     qn_test_tiny_shape(t, part, &rows, &cols);
     bool qk = part == QN_PART_Q || part == QN_PART_K || part == QN_PART_BQ || part == QN_PART_BK;
-    part_bytes(t, part, layer, qk && is(t, "llama"), &data);
+    part_bytes(t, part, layer, qk && (is(t, "llama") || is(t, "mixtral")), &data);
     uint64_t dims[2] = {cols ? cols : rows, rows};
     if (part < QN_PART_ATTN_NORM)
         snprintf(name, sizeof name, "%s", names[part]);
     else
         snprintf(name, sizeof name, "blk.%u.%s", layer, names[part]);
-    qn_test_gguf_tensor(g, name, cols ? ggml_number(t->type) : 0, dims, cols ? 2 : 1, &data);
+    qn_test_gguf_tensor(g, name, cols ? ggml_number(qn_test_tiny_type(t, part)) : 0, dims, cols ? 2 : 1,
+                        &data);
+    qn_test_buf_free(&data);
+}
+
+void qn_test_tiny_expert(const struct qn_test_tiny *t, enum qn_test_part part, uint32_t layer,
+                         uint32_t expert, struct qn_test_buf *out) {
+    uint32_t rows, cols;
+    qn_test_tiny_shape(t, part, &rows, &cols);
+    rows /= t->experts;
+    for (uint32_t r = 0; r < rows; r++) qn_test_tiny_row(t, part, layer, expert * rows + r, out);
+}
+
+/* One of gate, up and down of all experts. */
+static void put_experts(struct qn_test_gguf *g, const struct qn_test_tiny *t, enum qn_test_part part,
+                        uint32_t layer) {
+    struct qn_test_buf data = {0};
+    uint32_t rows, cols;
+    char name[64];
+    bool merged = t->layout == QN_TEST_EXPERTS_MERGED && part != QN_PART_EXPERT_DOWN;
+    if (merged && part == QN_PART_EXPERT_UP) return; /* went with gate */
+    qn_test_tiny_shape(t, part, &rows, &cols);
+    uint64_t dims[3] = {cols, rows / t->experts * (merged ? 2 : 1), t->experts};
+    for (uint32_t e = 0; e < t->experts; e++) {
+        qn_test_tiny_expert(t, part, layer, e, &data);
+        if (merged) qn_test_tiny_expert(t, QN_PART_EXPERT_UP, layer, e, &data);
+        if (t->layout != QN_TEST_EXPERTS_SPLIT) continue;
+        snprintf(name, sizeof name, "blk.%u.%s.%u.weight", layer, names[part], e);
+        qn_test_gguf_tensor(g, name, ggml_number(t->type), dims, 2, &data);
+        qn_test_buf_free(&data);
+    }
+    if (t->layout == QN_TEST_EXPERTS_SPLIT) return;
+    snprintf(name, sizeof name, "blk.%u.%s_exps.weight", layer, merged ? "ffn_gate_up" : names[part]);
+    qn_test_gguf_tensor(g, name, ggml_number(t->type), dims, 3, &data);
     qn_test_buf_free(&data);
 }
 
@@ -277,7 +358,7 @@ static void put_u32(struct qn_test_gguf *g, const char *arch, const char *key, u
 }
 
 static void put_keys(struct qn_test_gguf *g, const struct qn_test_tiny *t) {
-    const char *arch = is(t, "gpt_bigcode") ? "starcoder" : t->family;
+    const char *arch = is(t, "gpt_bigcode") ? "starcoder" : is(t, "mixtral") ? "llama" : t->family;
     char key[96];
     qn_test_gguf_str(g, "general.architecture", arch);
     qn_test_gguf_str(g, "general.name", "tiny");
@@ -293,6 +374,12 @@ static void put_keys(struct qn_test_gguf *g, const struct qn_test_tiny *t) {
     put_u32(g, arch, "attention.key_length", t->head_dim);
     put_u32(g, arch, "attention.value_length", t->head_dim);
     put_u32(g, arch, "rope.dimension_count", t->head_dim);
+    if (t->experts) {
+        put_u32(g, arch, "expert_count", t->experts);
+        put_u32(g, arch, "expert_used_count", t->used);
+        put_u32(g, arch, "expert_feed_forward_length", t->ffn);
+    }
+    if (t->shared_dim) put_u32(g, arch, "expert_shared_feed_forward_length", t->shared_dim);
     snprintf(key, sizeof key, "%s.rope.freq_base", arch);
     qn_test_gguf_f32(g, key, 50000.0f);
 }
@@ -306,7 +393,10 @@ void qn_test_tiny_gguf_parts(const struct qn_test_tiny *t, struct qn_test_gguf *
         for (int p = QN_PART_ATTN_NORM; p < QN_PART_COUNT; p++) {
             bool fused = p == QN_PART_Q || p == QN_PART_K || p == QN_PART_V || p == QN_PART_BQ ||
                          p == QN_PART_BK || p == QN_PART_BV;
-            if (!gpt_like(t) || !fused) put_part(g, t, (enum qn_test_part)p, l);
+            if (p >= QN_PART_EXPERT_GATE && t->experts)
+                put_experts(g, t, (enum qn_test_part)p, l);
+            else if (!gpt_like(t) || !fused)
+                put_part(g, t, (enum qn_test_part)p, l);
         }
     }
 }

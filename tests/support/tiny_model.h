@@ -13,16 +13,25 @@
 #include "kernels/kernels.h"
 #include "tests/support/write_gguf.h"
 
+/* How the file holds the experts of a mixture. */
+enum qn_test_experts {
+    QN_TEST_EXPERTS_USUAL = 0, /* GGUF: stacked; safetensors: one by one */
+    QN_TEST_EXPERTS_SPLIT,     /* GGUF: one by one, as before 2024 */
+    QN_TEST_EXPERTS_MERGED     /* stacked, gate and up in one */
+};
+
 struct qn_test_tiny {
-    const char *family; /* llama qwen2 qwen3 gemma gpt2 gpt_bigcode */
+    const char *family; /* llama qwen2 qwen3 gemma gpt2 gpt_bigcode mixtral qwen2moe qwen3moe olmoe */
     uint32_t layers, d_model, heads, kv_heads, head_dim, ffn, vocab, context;
-    enum qn_type type; /* of the matrices; vectors are F32 */
-    bool tied;         /* no output matrix in the file */
-    bool tokenizer;    /* write a small vocabulary (264 tokens or fewer) */
-    bool attn_bias;    /* q, k, v biases where the family leaves them open (llama) */
-    bool rope_factors; /* GGUF: a rope_freqs tensor */
-    bool sharded;      /* safetensors: two files and an index */
-    bool no_prefix;    /* safetensors: names without "model." / "transformer." */
+    uint32_t experts, used, shared_dim; /* mixtures; 0 else. ffn is the width of one expert */
+    enum qn_test_experts layout;        /* of the experts in the file */
+    enum qn_type type;                  /* of the matrices; vectors and routers are F32 */
+    bool tied;                          /* no output matrix in the file */
+    bool tokenizer;                     /* write a small vocabulary (264 tokens or fewer) */
+    bool attn_bias;                     /* q, k, v biases where the family leaves them open (llama) */
+    bool rope_factors;                  /* GGUF: a rope_freqs tensor */
+    bool sharded;                       /* safetensors: two files and an index */
+    bool no_prefix;                     /* safetensors: names without "model." / "transformer." */
     uint64_t seed;
 };
 
@@ -53,19 +62,32 @@ enum qn_test_part {
     QN_PART_DOWN,
     QN_PART_B_UP,
     QN_PART_B_DOWN,
+    QN_PART_ROUTER,
+    QN_PART_SHARED_SCALE,
+    QN_PART_SHARED_GATE,
+    QN_PART_SHARED_UP,
+    QN_PART_SHARED_DOWN,
+    QN_PART_EXPERT_GATE, /* rows of all experts, one after the other */
+    QN_PART_EXPERT_UP,
+    QN_PART_EXPERT_DOWN,
     QN_PART_COUNT
 };
 
 /* 2 layers, d_model 64, 4 heads, vocab 272, context 64, F32, tied, with tokenizer; kv_heads and head_dim as
- * the family likes them. */
+ * the family likes them; mixtures have 5 experts of which a token uses 2. */
 struct qn_test_tiny qn_test_tiny_default(const char *family);
 /* True when the family's models have this part. */
 bool qn_test_tiny_has(const struct qn_test_tiny *t, enum qn_test_part part);
 /* rows and cols of a part in the canonical layout; cols 0: a vector of `rows`. */
 void qn_test_tiny_shape(const struct qn_test_tiny *t, enum qn_test_part part, uint32_t *rows, uint32_t *cols);
-/* Appends canonical row `row` of a matrix in file form (t->type), or a whole vector as F32 (row 0). */
+/* The type of a part's rows in the file. */
+enum qn_type qn_test_tiny_type(const struct qn_test_tiny *t, enum qn_test_part part);
+/* Appends canonical row `row` of a matrix in file form, or a whole vector as F32 (row 0). */
 void qn_test_tiny_row(const struct qn_test_tiny *t, enum qn_test_part part, uint32_t layer, uint32_t row,
                       struct qn_test_buf *out);
+/* Appends all rows of one expert's gate, up or down. */
+void qn_test_tiny_expert(const struct qn_test_tiny *t, enum qn_test_part part, uint32_t layer,
+                         uint32_t expert, struct qn_test_buf *out);
 
 /* A GGUF file in memory, or at `path`; 0, or -1 with errno. */
 void qn_test_tiny_gguf(const struct qn_test_tiny *t, struct qn_test_buf *out);

@@ -42,6 +42,11 @@ static const char *const names[QN_PART_COUNT][2] = {
     [QN_PART_DOWN] = {"mlp.down_proj.weight", "mlp.c_proj.weight"},
     [QN_PART_B_UP] = {NULL, "mlp.c_fc.bias"},
     [QN_PART_B_DOWN] = {NULL, "mlp.c_proj.bias"},
+    [QN_PART_ROUTER] = {"mlp.gate.weight", NULL},
+    [QN_PART_SHARED_SCALE] = {"mlp.shared_expert_gate.weight", NULL},
+    [QN_PART_SHARED_GATE] = {"mlp.shared_expert.gate_proj.weight", NULL},
+    [QN_PART_SHARED_UP] = {"mlp.shared_expert.up_proj.weight", NULL},
+    [QN_PART_SHARED_DOWN] = {"mlp.shared_expert.down_proj.weight", NULL},
 };
 
 static const char *dtype_of(enum qn_type t) {
@@ -56,15 +61,20 @@ struct writer {
     unsigned n;
 };
 
-static void put(struct writer *w, const char *name, const char *dtype, uint64_t rows, uint64_t cols,
-                struct qn_test_buf *data) {
-    uint64_t dims[2] = {rows, cols};
+static void put_dims(struct writer *w, const char *name, const char *dtype, const uint64_t *dims, uint32_t n,
+                     struct qn_test_buf *data) {
     unsigned shard = w->t->sharded ? w->n % 2 : 0;
-    qn_test_st_tensor(&w->st[shard], name, dtype, dims, cols ? 2 : 1, data);
+    qn_test_st_tensor(&w->st[shard], name, dtype, dims, n, data);
     qn_test_printf(&w->map, "%s\"%s\":\"model-0000%u-of-00002.safetensors\"", w->n ? "," : "", name,
                    shard + 1);
     w->n++;
     qn_test_buf_free(data);
+}
+
+static void put(struct writer *w, const char *name, const char *dtype, uint64_t rows, uint64_t cols,
+                struct qn_test_buf *data) {
+    uint64_t dims[2] = {rows, cols};
+    put_dims(w, name, dtype, dims, cols ? 2 : 1, data);
 }
 
 static void full_name(const struct qn_test_tiny *t, enum qn_test_part part, uint32_t layer, const char *leaf,
@@ -111,14 +121,52 @@ static void put_part(struct writer *w, enum qn_test_part part, uint32_t layer) {
     char name[96];
     if (!leaf || !qn_test_tiny_has(t, part)) return;
     qn_test_tiny_shape(t, part, &rows, &cols);
+    if (part == QN_PART_ROUTER && is(t, "mixtral") && t->layout != QN_TEST_EXPERTS_MERGED)
+        leaf = "block_sparse_moe.gate.weight";
     full_name(t, part, layer, leaf, name);
     for (uint32_t r = 0; r < (cols ? rows : 1); r++) qn_test_tiny_row(t, part, layer, r, &data);
     bool norm = part == QN_PART_OUT_NORM || part == QN_PART_ATTN_NORM || part == QN_PART_FFN_NORM;
     if (norm && is(t, "gemma")) minus_one(&data);
-    if (cols)
+    if (part == QN_PART_ROUTER)
+        put(w, name, "F32", rows, cols, &data);
+    else if (part == QN_PART_SHARED_SCALE)
+        put(w, name, "F32", 1, rows, &data); /* a Linear with one output */
+    else if (cols)
         put_matrix(w, name, rows, cols, part >= QN_PART_ATTN_NORM, &data);
     else
         put(w, name, "F32", rows, 0, &data);
+}
+
+/* Each expert's three matrices, or two stacks: gate above up, and down. */
+static void put_experts(struct writer *w, uint32_t layer) {
+    static const char *const usual[3] = {"mlp.experts.%u.gate_proj.weight", "mlp.experts.%u.up_proj.weight",
+                                         "mlp.experts.%u.down_proj.weight"};
+    static const char *const mixtral[3] = {"block_sparse_moe.experts.%u.w1.weight",
+                                           "block_sparse_moe.experts.%u.w3.weight",
+                                           "block_sparse_moe.experts.%u.w2.weight"};
+    const struct qn_test_tiny *t = w->t;
+    bool merged = t->layout == QN_TEST_EXPERTS_MERGED;
+    char leaf[64], name[96];
+    struct qn_test_buf stack[2] = {{0}};
+    for (uint32_t e = 0; e < t->experts; e++) {
+        for (int i = 0; i < 3; i++) {
+            struct qn_test_buf one = {0};
+            enum qn_test_part part = (enum qn_test_part)(QN_PART_EXPERT_GATE + i);
+            const char *pattern = is(t, "mixtral") ? mixtral[i] : usual[i], *hole = strstr(pattern, "%u");
+            qn_test_tiny_expert(t, part, layer, e, merged ? &stack[i == 2] : &one);
+            if (merged) continue;
+            snprintf(leaf, sizeof leaf, "%.*s%u%s", (int)(hole - pattern), pattern, e, hole + 2);
+            full_name(t, part, layer, leaf, name);
+            put(w, name, dtype_of(t->type), i == 2 ? t->d_model : t->ffn, i == 2 ? t->ffn : t->d_model, &one);
+        }
+    }
+    if (!merged) return;
+    uint64_t above[3] = {t->experts, 2 * (uint64_t)t->ffn, t->d_model},
+             down[3] = {t->experts, t->d_model, t->ffn};
+    full_name(t, QN_PART_EXPERT_GATE, layer, "mlp.experts.gate_up_proj", name);
+    put_dims(w, name, dtype_of(t->type), above, 3, &stack[0]);
+    full_name(t, QN_PART_EXPERT_DOWN, layer, "mlp.experts.down_proj", name);
+    put_dims(w, name, dtype_of(t->type), down, 3, &stack[1]);
 }
 
 /* c_attn: q, k, v one after the other; GPT-BigCode without multi_query (kv_heads = heads): by head. */
@@ -149,7 +197,8 @@ static void write_all(struct writer *w) {
     for (int p = 0; p < QN_PART_ATTN_NORM; p++) put_part(w, (enum qn_test_part)p, 0);
     for (uint32_t l = 0; l < w->t->layers; l++) {
         if (gpt_like(w->t)) put_fused(w, l);
-        for (int p = QN_PART_ATTN_NORM; p < QN_PART_COUNT; p++) put_part(w, (enum qn_test_part)p, l);
+        for (int p = QN_PART_ATTN_NORM; p < QN_PART_EXPERT_GATE; p++) put_part(w, (enum qn_test_part)p, l);
+        if (w->t->experts) put_experts(w, l);
     }
 }
 
@@ -163,8 +212,26 @@ void qn_test_tiny_safetensors(const struct qn_test_tiny *t, struct qn_test_buf *
     qn_test_buf_free(&w.map);
 }
 
+static const char *model_type(const struct qn_test_tiny *t) {
+    if (is(t, "qwen2moe")) return "qwen2_moe";
+    return is(t, "qwen3moe") ? "qwen3_moe" : t->family;
+}
+
+static void put_expert_keys(const struct qn_test_tiny *t, struct qn_test_buf *out) {
+    bool norm = is(t, "qwen3moe");
+    if (!t->experts) return;
+    qn_test_printf(out, "\"%s\":%u,\"num_experts_per_tok\":%u,",
+                   is(t, "mixtral") ? "num_local_experts" : "num_experts", t->experts, t->used);
+    if (!is(t, "mixtral")) qn_test_printf(out, "\"norm_topk_prob\":%s,", norm ? "true" : "false");
+    if (is(t, "qwen2moe") || is(t, "qwen3moe"))
+        qn_test_printf(out, "\"moe_intermediate_size\":%u,\"decoder_sparse_step\":1,\"mlp_only_layers\":[],",
+                       t->ffn);
+    if (t->shared_dim) qn_test_printf(out, "\"shared_expert_intermediate_size\":%u,", t->shared_dim);
+    if (is(t, "olmoe")) qn_test_printf(out, "\"clip_qkv\":null,");
+}
+
 void qn_test_tiny_config(const struct qn_test_tiny *t, struct qn_test_buf *out) {
-    qn_test_printf(out, "{\"model_type\":\"%s\",\"vocab_size\":%u,\"tie_word_embeddings\":%s,", t->family,
+    qn_test_printf(out, "{\"model_type\":\"%s\",\"vocab_size\":%u,\"tie_word_embeddings\":%s,", model_type(t),
                    t->vocab, t->tied ? "true" : "false");
     if (gpt_like(t)) {
         qn_test_printf(out, "\"n_embd\":%u,\"n_layer\":%u,\"n_head\":%u,\"n_positions\":%u,\"n_inner\":%u,",
@@ -175,6 +242,7 @@ void qn_test_tiny_config(const struct qn_test_tiny *t, struct qn_test_buf *out) 
                        is(t, "gpt2") ? "gelu_new" : "gelu_pytorch_tanh");
         return;
     }
+    put_expert_keys(t, out);
     qn_test_printf(
         out,
         "\"hidden_size\":%u,\"num_hidden_layers\":%u,\"num_attention_heads\":%u,\"num_key_value_heads\":%u,"

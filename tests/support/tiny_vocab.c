@@ -1,6 +1,7 @@
 /* Tiny vocabularies for GGUF and tokenizer.json. */
 #include "tests/support/tiny_vocab.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -51,12 +52,16 @@ static void add_merge(struct vocab *v, const char *merge) {
     add(v, joined, 1, -(float)v->n_merges);
 }
 
+static bool like_llama(const struct qn_test_tiny *t) {
+    return strcmp(t->family, "llama") == 0 || strcmp(t->family, "mixtral") == 0;
+}
+
 static void fill(struct vocab *v, const struct qn_test_tiny *t) {
     static const char *const spm_merges[] = {"h e", "l l",     "he ll",     "hell o",
                                              "o r", META " w", META "w or", "l d"};
     static const char *const bpe_merges[] = {"h e", "l l", "he ll", "hell o", "o r", "\xc4\xa0 w"};
     memset(v, 0, sizeof *v);
-    v->spm = strcmp(t->family, "llama") == 0 || strcmp(t->family, "gemma") == 0;
+    v->spm = like_llama(t) || strcmp(t->family, "gemma") == 0;
     if (!v->spm) {
         add_byte_alphabet(v);
         add(v, "<|endoftext|>", 3, 0);
@@ -99,7 +104,7 @@ void qn_test_tiny_vocab_gguf(const struct qn_test_tiny *t, struct qn_test_gguf *
     qn_test_gguf_u32(g, "tokenizer.ggml.eos_token_id", v.spm ? 2 : 256);
     if (v.spm) qn_test_gguf_u32(g, "tokenizer.ggml.unknown_token_id", 0);
     qn_test_gguf_bool(g, "tokenizer.ggml.add_bos_token", v.spm);
-    if (v.spm) qn_test_gguf_bool(g, "tokenizer.ggml.add_space_prefix", strcmp(t->family, "llama") == 0);
+    if (v.spm) qn_test_gguf_bool(g, "tokenizer.ggml.add_space_prefix", like_llama(t));
 }
 
 /* ---- tokenizer.json ---- */

@@ -15,7 +15,8 @@
 #include "model/load/checkpoint.h"
 #include "tests/support/tiny_model.h"
 
-static const char *const families[] = {"llama", "qwen2", "qwen3", "gemma", "gpt2", "gpt_bigcode"};
+static const char *const families[] = {"llama",       "qwen2",   "qwen3",    "gemma",    "gpt2",
+                                       "gpt_bigcode", "mixtral", "qwen2moe", "qwen3moe", "olmoe"};
 #define N_FAMILIES (sizeof families / sizeof *families)
 
 static char dir[64];
@@ -71,12 +72,12 @@ static void check_matrix(const struct qn_test_tiny *t, const struct qn_matrix *m
     assert_non_null(m->data);
     assert_int_equal(m->rows, rows);
     assert_int_equal(m->cols, cols);
-    assert_int_equal(m->type, t->type);
+    assert_int_equal(m->type, qn_test_tiny_type(t, part));
     float *got = malloc(cols * sizeof *got), *want = malloc(cols * sizeof *want);
     for (uint32_t r = 0; r < rows; r++) {
         struct qn_test_buf raw = {0};
         qn_test_tiny_row(t, part, layer, r, &raw);
-        qn_type_row_to_f32(t->type, raw.p, want, cols);
+        qn_type_row_to_f32(m->type, raw.p, want, cols);
         qn_matrix_get_row(m, r, got);
         if (memcmp(got, want, cols * sizeof *got) != 0)
             fail_msg("%s: part %d, layer %u, row %u differs", t->family, (int)part, layer, r);
@@ -84,6 +85,37 @@ static void check_matrix(const struct qn_test_tiny *t, const struct qn_matrix *m
     }
     free(got);
     free(want);
+}
+
+/* Expert e of a part whose rows are those of all experts. */
+static void check_expert(const struct qn_test_tiny *t, const struct qn_matrix *m, enum qn_test_part part,
+                         uint32_t layer, uint32_t e) {
+    struct qn_test_buf raw = {0};
+    size_t row_bytes;
+    qn_test_tiny_expert(t, part, layer, e, &raw);
+    assert_int_equal(m->type, t->type);
+    assert_true(qn_type_row_bytes(t->type, m->cols, &row_bytes) && raw.n == m->rows * row_bytes);
+    float *got = malloc(m->cols * sizeof *got), *want = malloc(m->cols * sizeof *want);
+    for (uint32_t r = 0; r < m->rows; r++) {
+        qn_type_row_to_f32(t->type, raw.p + r * row_bytes, want, m->cols);
+        qn_matrix_get_row(m, r, got);
+        if (memcmp(got, want, m->cols * sizeof *got) != 0)
+            fail_msg("%s: part %d, layer %u, expert %u, row %u differs", t->family, (int)part, layer, e, r);
+    }
+    free(got);
+    free(want);
+    qn_test_buf_free(&raw);
+}
+
+static void check_experts(const struct qn_test_tiny *t, const struct qn_ffn_weights *f, uint32_t layer) {
+    assert_int_equal(f->n_experts, t->experts);
+    for (uint32_t e = 0; e < t->experts; e++) {
+        assert_int_equal(f->experts[e].up.rows, t->ffn);
+        assert_int_equal(f->experts[e].down.cols, t->ffn);
+        check_expert(t, &f->experts[e].gate, QN_PART_EXPERT_GATE, layer, e);
+        check_expert(t, &f->experts[e].up, QN_PART_EXPERT_UP, layer, e);
+        check_expert(t, &f->experts[e].down, QN_PART_EXPERT_DOWN, layer, e);
+    }
 }
 
 static void check_vector(const struct qn_test_tiny *t, const float *v, enum qn_test_part part,
@@ -141,9 +173,12 @@ static void check_weights(const struct qn_test_tiny *t, const struct qn_checkpoi
         check_vector(t, a->k_norm, QN_PART_K_NORM, l);
         check_vector(t, f->norm.g, QN_PART_FFN_NORM, l);
         check_vector(t, f->norm.b, QN_PART_FFN_NORM_B, l);
-        check_matrix(t, &f->dense.gate, QN_PART_GATE, l);
-        check_matrix(t, &f->dense.up, QN_PART_UP, l);
-        check_matrix(t, &f->dense.down, QN_PART_DOWN, l);
+        check_matrix(t, &f->dense.gate, t->experts ? QN_PART_SHARED_GATE : QN_PART_GATE, l);
+        check_matrix(t, &f->dense.up, t->experts ? QN_PART_SHARED_UP : QN_PART_UP, l);
+        check_matrix(t, &f->dense.down, t->experts ? QN_PART_SHARED_DOWN : QN_PART_DOWN, l);
+        check_matrix(t, &f->router, QN_PART_ROUTER, l);
+        check_vector(t, f->shared_gate, QN_PART_SHARED_SCALE, l);
+        check_experts(t, f, l);
         check_vector(t, f->b_up, QN_PART_B_UP, l);
         check_vector(t, f->b_down, QN_PART_B_DOWN, l);
     }
@@ -167,9 +202,19 @@ static void check_spec(const struct qn_test_tiny *t, const struct qn_spec *s) {
     assert_int_equal(s->rope_dim, gpt ? 0 : t->head_dim);
     assert_true(s->rope_base == (gpt ? 0.0f : 50000.0f));
     assert_int_equal(s->rope_scaling, QN_ROPE_NONE);
-    assert_string_equal(s->ffn[0].type, gpt ? "gelu" : gemma ? "geglu" : "swiglu");
+    const struct qn_ffn_member *f = &s->ffn[0];
+    const char *dense = gpt ? "gelu" : gemma ? "geglu" : "swiglu";
+    bool renorm = strcmp(t->family, "mixtral") == 0 || strcmp(t->family, "qwen3moe") == 0;
+    assert_string_equal(f->type, t->experts ? "moe" : dense);
+    assert_string_equal(f->expert, t->experts ? dense : "");
+    assert_int_equal(f->experts, t->experts);
+    assert_int_equal(f->used, t->used);
+    assert_int_equal(f->shared_dim, t->shared_dim);
+    assert_int_equal(f->shared_gate, t->shared_dim > 0);
+    if (t->experts) assert_int_equal(f->gating, renorm ? QN_GATING_SOFTMAX_RENORM : QN_GATING_SOFTMAX);
     assert_int_equal(s->ffn[0].act, gpt || gemma ? QN_ACT_GELU_TANH : QN_ACT_SILU);
-    assert_int_equal(s->qk_norm, strcmp(t->family, "qwen3") == 0);
+    assert_int_equal(s->qk_norm, strncmp(t->family, "qwen3", 5) == 0);
+    assert_int_equal(s->qk_norm_whole, strcmp(t->family, "olmoe") == 0);
     assert_int_equal(s->tied, t->tied);
     assert_true(s->embed_scale == (gemma ? 8.0f : 1.0f));
 }
@@ -188,7 +233,8 @@ static void check_text(const struct qn_checkpoint *c, const char *text, const in
 }
 
 static void check_tokenizer(const struct qn_test_tiny *t, const struct qn_checkpoint *c) {
-    bool llama = strcmp(t->family, "llama") == 0, gemma = strcmp(t->family, "gemma") == 0;
+    bool llama = strcmp(t->family, "llama") == 0 || strcmp(t->family, "mixtral") == 0,
+         gemma = strcmp(t->family, "gemma") == 0;
     const int32_t spm[] = {1, 259, 270}, gemma_ids[] = {1, 270}, bpe[] = {261, 263};
     assert_non_null(c->tokenizer);
     assert_int_equal(qn_tokenizer_adds_bos(c->tokenizer), llama || gemma);
@@ -251,12 +297,34 @@ static void every_tensor_type(void **state) {
             struct qn_test_tiny t = qn_test_tiny_default(families[i]);
             t.type = (enum qn_type)type;
             if (qn_type_block(t.type) == 256) t.d_model = 256, t.head_dim = 64, t.ffn = 256;
+            if (qn_type_block(t.type) == 256 && t.shared_dim) t.shared_dim = 256;
             t.vocab = 275; /* not a multiple of a panel */
             t.tokenizer = false;
             struct qn_checkpoint *c = load_gguf(&t);
             check_weights(&t, c);
             qn_checkpoint_free(c);
         }
+    }
+}
+
+/* Experts one by one, stacked, and with gate and up in one tensor. */
+static void every_layout_of_experts(void **state) {
+    (void)state;
+    for (size_t i = 0; i < N_FAMILIES; i++) {
+        struct qn_test_tiny t = qn_test_tiny_default(families[i]);
+        if (!t.experts) continue;
+        t.tokenizer = false;
+        t.layout = QN_TEST_EXPERTS_SPLIT;
+        check_all(&t, load_gguf(&t), "gguf");
+        t.layout = QN_TEST_EXPERTS_MERGED;
+        check_all(&t, load_gguf(&t), "gguf");
+        for (int type = QN_F32; type <= QN_BF16; type++) {
+            t.type = (enum qn_type)type;
+            t.no_prefix = type == QN_BF16;
+            check_all(&t, load_hf(&t), "safetensors");
+        }
+        t.type = QN_Q8_0;
+        check_all(&t, load_gguf(&t), "gguf");
     }
 }
 
@@ -428,6 +496,7 @@ int main(void) {
         cmocka_unit_test(every_family_gguf),
         cmocka_unit_test(every_family_safetensors),
         cmocka_unit_test(every_tensor_type),
+        cmocka_unit_test(every_layout_of_experts),
         cmocka_unit_test(gpt_bigcode_per_head_layout),
         cmocka_unit_test(llama_biases_and_rope_factors),
         cmocka_unit_test(pool_and_progress_change_nothing),
