@@ -40,10 +40,13 @@ static double normal(struct gauss *g) {
     return r * cos(angle);
 }
 
+/* Four sums, so that the additions don't wait for each other. n is a multiple of 4. */
 static double dot(const double *a, const double *b, size_t n) {
-    double s = 0;
-    for (size_t i = 0; i < n; i++) s += a[i] * b[i];
-    return s;
+    double s[4] = {0};
+    for (size_t i = 0; i < n; i += 4) {
+        for (size_t k = 0; k < 4; k++) s[k] += a[i + k] * b[i + k];
+    }
+    return (s[0] + s[1]) + (s[2] + s[3]);
 }
 
 /* Row i less its parts along rows 0 .. i-1, of length 1. Twice is enough for full precision. */
@@ -59,15 +62,6 @@ static void orthonormalise(double *rows, size_t i, size_t n) {
     for (size_t d = 0; d < n; d++) r[d] *= inv;
 }
 
-static double chi(struct gauss *g, size_t n) {
-    double s = 0;
-    for (size_t i = 0; i < n; i++) {
-        double x = normal(g);
-        s += x * x;
-    }
-    return sqrt(s);
-}
-
 bool qn_features_draw(const struct qn_features_key *key, uint32_t head_dim, uint32_t m, bool orthogonal,
                       float *w) {
     size_t n = head_dim;
@@ -79,8 +73,10 @@ bool qn_features_draw(const struct qn_features_key *key, uint32_t head_dim, uint
         double *r = rows + j % n * n, length = 1;
         for (size_t d = 0; d < n; d++) r[d] = normal(&g);
         if (orthogonal) {
+            /* Lengths of Gaussian rows are a function of R in their decomposition into Q R, and Q is
+             * independent of R: so this is an independent chi(head_dim) length without a second draw. */
+            length = sqrt(dot(r, r, n));
             orthonormalise(rows, j % n, n);
-            length = chi(&g, n);
         }
         for (size_t d = 0; d < n; d++) w[d * m + j] = (float)(length * r[d]);
     }

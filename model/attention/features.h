@@ -11,9 +11,10 @@ struct qn_features_key { /* same key, same directions, on every machine of one l
     uint32_t block, head; /* weight block of the checkpoint, KV head */
 };
 
-/* w [head_dim, m]: column j is direction j, distributed as N(0, I). orthogonal: within each head_dim of them
- * the directions are orthogonal (Gram-Schmidt with a positive diagonal, so that each is still isotropic), and
- * their lengths are drawn apart, as chi(head_dim). False when memory is short. */
+/* w [head_dim, m], head_dim a multiple of 4: column j is direction j, distributed as N(0, I). orthogonal:
+ * within each head_dim of them the directions are orthogonal (Gram-Schmidt with a positive diagonal, so that
+ * each is still isotropic), and their lengths are drawn apart, as chi(head_dim). False when memory is short.
+ */
 bool qn_features_draw(const struct qn_features_key *key, uint32_t head_dim, uint32_t m, bool orthogonal,
                       float *w) __attribute__((warn_unused_result));
 
