@@ -48,9 +48,6 @@ void qn_type_row_to_f32(enum qn_type t, const void *src, float *dst, size_t cols
 /* Rounds cols floats to one file row of any type (quantize.c): scales from each block's extremes, codes to
  * the nearest. For random weights and averages; no search for better scales as ggml's converters make it. */
 void qn_type_row_from_f32(enum qn_type t, const float *src, void *dst, size_t cols);
-/* Rounds cols floats to one file row of any type (quantize.c): scales from each block's extremes, codes to
- * the nearest. For random weights and averages; no search for better scales as ggml's converters make it. */
-void qn_type_row_from_f32(enum qn_type t, const float *src, void *dst, size_t cols);
 
 /* ---- packed matrices: W is [rows, cols], used as y = x W^T ---- */
 #define QN_PANEL 16 /* output rows that lie side by side, one per 32-bit lane */

@@ -123,10 +123,9 @@ struct qn_memory qn_model_memory(const struct qn_model *m) {
 }
 
 size_t qn_model_held_out(const struct qn_model *m, struct qn_held_out *out, size_t max) {
-    (void)m;
-    (void)out;
-    (void)max;
-    return 0;
+    size_t n = m->ckpt->n_held_out;
+    for (size_t i = 0; i < n && i < max; i++) out[i] = m->ckpt->held_out[i];
+    return n;
 }
 
 void qn_model_drop_cache(struct qn_model *m) {

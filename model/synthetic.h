@@ -6,7 +6,7 @@
  *   description -[synthetic.c: keys, defaults, which shape the kinds call their own]-> spec
  *     -[synthetic_fill.c: count, then fill every row from its own stream of random numbers]-> checkpoint
  *
- * Weights depend on the description alone, not on the thread count. docs/structures.md lists the keys.
+ * Weights depend on the description alone, not on the thread count. docs/checkpoints.md lists the keys.
  * Thread: one loader. */
 #ifndef QN_MODEL_SYNTHETIC_H
 #define QN_MODEL_SYNTHETIC_H

@@ -15,6 +15,8 @@
 #include "model/load/hf_config.h"
 #include "model/load/json.h"
 #include "model/load/open.h"
+#include "model/load/quern_config.h"
+#include "model/load/quern_weights.h"
 #include "model/load/weights.h"
 #include "model/synthetic.h"
 
@@ -83,16 +85,30 @@ int qn_open_tokenizer_json(const char *text, size_t len, json_t **out, struct qn
     return qn_json_parse(text, len, "tokenizer.json", tokenizer_limits, out, err);
 }
 
-int qn_open_hf(const struct qn_hf_vocab *files, const struct qn_tensor_dir *dir,
-               const struct qn_load_options *opt, struct qn_checkpoint *c, struct qn_err *err) {
+/* One family of Hugging Face's with one structure. */
+static int hf_weights(const json_t *config, const struct qn_tensor_dir *dir,
+                      const struct qn_load_options *opt, struct qn_checkpoint *c, struct qn_err *err) {
     struct qn_hf_model m;
-    snprintf(c->format, sizeof c->format, "safetensors");
-    int rc = qn_hf_config(files->config, dir, &m, err);
+    int rc = qn_hf_config(config, dir, &m, err);
     if (rc != QN_OK) return rc;
     c->spec = m.spec;
     struct qn_weights_source src = {.dir = dir, .family = m.family, .qkv = m.qkv};
+    return qn_weights_load(&src, opt, c, err);
+}
+
+/* Our own family, with several. */
+static int quern_weights(const json_t *config, const struct qn_tensor_dir *dir,
+                         const struct qn_load_options *opt, struct qn_checkpoint *c, struct qn_err *err) {
+    int rc = qn_quern_config(config, &c->spec, err);
+    if (rc == QN_OK) rc = qn_quern_held_out(config, c, err);
+    return rc == QN_OK ? qn_quern_weights(dir, opt, c, err) : rc;
+}
+
+int qn_open_hf(const struct qn_hf_vocab *files, const struct qn_tensor_dir *dir,
+               const struct qn_load_options *opt, struct qn_checkpoint *c, struct qn_err *err) {
+    snprintf(c->format, sizeof c->format, "safetensors");
     uint64_t t0 = qn_now_ns();
-    rc = qn_weights_load(&src, opt, c, err);
+    int rc = (qn_quern_is(files->config) ? quern_weights : hf_weights)(files->config, dir, opt, c, err);
     uint64_t t1 = qn_now_ns();
     c->ms_pack = (double)(t1 - t0) * 1e-6;
     if (rc != QN_OK) return rc;
@@ -277,6 +293,7 @@ void qn_checkpoint_free(struct qn_checkpoint *c) {
     free(c->owned);
     free(c->attn);
     free(c->ffn);
+    free(c->held_out);
     qn_tokenizer_free(c->tokenizer);
     free(c);
 }

@@ -14,6 +14,7 @@
 
 #include "kernels/kernels.h"
 #include "model/err.h"
+#include "model/model.h"
 #include "model/spec.h"
 #include "model/text/tokenizer.h"
 
@@ -80,8 +81,10 @@ struct qn_checkpoint {
     uint64_t params;                /* parameters in the file */
     size_t bytes_by_type[QN_TYPE_COUNT]; /* file bytes of weight tensors */
     size_t file_bytes;
-    size_t weights_bytes; /* what quern's own memory holds for them */
-    void **owned;         /* [n_owned] every allocation that blocks refer to */
+    size_t weights_bytes;         /* what quern's own memory holds for them */
+    struct qn_held_out *held_out; /* [n_held_out] figures that the checkpoint itself carries */
+    uint32_t n_held_out;
+    void **owned; /* [n_owned] every allocation that blocks refer to */
     size_t n_owned, cap_owned;
     double ms_map, ms_pack, ms_tokenizer; /* phases of the load */
 };
@@ -96,9 +99,9 @@ struct qn_load_options {
     bool spec_only; /* inspect: validate all, pack nothing */
 };
 
-/* Opens a GGUF file, a safetensors file or a directory with config.json, or makes what a path that begins with
- * "synthetic:" describes (model/synthetic.h). Every missing or mis-shaped tensor is listed in one message. On
- * failure *out is NULL. Free with qn_checkpoint_free (NULL and half-built are fine). */
+/* Opens a GGUF file, a safetensors file or a directory with config.json, or makes what a path that begins
+ * with "synthetic:" describes (model/synthetic.h). Every missing or mis-shaped tensor is listed in one
+ * message. On failure *out is NULL. Free with qn_checkpoint_free (NULL and half-built are fine). */
 int qn_checkpoint_load(const char *path, const struct qn_load_options *opt, struct qn_checkpoint **out,
                        struct qn_err *err);
 void qn_checkpoint_free(struct qn_checkpoint *c);

@@ -1,0 +1,145 @@
+/* Checkpoints of quern's own family against a plain float64 twin (tests/golden/quern, made by
+ * tools/golden/quern.py): every combination of their members is native, and its logits are within 1e-4 of the
+ * largest at every position, equal bit for bit however the sequence is cut. Thread: the main thread drives a
+ * pool of two. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "model/part.h"
+#include "tests/support/golden.h"
+
+struct file {
+    uint8_t *bytes;
+    uint32_t n, vocab, structures;
+    const int32_t *ids;
+    const uint8_t *rows; /* per structure: three names of 16 bytes, then [n, vocab] floats */
+};
+
+static void read_golden(const char *path, struct file *g) {
+    FILE *f = fopen(path, "rb");
+    assert_non_null(f);
+    fseek(f, 0, SEEK_END);
+    size_t size = (size_t)ftell(f);
+    rewind(f);
+    g->bytes = malloc(size);
+    assert_non_null(g->bytes);
+    assert_int_equal(fread(g->bytes, 1, size, f), size);
+    fclose(f);
+    uint32_t head[3];
+    assert_memory_equal(g->bytes, "QNMANY01", 8);
+    memcpy(head, g->bytes + 8, sizeof head);
+    g->n = head[0], g->vocab = head[1], g->structures = head[2];
+    g->ids = (const int32_t *)(const void *)(g->bytes + 20);
+    g->rows = g->bytes + 20 + 4 * (size_t)g->n;
+    assert_int_equal(size, 20 + 4 * (size_t)g->n + g->structures * (48 + 4 * (size_t)g->n * g->vocab));
+}
+
+static const struct { uint32_t sizes[3], n; } cuts[] = {{{512}, 1}, {{1}, 1}, {{16}, 1}, {{7, 1, 13}, 3}};
+
+/* One structure, cut in every way. */
+static void check_structure(struct qn_bench *b, const struct file *g, const uint8_t *at, float *out,
+                            float *first) {
+    char name[80];
+    struct qn_structure_request req = {.convert = false};
+    qn_part_init(&req.attention, (const char *)at);
+    qn_part_init(&req.ffn, (const char *)at + 16);
+    qn_part_init(&req.sharing, (const char *)at + 32);
+    snprintf(name, sizeof name, "%s+%s+%s", req.attention.type, req.ffn.type, req.sharing.type);
+    size_t n = (size_t)g->n * g->vocab;
+    float *want = malloc(n * sizeof *want);
+    assert_non_null(want);
+    memcpy(want, at + 48, n * sizeof *want);
+    if (qn_variant_resolve(b->model, &req, &b->variant, &b->err) != QN_OK)
+        fail_msg("%s: %s", name, b->err.msg);
+    assert_int_equal(qn_variant_structure(b->variant)->origin, QN_ORIGIN_NATIVE);
+    assert_int_equal(qn_variant_structure(b->variant)->exactness, QN_EXACT);
+    assert_int_equal(qn_variant_prepare(b->variant, NULL, &b->err), QN_OK);
+    for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
+        struct qn_bench_run run = {.ids = g->ids,
+                                   .n = g->n,
+                                   .chunks = cuts[i].sizes,
+                                   .n_chunks = cuts[i].n,
+                                   .want = QN_WANT_ALL,
+                                   .out = i ? out : first,
+                                   .width = g->vocab};
+        if (!qn_bench_run(b, &run)) fail_msg("%s: %s", name, b->err.msg);
+        if (i) assert_memory_equal(out, first, n * sizeof *out);
+    }
+    double d = qn_distance(first, want, n);
+    if (!(d <= 1e-4)) fail_msg("%s: logits differ by %g of the largest", name, d);
+    qn_variant_unref(b->variant);
+    b->variant = NULL;
+    free(want);
+}
+
+static void check_fixture(const char *dir) {
+    char path[96];
+    struct file g;
+    struct qn_bench b;
+    struct qn_bench_options opt = {.state = QN_STATE_F32, .threads = 2, .max_step_tokens = 64};
+    snprintf(path, sizeof path, "%s/golden.bin", dir);
+    read_golden(path, &g);
+    if (!qn_bench_open(&b, dir, &opt)) fail_msg("%s: %s", dir, b.err.msg);
+    qn_variant_unref(b.variant);
+    size_t n = (size_t)g.n * g.vocab;
+    float *out = malloc(n * sizeof *out), *first = malloc(n * sizeof *first);
+    assert_true(out && first);
+    for (uint32_t i = 0; i < g.structures; i++)
+        check_structure(&b, &g, g.rows + i * (48 + 4 * n), out, first);
+    free(out);
+    free(first);
+    qn_bench_close(&b);
+    free(g.bytes);
+}
+
+static void all_thirty(void **state) {
+    (void)state;
+    check_fixture("tests/golden/quern/all");
+}
+
+static void other_forms(void **state) {
+    (void)state;
+    check_fixture("tests/golden/quern/forms");
+}
+
+/* The default is the first member of each list; the held-out table comes through. */
+static void defaults_and_table(void **state) {
+    (void)state;
+    static const char *const native[][3] = {{"gqa", "swiglu", "none"}, {"linformer", "gelu", "all"}};
+    static const char *const dirs[] = {"tests/golden/quern/all", "tests/golden/quern/forms"};
+    for (int i = 0; i < 2; i++) {
+        struct qn_bench b;
+        struct qn_held_out rows[4];
+        struct qn_bench_options opt = {.threads = 1, .max_step_tokens = 64};
+        if (!qn_bench_open(&b, dirs[i], &opt)) fail_msg("%s: %s", dirs[i], b.err.msg);
+        const struct qn_structure *s = qn_variant_structure(b.variant);
+        assert_string_equal(s->attention.type, native[i][0]);
+        assert_string_equal(s->ffn.type, native[i][1]);
+        assert_string_equal(s->sharing.type, native[i][2]);
+        assert_int_equal(qn_model_held_out(b.model, rows, 4), i ? 0 : 2);
+        assert_int_equal(qn_model_held_out(b.model, NULL, 0), i ? 0 : 2);
+        if (i == 0) {
+            assert_string_equal(rows[1].attention, "performer");
+            assert_string_equal(rows[1].ffn, "moe");
+            assert_string_equal(rows[1].sharing, "all");
+            assert_true(rows[1].nats_per_byte == 2.0 && rows[1].bits_per_byte == 2.885);
+        }
+        qn_bench_close(&b);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(all_thirty),
+        cmocka_unit_test(other_forms),
+        cmocka_unit_test(defaults_and_table),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
