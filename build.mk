@@ -61,6 +61,10 @@ fmt: ## format every C file
 bench: all model deps-bench ## throughput of the model on this machine, and HTTP beside nginx (tests/bench)
 	@tests/bench/run.sh
 
+bench-structures: all ## every structure at two published shapes, and the goals they must meet (20 minutes)
+	@tests/bench/structures.sh
+.PHONY: bench-structures
+
 load: all model deps-bench ## wrk scripts of tests/load against a fresh server; one table
 	@tests/load/run.sh build/quern $(MODEL)
 

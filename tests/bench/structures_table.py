@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Rows of quern bench --structures --format json as Markdown, and the goals that they must meet.
+Usage: structures_table.py table ROWS.json | goals DIRECTORY"""
+import json
+import os
+import sys
+
+
+def cell(value, digits):
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def rows_of(path):
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def line(r, columns):
+    return "| " + " | ".join(text(r) for _, text in columns) + " |"
+
+
+def prefill(r):
+    if r["prefill_skipped"]:
+        return f"~{r['prefill_estimate_ms']:,.0f} (skipped)"
+    return cell(r["prefill_ms"], 0)
+
+
+def name(r):
+    parts = [r["attention"]]
+    numbers = dict(p.split("=") for p in (r["attention_parameters"] or "").split())
+    for key in ("kv_heads", "k", "features"):
+        if key in numbers and not (key == "kv_heads" and numbers[key] in (numbers["heads"], "1")):
+            parts.append(f"{key}={numbers[key]}")
+    out = " ".join(parts)
+    if r["ffn"] != "gelu" and r["ffn"] != "swiglu":
+        out += f" + {r['ffn']}"
+    return out if r["sharing"] == "none" else f"{out}, sharing {r['sharing']}"
+
+
+def table(path):
+    rows = rows_of(path)
+    first = rows[0]
+    several = len({r["batch"] for r in rows}) > 1
+    columns = [("structure", name)]
+    if several:
+        columns.append(("batch", lambda r: str(r["batch"])))
+    columns += [
+        ("n", lambda r: f"{r['length']:,}"),
+        ("ms/token", lambda r: cell(r["decode_ms_per_token"], 2)),
+        ("IQR", lambda r: cell(r["decode_iqr_ms"], 2)),
+        ("faster", lambda r: cell(r["decode_speedup"], 2)),
+        ("fewer bytes", lambda r: cell(r["decode_bytes_ratio"], 2)),
+        ("GFLOP/s", lambda r: cell(r["decode_gflops_per_second"], 0)),
+        ("GB/s", lambda r: cell(r["decode_gbytes_per_second"], 1)),
+    ]
+    if "prefill_ms" in first:
+        columns += [("prefill ms", prefill), ("GFLOP/s", lambda r: cell(r["prefill_gflops_per_second"], 0))]
+    columns += [
+        ("state KiB", lambda r: cell(r["state_bytes"] and r["state_bytes"] / 1024, 0)),
+        ("weights read MiB", lambda r: cell(r["weights_active_bytes"] / 2**20, 1)),
+    ]
+    print(f"`{first['shape']}`, {first['ffn']}, {first['weight_type']} weights, {first['state_type']} state, "
+          f"{first['threads']} threads; \"faster\" and \"fewer bytes\" against {name(first)}\n")
+    print("| " + " | ".join(head for head, _ in columns) + " |")
+    print("|---|" + "---:|" * (len(columns) - 1))
+    for r in rows:
+        print(line(r, columns))
+
+
+class Goals:
+    def __init__(self):
+        self.missed = 0
+
+    def check(self, what, value, goal, met):
+        self.missed += not met
+        print(f"| {what} | {value:.2f} | {goal} | {'yes' if met else 'no'} |")
+
+
+def check_attention(goals, path, shape):
+    by = {(r["attention"], r["length"]): r for r in rows_of(path)}
+    short = 1024 if ("mha", 1024) in by else 1000
+    for kind in ("performer", "linformer"):
+        near, far = by[kind, short], by[kind, 16000]
+        ratio = far["decode_ms_per_token"] / near["decode_ms_per_token"]
+        goals.check(f"{shape}: {kind} ms/token at 16,000 against {short:,}", ratio, "≤ 1.10", ratio <= 1.1)
+        ratio = far["state_bytes"] / near["state_bytes"]
+        goals.check(f"{shape}: {kind} state bytes, the same", ratio, "= 1", ratio == 1)
+    for kind in ("gqa", "mqa"):
+        r = by[kind, 16000]
+        ratio = r["decode_speedup"] / r["decode_bytes_ratio"]
+        goals.check(f"{shape}: {kind} at 16,000, speed-up ÷ ratio of bytes read", ratio, "≥ 0.70", ratio >= 0.7)
+
+
+def check_goals(folder):
+    goals = Goals()
+    print("| goal | measured | wanted | met |\n|---|---:|---:|---|")
+    for shape in ("bert-base", "smollm2"):
+        check_attention(goals, os.path.join(folder, f"{shape}.json"), shape)
+        for r in rows_of(os.path.join(folder, f"sharing-{shape}.json")):
+            if r["sharing"] == "all":
+                goals.check(f"{shape}: sharing all against none at {r['length']}", r["decode_speedup"], "≥ 2",
+                            r["decode_speedup"] >= 2)
+    return goals.missed
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "table":
+        table(sys.argv[2])
+    else:
+        sys.exit(1 if check_goals(sys.argv[2]) else 0)
