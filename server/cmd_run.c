@@ -3,40 +3,26 @@
  *   argv -> struct qn_api_infer -> qn_job_new -> engine thread -> events -> text on stdout, table on stderr
  *
  * Threads: main waits on a condition variable that the engine's wake signals; Ctrl-C cancels the job. */
-#include <errno.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "api/infer_fields.h"
 #include "kernels/cpu.h"
-#include "kernels/pool.h"
 #include "server/cli.h"
 #include "server/cmd.h"
 #include "server/engine.h"
-
-#define MAX_STDIN (1u << 20) /* bytes of a prompt read from standard input */
-
-struct waiter {
-    pthread_mutex_t lock;
-    pthread_cond_t ready;
-    bool woken;
-};
+#include "server/local.h"
 
 struct run {
     const char *model_path, *state_type;
     uint32_t threads;
     bool json, quiet, text_set;
     struct qn_api_infer req;
-    struct qn_registry models;
-    struct qn_pool *pool;
-    struct qn_engine *engine;
+    struct qn_local local;
     struct qn_job *job;
-    struct waiter waiter;
 };
 
 static volatile sig_atomic_t interrupted;
@@ -44,29 +30,6 @@ static volatile sig_atomic_t interrupted;
 static void on_sigint(int sig) {
     (void)sig;
     interrupted = 1;
-}
-
-static void wake(void *ctx) {
-    struct waiter *w = ctx;
-    pthread_mutex_lock(&w->lock);
-    w->woken = true;
-    pthread_cond_signal(&w->ready);
-    pthread_mutex_unlock(&w->lock);
-}
-
-/* Waits for events, or 100 ms, so that Ctrl-C is seen. */
-static void wait_events(struct waiter *w) {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += 100000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_nsec -= 1000000000;
-        until.tv_sec++;
-    }
-    pthread_mutex_lock(&w->lock);
-    if (!w->woken) pthread_cond_timedwait(&w->ready, &w->lock, &until);
-    w->woken = false;
-    pthread_mutex_unlock(&w->lock);
 }
 
 static int set_field(void *ctx, const char *name, const char *value) {
@@ -103,29 +66,11 @@ static void field_help(void) {
     }
 }
 
-/* All of standard input as text; NULL with a message when it is too long, holds a zero byte, or memory is
- * short: a prompt is never cut. */
-static char *read_stdin(void) {
-    char *p = malloc(MAX_STDIN + 1);
-    size_t n = p ? fread(p, 1, MAX_STDIN + 1, stdin) : 0;
-    const char *why = !p                   ? "out of memory"
-                      : n > MAX_STDIN      ? "standard input holds more than 1 MiB"
-                      : memchr(p, '\0', n) ? "standard input holds a zero byte"
-                                           : NULL;
-    if (!why) {
-        p[n] = '\0';
-        return p;
-    }
-    fprintf(stderr, "quern: %s\n", why);
-    free(p);
-    return NULL;
-}
-
 static int set_sequence(struct run *r, const char *text) {
     struct qn_api_err err = {0};
     char *piped = NULL;
     if (!text && !r->req.n_seqs && !isatty(STDIN_FILENO)) {
-        text = piped = read_stdin();
+        text = piped = qn_local_read(stdin, "standard input");
         if (!text) return 2;
     }
     int bad = text ? qn_api_infer_set(&r->req, "sequence", text, &err) : 0;
@@ -135,31 +80,14 @@ static int set_sequence(struct run *r, const char *text) {
     return bad ? 2 : 0;
 }
 
-static int open_all(struct run *r, struct qn_err *err) {
-    struct qn_open_options opt = {.pool = r->pool,
-                                  .prefix_cache = false,
-                                  .progress = qn_cli_progress,
-                                  .state_type =
-                                      strcmp(r->state_type, "f32") == 0 ? QN_STATE_F32 : QN_STATE_F16};
-    int bad = qn_model_open(r->model_path, &opt, &r->models.models[0], err);
-    if (bad) return bad;
-    r->models.n = 1;
-    struct qn_engine_options eo = {
-        .models = &r->models, .max_running = QN_API_MAX_OUTPUTS, .wake = wake, .wake_ctx = &r->waiter};
-    r->engine = qn_engine_new(&eo);
-    if (!r->engine || qn_engine_start(r->engine))
-        return qn_err_set(err, QN_ERR_NOMEM, "can't start the engine");
-    return QN_OK;
-}
-
 /* Prints tokens until the job is done. Several outputs are printed whole at the end instead of interleaved.
  */
 static void follow(struct run *r) {
     bool done = false, several = r->job->n_outputs > 1 || r->json;
     while (!done) {
-        if (interrupted) qn_engine_cancel(r->engine, r->job);
-        wait_events(&r->waiter);
-        for (struct qn_event *ev = qn_engine_take(r->engine); ev;) {
+        if (interrupted) qn_engine_cancel(r->local.engine, r->job);
+        qn_local_wait(&r->local);
+        for (struct qn_event *ev = qn_engine_take(r->local.engine); ev;) {
             struct qn_event *next = (struct qn_event *)ev->node.next;
             if (ev->kind == QN_EVENT_DONE)
                 done = true;
@@ -241,8 +169,8 @@ static int submit(struct run *r) {
     unsigned retry = 0;
     struct qn_job_options jo = {.t_received_ns = qn_now_ns()};
     r->req.stream = r->req.task == QN_TASK_GENERATE; /* token events, printed as they come */
-    if (qn_job_new(&r->models, &r->req, &jo, &r->job, &err) ||
-        qn_engine_submit(r->engine, r->job, &err, &retry)) {
+    if (qn_job_new(&r->local.models, &r->req, &jo, &r->job, &err) ||
+        qn_engine_submit(r->local.engine, r->job, &err, &retry)) {
         fprintf(stderr, "quern: %s\n", err.msg);
         return err.code == QN_API_INTERNAL || err.code == QN_API_OUT_OF_MEMORY ? 1 : 2;
     }
@@ -251,19 +179,10 @@ static int submit(struct run *r) {
 }
 
 static void release(struct run *r) {
-    if (r->engine) {
-        qn_engine_stop(r->engine);
-        for (struct qn_event *ev = qn_engine_take(r->engine); ev;) {
-            struct qn_event *next = (struct qn_event *)ev->node.next;
-            qn_event_free(ev);
-            ev = next;
-        }
-        qn_engine_free(&r->engine);
-    }
+    qn_local_stop(&r->local);
     if (r->job) qn_job_unref(r->job);
     qn_api_infer_free(&r->req);
-    qn_registry_close(&r->models);
-    qn_pool_free(&r->pool);
+    qn_local_close(&r->local);
 }
 
 static int parse(struct run *r, int argc, char **argv, const char **text) {
@@ -294,16 +213,12 @@ static int parse(struct run *r, int argc, char **argv, const char **text) {
         fprintf(stderr, "quern: " QN_NO_MODEL_HINT "\n");
         return 2;
     }
-    if (strcmp(r->state_type, "f16") != 0 && strcmp(r->state_type, "f32") != 0) {
-        fprintf(stderr, "quern: --state-type must be f16 or f32\n");
-        return 2;
-    }
+    if (!qn_local_state_type(r->state_type)) return 2;
     return set_sequence(r, *text);
 }
 
 int qn_cmd_run(int argc, char **argv) {
-    struct run r = {.state_type = "f16",
-                    .waiter = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false}};
+    struct run r = {.state_type = "f16"};
     const char *text = NULL;
     r.threads = qn_cpu_threads(NULL);
     r.model_path = qn_default_model();
@@ -316,11 +231,12 @@ int qn_cmd_run(int argc, char **argv) {
     struct sigaction sa = {.sa_handler = on_sigint};
     sigaction(SIGINT, &sa, NULL);
     struct qn_err err = {0};
-    r.pool = qn_pool_new(r.threads);
-    if (r.pool && open_all(&r, &err) == QN_OK) {
+    struct qn_local_options lo = {
+        .model_path = r.model_path, .state_type = r.state_type, .threads = r.threads};
+    if (qn_local_open(&r.local, &lo, &err) == QN_OK) {
         code = submit(&r);
     } else {
-        fprintf(stderr, "quern: %s\n", err.code ? err.msg : "out of memory");
+        fprintf(stderr, "quern: %s\n", err.msg);
         code = 1;
     }
     release(&r);

@@ -16,6 +16,7 @@ static void help(FILE *f) {
           "\n"
           "  serve       serve models over HTTP\n"
           "  run         generate once from the command line, with a table of time and memory\n"
+          "  compare     run one sequence in several structures; a table of time, memory and fidelity\n"
           "  inspect     describe a model file\n"
           "  bench       measure prompt and generation throughput\n"
           "\n"
@@ -33,11 +34,8 @@ static int version(void) {
 static const struct command {
     const char *name;
     int (*run)(int argc, char **argv);
-} commands[] = {{"serve", qn_cmd_serve},
-                {"run", qn_cmd_run},
-                {"inspect", qn_cmd_inspect},
-                {"bench", qn_cmd_bench},
-                {"healthcheck", qn_cmd_healthcheck}};
+} commands[] = {{"serve", qn_cmd_serve},     {"run", qn_cmd_run},     {"compare", qn_cmd_compare},
+                {"inspect", qn_cmd_inspect}, {"bench", qn_cmd_bench}, {"healthcheck", qn_cmd_healthcheck}};
 
 static int dispatch(int argc, char **argv) {
     if (argc < 2) {

@@ -1,8 +1,12 @@
 """POST /v1/compare, divergence in replies and GET /v1/structures: over the fake model, on a tiny random llama, and on
 SmolLM2 when it is there."""
 import concurrent.futures
+import csv
+import io
+import json
 import math
 import os
+import subprocess
 import time
 
 import pytest
@@ -348,3 +352,54 @@ def test_real_comparison(smol):
     alone = smol.infer(sequence=prompt, max_tokens=12, attention="mqa", convert=True).json()
     assert alone["outputs"][0]["tokens"] == mqa["outputs"][0]["tokens"]
     assert alone["structure"]["divergence"]["mean_kl"] > 1
+
+
+# --- quern compare ---
+
+def command(*args, model=SMOL, **kw):
+    return subprocess.run([REAL, "compare", *(["--model", model] if model else []), *map(str, args)], timeout=300 * SLOW,
+                          capture_output=True, text=True, **kw)
+
+
+@pytest.mark.parametrize("args,why", [
+    ([], "--prompt"), (["--prompt", "x", "--file", "y"], "--prompt"), (["--prompt", "x", "--structures", "gqa+"], "tokenizer"),
+    (["--prompt", "x", "--structures", "gqa((", ], "character 5"), (["--prompt", "x", "--repeats", "51"], "50"),
+    (["--prompt", "x", "--task", "embed"], "task"), (["--prompt", "x", "--json", "--csv"], "not both"),
+    (["--prompt", "x", "--structures", "gqa,nope"], "structures[1]"), (["--prompt", "x", "--baseline", "4"], "baseline")])
+def test_command_usage_is_2(args, why):
+    p = command(*args, model=TINY)
+    assert p.returncode == 2 and why in p.stderr and p.stdout == "", p.stderr
+
+
+def test_command_cannot_read_is_1(tmp_path):
+    assert command("--file", tmp_path / "none", model=TINY).returncode == 1
+    assert command("--prompt", "x", model=str(tmp_path / "none.gguf")).returncode == 1
+
+
+@pytest.fixture
+def real_model():
+    if FLAVOUR != "release" or not os.path.exists(SMOL):
+        pytest.skip("needs the release build and models/SmolLM2 (make model)")
+
+
+def test_command_table_json_and_csv(real_model, tmp_path, smol):
+    text = tmp_path / "prompt.txt"
+    text.write_text("The mill by the river")
+    args = ["--file", text, "--structures", "gqa,mha,mqa+swiglu", "--convert", "--max-tokens", 5, "--repeats", 2]
+    table = command(*args)
+    assert table.returncode == 0 and table.stderr == "", table.stderr
+    lines = table.stdout.splitlines()
+    assert [l.split()[0] for l in lines[1:4]] == ["gqa+swiglu+none", "mha+swiglu+none", "mqa+swiglu+none"]
+    assert [l.split()[1] for l in lines[1:4]] == ["native", "exact", "untrained"]
+    body = json.loads(command(*args, "--json").stdout)
+    check_reply(body, 3, 2)
+    rows = list(csv.DictReader(io.StringIO(command(*args, "--csv").stdout, newline="")))
+    served = compare(smol, sequence="The mill by the river", structures=THREE[:1] + THREE[2:] + THREE[1:2], max_tokens=5,
+                     repeats=2).json()
+    for row, mine, theirs in zip(rows, body["results"], served["results"]):
+        assert mine["outputs"] == theirs["outputs"] and mine["fidelity"] == theirs["fidelity"]
+        assert mine["structure"] == theirs["structure"]
+        assert row["text"] == mine["outputs"][0]["text"]
+        assert math.isclose(float(row["mean_kl"]), mine["fidelity"]["mean_kl"], rel_tol=1e-6, abs_tol=1e-9)
+    score = command("--file", "-", "--structures", "gqa", "--task", "score", "--repeats", 1, input="The mill")
+    assert score.returncode == 0 and "bits/byte" in score.stdout

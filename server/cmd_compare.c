@@ -1,0 +1,221 @@
+/* quern compare: one sequence in several structures, from the command line; the same comparison as POST
+ * /v1/compare, in this process.
+ *
+ *   argv -> struct qn_api_compare -> qn_comparison -> [job -> engine thread -> DONE]* -> table, JSON or CSV
+ *
+ * Threads: main waits for the engine's events; Ctrl-C cancels the run that is under way. */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/infer_fields.h"
+#include "kernels/cpu.h"
+#include "server/cli.h"
+#include "server/cmd.h"
+#include "server/compare_table.h"
+#include "server/comparison.h"
+#include "server/local.h"
+#include "server/structure_text.h"
+
+struct options {
+    const char *model_path, *state_type, *prompt, *file, *structures, *task;
+    uint32_t threads, repeats, max_tokens, baseline;
+    bool json, csv, convert, ignore_eos;
+};
+
+static volatile sig_atomic_t interrupted;
+
+static void on_sigint(int sig) {
+    (void)sig;
+    interrupted = 1;
+}
+
+/* 0, 1 for a failure of the machine, 2 for one of the request; said on stderr. */
+static int complain(const struct qn_api_err *err) {
+    fprintf(stderr, "quern: %s\n", err->msg);
+    return qn_api_status(err->code) >= 500 ? 1 : 2;
+}
+
+/* ---- the request ---- */
+static int set_sequence(const struct options *o, struct qn_api_compare *r) {
+    struct qn_api_err err = {.code = QN_API_OK};
+    char *text = NULL;
+    if (!o->prompt == !o->file) {
+        fprintf(stderr, "quern: give either --prompt TEXT or --file FILE\n");
+        return 2;
+    }
+    if (o->file) {
+        FILE *f = strcmp(o->file, "-") ? fopen(o->file, "rb") : stdin;
+        if (!f) {
+            fprintf(stderr, "quern: can't open %s: %s\n", o->file, strerror(errno));
+            return 1;
+        }
+        text = qn_local_read(f, o->file);
+        if (f != stdin) fclose(f);
+        if (!text) return 2;
+    }
+    int bad = qn_api_infer_set(&r->run, "sequence", text ? text : o->prompt, &err);
+    free(text);
+    return bad ? complain(&err) : 0;
+}
+
+static int set_request(const struct options *o, struct qn_api_compare *r) {
+    struct qn_api_err err = {.code = QN_API_OK};
+    if (qn_api_infer_set(&r->run, "task", o->task, &err)) return complain(&err);
+    r->run.convert = o->convert;
+    r->run.ignore_eos = o->ignore_eos;
+    r->repeats = o->repeats;
+    r->baseline = o->baseline;
+    if (r->run.task == QN_TASK_GENERATE) r->run.max_tokens = o->max_tokens;
+    if (strcmp(o->structures, "all") != 0 &&
+        qn_structure_list(o->structures, &r->structures, &r->n_structures, &err))
+        return complain(&err);
+    return set_sequence(o, r);
+}
+
+/* ---- the runs ---- */
+/* Waits for the job under way; false when Ctrl-C ended it. */
+static bool follow(struct qn_local *l, struct qn_job *j) {
+    bool done = false;
+    while (!done) {
+        if (interrupted) qn_engine_cancel(l->engine, j);
+        qn_local_wait(l);
+        for (struct qn_event *ev = qn_engine_take(l->engine), *next; ev; ev = next) {
+            next = (struct qn_event *)(void *)ev->node.next;
+            done = done || ev->kind == QN_EVENT_DONE;
+            qn_event_free(ev);
+        }
+    }
+    return !interrupted;
+}
+
+static int run_all(struct qn_local *l, struct qn_comparison *c) {
+    struct qn_api_err err = {.code = QN_API_OK};
+    struct qn_api_sample s;
+    struct qn_job *j;
+    while ((j = qn_comparison_next(c))) {
+        uint32_t done, all;
+        qn_comparison_progress(c, &done, &all);
+        qn_cli_progress(NULL, "comparing", (double)done / all);
+        if (qn_engine_submit(l->engine, j, &err, NULL)) {
+            qn_comparison_fail(c, &err);
+            break;
+        }
+        if (!follow(l, j)) {
+            fprintf(stderr, "\nquern: interrupted\n");
+            return 1;
+        }
+        qn_comparison_take(c, &s);
+    }
+    qn_cli_progress(NULL, "comparing", 1);
+    return qn_comparison_error(c)->code ? complain(qn_comparison_error(c)) : 0;
+}
+
+static int print(const struct options *o, struct qn_comparison *c) {
+    const struct qn_api_comparison *r = qn_comparison_result(c);
+    struct qn_buf json = {0};
+    if (o->csv) {
+        qn_compare_csv(stdout, r);
+    } else if (o->json) {
+        qn_api_compare_write(&json, r);
+        if (!json.failed) printf("%s\n", json.p);
+    } else {
+        qn_compare_table(stdout, r);
+    }
+    bool failed = json.failed;
+    qn_buf_free(&json);
+    return failed || fflush(stdout) != 0 ? 1 : 0;
+}
+
+static int compare(const struct options *o, struct qn_local *l, struct qn_api_compare *r) {
+    struct qn_api_err err = {.code = QN_API_OK};
+    struct qn_comparison *c = NULL;
+    struct qn_job_options jo = {.t_received_ns = qn_now_ns()};
+    int code = 0;
+    if (!r->n_structures &&
+        qn_structure_all(l->models.models[0], o->convert, &r->structures, &r->n_structures, &err))
+        return complain(&err);
+    if (qn_api_compare_check(r, &err) || qn_comparison_new(&l->models, r, &jo, &c, &err))
+        return complain(&err);
+    code = run_all(l, c);
+    if (!code) code = print(o, c);
+    qn_local_stop(l); /* before the jobs that it may still know */
+    qn_comparison_free(c);
+    return code;
+}
+
+/* ---- the command ---- */
+static int parse(struct options *o, int argc, char **argv) {
+    const struct qn_cli_option options[] = {
+        {"model", QN_CLI_STRING, &o->model_path, 0, 0, "PATH",
+         "checkpoint: GGUF, safetensors or a directory"},
+        {"prompt", QN_CLI_STRING, &o->prompt, 0, 0, "TEXT", "the sequence"},
+        {"file", QN_CLI_STRING, &o->file, 0, 0, "FILE", "the sequence from a file, - for standard input"},
+        {"structures", QN_CLI_STRING, &o->structures, 0, 0, "LIST",
+         "attention+ffn+sharing,… with parameters in brackets, or all (the default)"},
+        {"convert", QN_CLI_FLAG, &o->convert, 0, 0, NULL, "also allow approximate and untrained conversions"},
+        {"task", QN_CLI_STRING, &o->task, 0, 0, "TASK", "generate (the default) or score"},
+        {"max-tokens", QN_CLI_UINT, &o->max_tokens, 0, 1048576, "N", "tokens to generate"},
+        {"ignore-eos", QN_CLI_FLAG, &o->ignore_eos, 0, 0, NULL, "go on past tokens that end a text"},
+        {"repeats", QN_CLI_UINT, &o->repeats, 1, QN_COMPARE_REPEATS, "N", "measured runs of each structure"},
+        {"baseline", QN_CLI_UINT, &o->baseline, 0, QN_COMPARE_STRUCTURES - 1, "I",
+         "which structure the others are held against, from 0"},
+        {"threads", QN_CLI_UINT, &o->threads, 1, 256, "N", "compute threads"},
+        {"state-type", QN_CLI_STRING, &o->state_type, 0, 0, "f16|f32",
+         "storage of keys and values (default f16)"},
+        {"json", QN_CLI_FLAG, &o->json, 0, 0, NULL, "print the reply of POST /v1/compare"},
+        {"csv", QN_CLI_FLAG, &o->csv, 0, 0, NULL, "print one line for each structure"},
+    };
+    struct qn_cli cli = {.usage = "quern compare [options] --prompt TEXT",
+                         .about =
+                             "Runs one sequence in several structures, in turn, and prints what each costs "
+                             "and how far it\nis from the baseline. Example: --structures "
+                             "'gqa,mqa,performer(features=64)+moe+all'",
+                         .options = options,
+                         .n_options = sizeof options / sizeof *options};
+    int bad = qn_cli_parse(&cli, argc, argv);
+    if (bad) return bad;
+    if (!o->model_path) {
+        fprintf(stderr, "quern: " QN_NO_MODEL_HINT "\n");
+        return 2;
+    }
+    if (o->json && o->csv) {
+        fprintf(stderr, "quern: --json or --csv, not both\n");
+        return 2;
+    }
+    return qn_local_state_type(o->state_type) ? 0 : 2;
+}
+
+int qn_cmd_compare(int argc, char **argv) {
+    struct options o = {.state_type = "f16",
+                        .structures = "all",
+                        .task = "generate",
+                        .repeats = 5,
+                        .max_tokens = 64,
+                        .threads = qn_cpu_threads(NULL),
+                        .model_path = qn_default_model()};
+    struct qn_api_compare r;
+    struct qn_local l;
+    struct qn_err err = {0};
+    int code = parse(&o, argc, argv);
+    if (code) return code == 1 ? 0 : 2;
+    qn_api_compare_init(&r);
+    code = set_request(&o, &r);
+    if (code) {
+        qn_api_compare_free(&r);
+        return code;
+    }
+    struct sigaction sa = {.sa_handler = on_sigint};
+    sigaction(SIGINT, &sa, NULL);
+    struct qn_local_options lo = {o.model_path, o.state_type, o.threads};
+    if (qn_local_open(&l, &lo, &err) == QN_OK) {
+        code = compare(&o, &l, &r);
+    } else {
+        fprintf(stderr, "quern: %s\n", err.msg);
+        code = 1;
+    }
+    qn_api_compare_free(&r);
+    qn_local_close(&l);
+    return code;
+}

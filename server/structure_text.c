@@ -1,0 +1,206 @@
+/* Structures from and to text; see structure_text.h. */
+#include "server/structure_text.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/translate.h"
+
+struct cursor {
+    const char *at, *end;
+    const char *text; /* start, for messages */
+    struct qn_api_err *err;
+};
+
+static int wrong(const struct cursor *c, const char *want) {
+    return qn_api_fail(c->err, QN_API_INVALID, "structures", "\"%.*s\": %s expected at character %d",
+                       (int)(c->end - c->text < 80 ? c->end - c->text : 80), c->text, want,
+                       (int)(c->at - c->text) + 1);
+}
+
+static bool peek(const struct cursor *c, char what) {
+    return c->at < c->end && *c->at == what;
+}
+
+static bool accept(struct cursor *c, char what) {
+    if (!peek(c, what)) return false;
+    c->at++;
+    return true;
+}
+
+static bool name_byte(char b) {
+    return (b >= 'a' && b <= 'z') || (b >= '0' && b <= '9') || b == '_';
+}
+
+/* a-z 0-9 _ into out[24]; what: of the message. */
+static int take_name(struct cursor *c, char out[24], const char *what) {
+    size_t n = 0;
+    while (c->at + n < c->end && name_byte(c->at[n])) n++;
+    if (!n || n > 23) return wrong(c, what);
+    memcpy(out, c->at, n);
+    out[n] = '\0';
+    c->at += n;
+    return 0;
+}
+
+/* A number, true, false, or a word. */
+static int take_value(struct cursor *c, struct qn_api_part *p) {
+    char text[24], *end;
+    size_t n = 0;
+    while (c->at + n < c->end && !strchr(",)", c->at[n])) n++;
+    if (!n || n >= sizeof text) return wrong(c, "a value of 1 to 23 characters");
+    memcpy(text, c->at, n);
+    text[n] = '\0';
+    bool yes = !strcmp(text, "true"), letter = (text[0] | 32) >= 'a' && (text[0] | 32) <= 'z';
+    p->params[p->n_params].kind = QN_API_BOOL;
+    p->params[p->n_params].value = yes;
+    if (!yes && strcmp(text, "false") != 0 && letter) {
+        p->params[p->n_params].kind = QN_API_TEXT;
+        memcpy(p->params[p->n_params].text, text, n + 1);
+    } else if (!letter) {
+        double v = strtod(text, &end);
+        if (*end || !isfinite(v) || fabs(v) >= 9007199254740992.0)
+            return wrong(c, "a number, true, false or a word");
+        p->params[p->n_params].kind = strpbrk(text, ".eE") ? QN_API_NUMBER : QN_API_INT;
+        p->params[p->n_params].value = v;
+    }
+    p->n_params++;
+    c->at += n;
+    return 0;
+}
+
+static int take_params(struct cursor *c, struct qn_api_part *p) {
+    do {
+        if (p->n_params == QN_API_PARTS) return wrong(c, "no more than 8 parameters");
+        memset(&p->params[p->n_params], 0, sizeof p->params[0]);
+        if (take_name(c, p->params[p->n_params].name, "the name of a parameter")) return -1;
+        if (!accept(c, '=')) return wrong(c, "\"=\"");
+        if (take_value(c, p)) return -1;
+    } while (accept(c, ','));
+    return accept(c, ')') ? 0 : wrong(c, "\",\" or \")\"");
+}
+
+static int take_part(struct cursor *c, struct qn_api_part *p) {
+    if (c->at == c->end || peek(c, '+')) return 0; /* the model's own */
+    if (take_name(c, p->type, "the name of a structure")) return -1;
+    return accept(c, '(') ? take_params(c, p) : 0;
+}
+
+int qn_structure_text(const char *text, size_t n, struct qn_api_compare_structure *out,
+                      struct qn_api_err *err) {
+    struct cursor c = {.at = text, .end = text + n, .text = text, .err = err};
+    struct qn_api_part *parts[] = {&out->attention, &out->ffn, &out->sharing};
+    memset(out, 0, sizeof *out);
+    if (!n) return wrong(&c, "attention+ffn+sharing");
+    for (size_t i = 0; i < 3; i++) {
+        if (take_part(&c, parts[i])) return -1;
+        if (!accept(&c, '+')) break;
+        if (i == 2) return wrong(&c, "no fourth part");
+    }
+    return c.at == c.end ? 0 : wrong(&c, "\"+\", \"(\" or the end");
+}
+
+/* Where this item ends: at a comma outside brackets. */
+static size_t item_length(const char *s) {
+    size_t n = 0;
+    int depth = 0;
+    for (; s[n] && (s[n] != ',' || depth > 0); n++) depth += s[n] == '(' ? 1 : s[n] == ')' ? -1 : 0;
+    return n;
+}
+
+static int append(struct qn_api_compare_structure **list, uint32_t *n,
+                  const struct qn_api_compare_structure *s, struct qn_api_err *err) {
+    if (*n == QN_COMPARE_STRUCTURES)
+        return qn_api_fail(err, QN_API_INVALID, "structures",
+                           "more than %u structures: name those to compare", QN_COMPARE_STRUCTURES);
+    struct qn_api_compare_structure *p = realloc(*list, (*n + 1) * sizeof *p);
+    if (!p) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
+    *list = p;
+    p[(*n)++] = *s;
+    return 0;
+}
+
+int qn_structure_list(const char *text, struct qn_api_compare_structure **out, uint32_t *n,
+                      struct qn_api_err *err) {
+    *out = NULL;
+    *n = 0;
+    for (;;) {
+        size_t k = item_length(text);
+        struct qn_api_compare_structure s;
+        if (qn_structure_text(text, k, &s, err) || append(out, n, &s, err)) {
+            free(*out);
+            *out = NULL;
+            *n = 0;
+            return -1;
+        }
+        if (!text[k]) return 0;
+        text += k + 1;
+    }
+}
+
+/* ---- all of a model ---- */
+/* How much leave an entry needs: 0 native, 1 exact, 2 approximate or untrained, 3 none can be given. */
+static int leave(const struct qn_structure_entry *e) {
+    if (e->exactness == QN_UNAVAILABLE) return 3;
+    if (strcmp(e->slot, "attention") == 0 && !e->causal) return 3;
+    if (e->origin != QN_ORIGIN_CONVERTED) return 0;
+    return e->exactness == QN_EXACT ? 1 : 2;
+}
+
+/* Entries of one slot that need at most `most`; returns how many. out: [n] indices. */
+static size_t slot_entries(const struct qn_structure_entry *rows, size_t n, const char *slot, int most,
+                           size_t *out) {
+    size_t k = 0;
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(rows[i].slot, slot) && leave(&rows[i]) <= most) out[k++] = i;
+    return k;
+}
+
+static int combine(const struct qn_structure_entry *rows, size_t n, int most, size_t *work,
+                   struct qn_api_compare_structure **out, uint32_t *count, struct qn_api_err *err) {
+    size_t *a = work, *f = work + n, *s = work + 2 * n;
+    size_t na = slot_entries(rows, n, "attention", most, a), nf = slot_entries(rows, n, "ffn", most, f);
+    size_t ns = slot_entries(rows, n, "sharing", most, s);
+    for (size_t i = 0; i < na * nf * ns; i++) {
+        struct qn_api_compare_structure one = {.convert = most > 1};
+        qn_part_to_api(&rows[a[i / (nf * ns)]].part, &one.attention);
+        qn_part_to_api(&rows[f[i / ns % nf]].part, &one.ffn);
+        qn_part_to_api(&rows[s[i % ns]].part, &one.sharing);
+        if (append(out, count, &one, err)) return -1;
+    }
+    return 0;
+}
+
+int qn_structure_all(const struct qn_model *m, bool convert, struct qn_api_compare_structure **out,
+                     uint32_t *count, struct qn_api_err *err) {
+    size_t n = qn_model_structures(m, NULL, 0);
+    struct qn_structure_entry *rows = calloc(n ? n : 1, sizeof *rows);
+    size_t *work = calloc(n ? 3 * n : 1, sizeof *work);
+    int rc = rows && work ? 0 : qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
+    *out = NULL;
+    *count = 0;
+    if (!rc) qn_model_structures(m, rows, n);
+    if (!rc) rc = combine(rows, n, convert ? 2 : 0, work, out, count, err);
+    if (!rc && !convert && *count <= 1) {
+        free(*out);
+        *out = NULL;
+        *count = 0;
+        rc = combine(rows, n, 1, work, out, count, err);
+    }
+    free(rows);
+    free(work);
+    if (!rc && !*count)
+        rc = qn_api_fail(err, QN_API_UNSUPPORTED, "structures", "this model has none to compare");
+    if (!rc) return 0;
+    free(*out);
+    *out = NULL;
+    *count = 0;
+    return -1;
+}
+
+const char *qn_structure_name(const struct qn_api_structure *s, char *out, size_t size) {
+    snprintf(out, size, "%s+%s+%s", s->attention.type, s->ffn.type, s->sharing.type);
+    return out;
+}

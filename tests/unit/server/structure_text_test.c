@@ -1,0 +1,105 @@
+/* Structures as people write them: every form that is taken, and where the others are wrong. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/structure_text.h"
+
+static void parse(const char *text, struct qn_api_compare_structure *s) {
+    struct qn_api_err e = {0};
+    if (qn_structure_text(text, strlen(text), s, &e)) fail_msg("%s: %s", text, e.msg);
+}
+
+static void taken(void **state) {
+    (void)state;
+    struct qn_api_compare_structure s;
+    parse("gqa+swiglu+none", &s);
+    assert_string_equal(s.attention.type, "gqa");
+    assert_string_equal(s.ffn.type, "swiglu");
+    assert_string_equal(s.sharing.type, "none");
+    assert_int_equal(s.attention.n_params + s.ffn.n_params + s.sharing.n_params, 0);
+    parse("mqa", &s);
+    assert_string_equal(s.attention.type, "mqa");
+    assert_string_equal(s.ffn.type, "");
+    parse("+moe(experts_per_token=1)", &s);
+    assert_string_equal(s.attention.type, "");
+    assert_string_equal(s.ffn.params[0].name, "experts_per_token");
+    assert_int_equal(s.ffn.params[0].kind, QN_API_INT);
+    assert_true(s.ffn.params[0].value > 0.5 && s.ffn.params[0].value < 1.5);
+    parse("++all", &s);
+    assert_string_equal(s.sharing.type, "all");
+    parse("performer(features=64,kernel=favor+,rope=false,x=-0.5,seed=7)+moe+groups(count=2)", &s);
+    assert_int_equal(s.attention.n_params, 5);
+    assert_string_equal(s.attention.params[1].text, "favor+");
+    assert_int_equal(s.attention.params[1].kind, QN_API_TEXT);
+    assert_int_equal(s.attention.params[2].kind, QN_API_BOOL);
+    assert_true(s.attention.params[2].value < 0.5);
+    assert_int_equal(s.attention.params[3].kind, QN_API_NUMBER);
+    assert_true(s.attention.params[3].value < 0);
+    assert_string_equal(s.ffn.type, "moe");
+    assert_string_equal(s.sharing.type, "groups");
+}
+
+static void refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *says;
+    } rows[] = {
+        {"", "attention+ffn+sharing"},
+        {"gqa ", "character 4"},
+        {"GQA", "the name of a structure expected at character 1"},
+        {"gqa+swiglu+none+more", "no fourth part"},
+        {"gqa(", "the name of a parameter expected at character 5"},
+        {"gqa(kv_heads", "\"=\""},
+        {"gqa(kv_heads=", "a value"},
+        {"gqa(kv_heads=2", "\",\" or \")\" expected at character 15"},
+        {"gqa(kv_heads=2x)", "a number, true, false or a word"},
+        {"gqa(kv_heads=1e99)", "a number"},
+        {"gqa(kv_heads=nan)x", "expected at character 18"},
+        {"gqa(a=1,b=1,c=1,d=1,e=1,f=1,g=1,h=1,i=1)", "no more than 8"},
+        {"abcdefghijklmnopqrstuvwx", "the name of a structure"},
+        {"gqa(k=abcdefghijklmnopqrstuvwx)", "a value of 1 to 23"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct qn_api_compare_structure s;
+        struct qn_api_err e = {0};
+        if (!qn_structure_text(rows[i].text, strlen(rows[i].text), &s, &e))
+            fail_msg("%s was taken", rows[i].text);
+        if (!strstr(e.msg, rows[i].says)) fail_msg("%s: %s", rows[i].text, e.msg);
+        assert_string_equal(e.param, "structures");
+    }
+}
+
+static void lists(void **state) {
+    (void)state;
+    struct qn_api_compare_structure *list;
+    struct qn_api_err e = {0};
+    uint32_t n;
+    assert_int_equal(
+        qn_structure_list("gqa+swiglu+none,mqa,performer(features=64,seed=1)+moe", &list, &n, &e), 0);
+    assert_int_equal(n, 3);
+    assert_int_equal(list[2].attention.n_params, 2);
+    assert_string_equal(list[2].ffn.type, "moe");
+    free(list);
+    assert_int_equal(qn_structure_list("gqa,,mqa", &list, &n, &e), -1);
+    assert_null(list);
+    char many[4 * 40] = "gqa";
+    for (int i = 0; i < 32; i++) strcat(many, ",mha");
+    e = (struct qn_api_err){0};
+    assert_int_equal(qn_structure_list(many, &list, &n, &e), -1);
+    assert_non_null(strstr(e.msg, "32"));
+    char name[64];
+    struct qn_api_structure s = {
+        .attention = {.type = "gqa"}, .ffn = {.type = "moe"}, .sharing = {.type = "all"}};
+    assert_string_equal(qn_structure_name(&s, name, sizeof name), "gqa+moe+all");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(taken), cmocka_unit_test(refused),
+                                       cmocka_unit_test(lists)};
+    return cmocka_run_group_tests_name("server/structure_text", tests, NULL, NULL);
+}
