@@ -190,11 +190,12 @@ static int find_family(const struct qn_gguf *g, const struct qn_family **family,
     rc = has_experts(g, arch, &moe, err);
     if (rc < 0) return rc;
     *family = qn_family_by_gguf_arch(arch, moe);
+    const char *but = moe ? " with experts" : qn_family_by_gguf_arch(arch, true) ? " without experts" : "";
     if (!*family)
         return qn_err_param(err, QN_ERR_UNSUPPORTED, "general.architecture",
-                            "architecture '%s'%s is not supported (llama, qwen2, qwen3, gemma, gpt2, "
-                            "starcoder, and with experts llama, qwen2moe, qwen3moe, olmoe are)",
-                            qn_str_show(arch, shown), moe ? " with experts" : " without experts");
+                            "architecture '%s' is not supported%s (llama, qwen2, qwen3, gemma, gpt2, "
+                            "starcoder are, and with experts llama, qwen2moe, qwen3moe, olmoe)",
+                            qn_str_show(arch, shown), but);
     return QN_OK;
 }
 

@@ -19,7 +19,7 @@ struct kind {
     const char *key; /* metadata key or tensor */
     uint64_t v;
     const char *s;
-    const char *family; /* NULL: llama */
+    const char *family; /* NULL: llama; "mixtral/split": its experts one by one */
 };
 
 static uint8_t *find(struct qn_test_buf *b, const char *text) {
@@ -154,9 +154,18 @@ static void set_dim1(struct qn_test_gguf *g, const struct kind *k) {
     memcpy(info(g, k) + 12, &k->v, 8);
 }
 
+static void set_dim2(struct qn_test_gguf *g, const struct kind *k) {
+    memcpy(info(g, k) + 20, &k->v, 8);
+}
+
 static void set_dims(struct qn_test_gguf *g, const struct kind *k) {
     set_dim0(g, k);
     set_dim1(g, k);
+}
+
+static void set_dims_32_64(struct qn_test_gguf *g, const struct kind *k) {
+    set_dim0(g, &(struct kind){.key = k->key, .v = 32});
+    set_dim1(g, &(struct kind){.key = k->key, .v = 64});
 }
 
 static void set_tensor_type(struct qn_test_gguf *g, const struct kind *k) {
@@ -281,8 +290,80 @@ static const struct kind kinds[] = {
     {"epsilon 0", "norm_eps is not between", set_f32, "llama.attention.layer_norm_rms_epsilon", 0, 0, 0},
     {"epsilon infinite", "not a finite number", set_f32, "llama.attention.layer_norm_rms_epsilon", INF_BITS,
      0, 0},
-    {"experts", "mixture-of-experts", add_u32, "llama.expert_count", 8, 0, 0},
     {"vocab_size differs", "but 'token_embd.weight' has 272 rows", add_u32, "llama.vocab_size", 300, 0, 0},
+    /* mixtures of experts */
+    {"experts announced, none there", "'llama.expert_used_count' is missing", add_u32, "llama.expert_count",
+     8, 0, 0},
+    {"expert_count 0", "'blk.0.ffn_gate.weight' is missing", set_u32, "llama.expert_count", 0, 0, "mixtral"},
+    {"expert_count dropped", "'qwen2moe' is not supported without experts", drop, "qwen2moe.expert_count", 0,
+     0, "qwen2moe"},
+    {"expert_count on a dense architecture", "'qwen2' is not supported with experts", add_u32,
+     "qwen2.expert_count", 4, 0, "qwen2"},
+    {"expert_count 1025", "experts is 1025", set_u32, "llama.expert_count", 1025, 0, "mixtral"},
+    {"expert_count 2^32-1", "experts is 4294967295", set_u32, "llama.expert_count", 0xffffffff, 0, "mixtral"},
+    {"expert_count 2^40", "out of range", set_u64, "llama.expert_count", 1ull << 40, 0, "mixtral"},
+    {"expert_count negative", "expected an integer >= 0", set_i32, "llama.expert_count", 0xffffffff, 0,
+     "mixtral"},
+    {"expert_count a string", "expected an integer", set_str, "llama.expert_count", 0, "5", "mixtral"},
+    {"expert_count off by one", "expected [6, 32, 64]", set_u32, "llama.expert_count", 6, 0, "mixtral"},
+    {"one expert too many, one by one", "'blk.0.ffn_gate.5.weight' is missing", set_u32, "llama.expert_count",
+     6, 0, "mixtral/split"},
+    {"one expert too few, one by one", "'blk.0.ffn_down.4.weight' is not part", set_u32, "llama.expert_count",
+     4, 0, "mixtral/split"},
+    {"a thousand experts that are not there", "and ", set_u32, "llama.expert_count", 1024, 0,
+     "mixtral/split"},
+    {"no expert_used_count", "'llama.expert_used_count' is missing", drop, "llama.expert_used_count", 0, 0,
+     "mixtral"},
+    {"expert_used_count 0", "experts_per_token is 0, outside 1 to 5", set_u32, "llama.expert_used_count", 0,
+     0, "mixtral"},
+    {"expert_used_count 0 (divide by zero)", "experts_per_token is 0", set_u32, "qwen2moe.expert_used_count",
+     0, 0, "qwen2moe"},
+    {"expert_used_count above expert_count", "experts_per_token is 6, outside 1 to 5", set_u32,
+     "llama.expert_used_count", 6, 0, "mixtral"},
+    {"expert width 0", "ffn_dim is 0", set_u32, "llama.expert_feed_forward_length", 0, 0, "mixtral"},
+    {"expert width 2^31", "ffn_dim is 2147483648", set_u32, "llama.expert_feed_forward_length", 1u << 31, 0,
+     "mixtral"},
+    {"expert width off by 8", "expected [5, 40, 64]", set_u32, "llama.expert_feed_forward_length", 40, 0,
+     "mixtral"},
+    {"shared width 0", "shared_dim is 0, below 8", set_u32, "qwen2moe.expert_shared_feed_forward_length", 0,
+     0, "qwen2moe"},
+    {"shared width 2^31", "shared_dim is 2147483648", set_u32, "qwen2moe.expert_shared_feed_forward_length",
+     1u << 31, 0, "qwen2moe"},
+    {"sigmoid routing", "only softmax routing is supported", add_u32, "olmoe.expert_gating_func", 2, 0,
+     "olmoe"},
+    {"weights_norm a number", "expected a bool", add_u32, "olmoe.expert_weights_norm", 1, 0, "olmoe"},
+    {"weights_scale an integer", "expected a number", add_u32, "olmoe.expert_weights_scale", 2, 0, "olmoe"},
+    {"missing stack of experts", "'blk.1.ffn_up_exps.weight' is missing", rename_tensor,
+     "blk.1.ffn_up_exps.weight", 0, "blk.1.ffn_uq", "mixtral"},
+    {"missing expert", "'blk.1.ffn_up.3.weight' is missing", rename_tensor, "blk.1.ffn_up.3.weight", 0,
+     "blk.1.ffn_uq", "mixtral/split"},
+    {"missing merged stack", "'blk.1.ffn_gate_up_exps.weight' is missing", rename_tensor,
+     "blk.1.ffn_gate_up_exps.weight", 0, "blk.1.ffn_gate_uq", "mixtral/merged"},
+    {"merged stack of odd height", "is [5, 63, 64], expected [5, 64, 64]", set_dim1,
+     "blk.1.ffn_gate_up_exps.weight", 63, 0, "mixtral/merged"},
+    {"missing router", "'blk.0.ffn_gate_inp.weight' is missing", rename_tensor, "blk.0.ffn_gate_inp.weight",
+     0, "blk.0.ffn_gate_inq", "mixtral"},
+    {"missing shared expert", "'blk.0.ffn_up_shexp.weight' is missing", rename_tensor,
+     "blk.0.ffn_up_shexp.weight", 0, "blk.0.ffn_uq", "qwen2moe"},
+    {"missing shared gate", "'blk.0.ffn_gate_inp_shexp.weight' is missing", rename_tensor,
+     "blk.0.ffn_gate_inp_shexp.weight", 0, "blk.0.ffn_gate_inq", "qwen2moe"},
+    {"a dense matrix beside experts", "'blk.0.ffn_gate.weight' is not part", add_tensor,
+     "blk.0.ffn_gate.weight", 64, 0, "mixtral"},
+    {"a router's bias", "'blk.0.exp_probs_b.bias' is not part", add_tensor, "blk.0.exp_probs_b.bias", 5, 0,
+     "qwen3moe"},
+    {"stack with an expert less", "is [4, 64, 32], expected [5, 64, 32]", set_dim2,
+     "blk.1.ffn_down_exps.weight", 4, 0, "mixtral"},
+    {"stack with rows and columns swapped", "is [5, 64, 32], expected [5, 32, 64]", set_dims_32_64,
+     "blk.1.ffn_gate_exps.weight", 0, 0, "mixtral"},
+    {"stack of 2^62 experts", "its size overflows", set_dim2, "blk.1.ffn_gate_exps.weight", 1ull << 62, 0,
+     "mixtral"},
+    {"stack beyond the file", "beyond the end of the file", set_dim2, "blk.1.ffn_down_exps.weight", 1 << 20,
+     0, "mixtral"},
+    {"stack of type I8", "has type I8, which is not supported", set_tensor_type, "blk.0.ffn_gate_exps.weight",
+     24, 0, "mixtral"},
+    {"router of type Q8_0", "has type Q8_0, but must be F32, F16 or BF16", set_tensor_type,
+     "blk.0.ffn_gate_inp.weight", 8, 0, "mixtral"},
+    {"q_norm over one head", "is [24], expected [64]", set_dim0, "blk.0.attn_q_norm.weight", 24, 0, "olmoe"},
     /* metadata encoding */
     {"duplicate key", "'llama.block_count' occurs twice", add_u32, "llama.block_count", 2, 0, 0},
     {"empty key", "metadata key is empty", add_u32, "", 1, 0, 0},
@@ -427,10 +508,20 @@ static bool says(const char *msg, const char *expect) {
     return strstr(msg, first) || strstr(msg, bar + 1);
 }
 
+/* "family" or "family/layout" of its experts. */
+static struct qn_test_tiny tiny_of(const char *text) {
+    static char family[32];
+    const char *slash = strchr(text, '/');
+    snprintf(family, sizeof family, "%.*s", (int)(slash ? slash - text : 31), text);
+    struct qn_test_tiny t = qn_test_tiny_default(family);
+    if (slash) t.layout = strcmp(slash, "/split") == 0 ? QN_TEST_EXPERTS_SPLIT : QN_TEST_EXPERTS_MERGED;
+    return t;
+}
+
 /* True when the kind is refused as the table says; prints what happened otherwise. */
 static bool check_kind(const struct kind *k) {
     bool array = k->family && strcmp(k->family, "array") == 0;
-    struct qn_test_tiny t = qn_test_tiny_default(k->family && !array ? k->family : "llama");
+    struct qn_test_tiny t = tiny_of(k->family && !array ? k->family : "llama");
     struct qn_test_gguf g = {0};
     struct qn_test_buf file;
     struct qn_err err = {0};
@@ -455,10 +546,12 @@ static void every_kind_is_refused(void **state) {
 }
 
 static void the_unspoiled_file_loads(void **state) {
-    static const char *const families[] = {"llama", "qwen2", "qwen3", "gemma", "gpt2", "gpt_bigcode"};
+    static const char *const families[] = {"llama",    "qwen2",          "qwen3",   "gemma",
+                                           "gpt2",     "gpt_bigcode",    "mixtral", "mixtral/split",
+                                           "qwen2moe", "mixtral/merged", "olmoe",   "qwen3moe"};
     (void)state;
-    for (size_t i = 0; i < 6; i++) {
-        struct qn_test_tiny t = qn_test_tiny_default(families[i]);
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        struct qn_test_tiny t = tiny_of(families[i]);
         struct qn_test_gguf g = {0};
         struct qn_test_buf file;
         struct qn_err err = {0};
@@ -512,9 +605,9 @@ static void bad_headers_are_refused(void **state) {
 }
 
 static void truncation_at_every_64th_byte(void **state) {
-    static const char *const families[] = {"llama", "gpt2"};
+    static const char *const families[] = {"llama", "gpt2", "qwen2moe"};
     (void)state;
-    for (size_t f = 0; f < 2; f++) {
+    for (size_t f = 0; f < 3; f++) {
         struct qn_test_tiny t = qn_test_tiny_default(families[f]);
         struct qn_test_buf file;
         qn_test_tiny_gguf(&t, &file);
@@ -529,14 +622,13 @@ static void truncation_at_every_64th_byte(void **state) {
 }
 
 /* One bit per byte of everything before the tensor data: refused or loaded, never more than that. */
-static void bit_flips_never_crash(void **state) {
-    struct qn_test_tiny t = qn_test_tiny_default("llama");
+static void flip_bits(const char *family, const char *last) {
+    struct qn_test_tiny t = qn_test_tiny_default(family);
     struct qn_test_buf file;
     size_t refused = 0, loaded = 0;
-    (void)state;
     t.layers = 1;
     qn_test_tiny_gguf(&t, &file);
-    const uint8_t *end = memmem(file.p, file.n, "ffn_down.weight", 15);
+    const uint8_t *end = memmem(file.p, file.n, last, strlen(last));
     assert_non_null(end);
     for (size_t i = 0; i < (size_t)(end - file.p) + 64; i++) {
         struct qn_err err = {0};
@@ -553,6 +645,12 @@ static void bit_flips_never_crash(void **state) {
     print_message("%zu flips refused, %zu loaded\n", refused, loaded);
     assert_true(refused > 0 && loaded > 0);
     qn_test_buf_free(&file);
+}
+
+static void bit_flips_never_crash(void **state) {
+    (void)state;
+    flip_bits("llama", "ffn_down.weight");
+    flip_bits("qwen2moe", "ffn_down_exps.weight");
 }
 
 int main(void) {
