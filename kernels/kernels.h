@@ -133,7 +133,12 @@ struct qn_attend {
     uint32_t group, head_dim; /* head_dim: multiple of 8, at most 512 */
     uint32_t first, length;   /* visible tokens: first <= t < length, length >= 1 */
     float scale;              /* usually head_dim^-1/2 */
+    bool part; /* these are not all tokens that the row sees: leave sums as they are, with the maximum of the
+                  scores and the sum of the weights behind each head: ldo >= head_dim + 2 */
 };
+/* What parts of a row's tokens come to together: parts [n][group][head_dim + 2], in order -> out [group,
+ * ldo]. One part gives the bits that attend gives without `part`. Any thread; allocates nothing. */
+void qn_attend_merge(const float *parts, size_t n, uint32_t group, uint32_t head_dim, float *out, size_t ldo);
 /* Writes k,v of one token and one KV head (each head_dim floats) into slot t % 16 of a block. */
 struct qn_kv_write {
     const float *k, *v;

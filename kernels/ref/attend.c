@@ -5,7 +5,11 @@
  * ascending; running maximum; out[d] and the sum are scaled by exp(old - new maximum); p[t] = exp(score -
  * maximum); the sum adds the block's 16 p folded 8, 4, 2, 1 (unseen tokens count 0); out[d] = fma(p[t],
  * v[t][d]) with t ascending over seen tokens only: what unseen slots hold is never touched by arithmetic that
- * matters. Thread: any. */
+ * matters.
+ *
+ * Parts of a row's tokens are put together the same way, in order: maximum, exp(old - new maximum) as the
+ * factor of what was there, exp(part's - new maximum) as that of what comes. One function for every level.
+ * Thread: any. */
 #include <math.h>
 
 #include "kernels/ref/ref.h"
@@ -66,6 +70,25 @@ static void attend_block(const struct qn_attend *a, size_t head, size_t block, u
     }
 }
 
+void qn_attend_merge(const float *parts, size_t n, uint32_t group, uint32_t head_dim, float *out,
+                     size_t ldo) {
+    size_t ld = (size_t)head_dim + 2;
+    for (size_t h = 0; h < group; h++) {
+        float *o = out + h * ldo, max = -INFINITY, sum = 0;
+        for (size_t d = 0; d < head_dim; d++) o[d] = 0;
+        for (size_t i = 0; i < n; i++) {
+            const float *p = parts + (i * group + h) * ld;
+            float top = p[head_dim] > max ? p[head_dim] : max;
+            float keep = qn_exp1(max - top), take = qn_exp1(p[head_dim] - top);
+            sum = fmaf(p[head_dim + 1], take, sum * keep);
+            for (size_t d = 0; d < head_dim; d++) o[d] = fmaf(p[d], take, o[d] * keep);
+            max = top;
+        }
+        float inv = 1.0f / sum;
+        for (size_t d = 0; d < head_dim; d++) o[d] *= inv;
+    }
+}
+
 void qn_ref_attend(const struct qn_attend *a) {
     for (size_t h = 0; h < a->group; h++) {
         float *out = a->out + h * a->ldo;
@@ -76,6 +99,11 @@ void qn_ref_attend(const struct qn_attend *a) {
             if (end > QN_KV_BLOCK) end = QN_KV_BLOCK;
             attend_block(a, h, base / QN_KV_BLOCK, t - base, end, &s);
             t = base + end;
+        }
+        if (a->part) {
+            out[a->head_dim] = s.max;
+            out[a->head_dim + 1] = s.sum;
+            continue;
         }
         float inv = 1.0f / s.sum;
         for (size_t d = 0; d < a->head_dim; d++) out[d] *= inv;

@@ -101,7 +101,15 @@ INLINE void heads(enum qn_kv_type t, unsigned G, const struct qn_attend *a, size
             block_values(t, G, WIDE, a, out + d, v + d * elem, lo, hi, &s);
         for (; d < a->head_dim; d += 8) block_values(t, G, 1, a, out + d, v + d * elem, lo, hi, &s);
     }
-    for (unsigned g = 0; g < G; g++) qn_avx2_scale(out + g * a->ldo, 1.0f / s.sum[g], a->head_dim);
+    for (unsigned g = 0; g < G; g++) {
+        float *o = out + g * a->ldo;
+        if (a->part) {
+            o[a->head_dim] = s.max[g];
+            o[a->head_dim + 1] = s.sum[g];
+        } else {
+            qn_avx2_scale(o, 1.0f / s.sum[g], a->head_dim);
+        }
+    }
 }
 
 INLINE void attend(enum qn_kv_type t, const struct qn_attend *a) {

@@ -174,7 +174,15 @@ INLINE void heads(enum qn_kv_type t, unsigned G, const struct qn_attend *a, size
             lo = 0;
         }
     }
-    for (unsigned g = 0; g < G; g++) qn_avx512_scale(out + g * a->ldo, 1.0f / s.sum[g], a->head_dim);
+    for (unsigned g = 0; g < G; g++) {
+        float *o = out + g * a->ldo;
+        if (a->part) {
+            o[a->head_dim] = s.max[g];
+            o[a->head_dim + 1] = s.sum[g];
+        } else {
+            qn_avx512_scale(o, 1.0f / s.sum[g], a->head_dim);
+        }
+    }
 }
 
 INLINE void attend(enum qn_kv_type t, const struct qn_attend *a) {

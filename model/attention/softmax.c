@@ -23,6 +23,9 @@ enum { ARG_NORM_WHOLE };
 
 /* Fewer multiply-adds than this are not worth waking the pool for. */
 #define POOL_MIN_MACS 32768
+/* A row's tokens are read in parts of so many, cut at absolute positions: few KV heads can keep all threads
+ * busy, and the K and V of a part stay in a core's L2 cache while groups of query heads go over them. */
+#define PART_TOKENS 1024
 
 /* --- what a request's part means --- */
 static const struct qn_attention_ops *ops_of(uint32_t heads, uint32_t kv_heads) {
@@ -158,8 +161,13 @@ static struct qn_state_size state(const struct qn_attention *a, enum qn_kv_type 
     return (struct qn_state_size){.block_bytes = a->causal ? 2 * half_bytes(a, type) * a->kv_heads : 0};
 }
 
+/* For the whole-sequence form, and for the parts of one row, all heads. */
 static size_t work_floats(const struct qn_spec *spec) {
-    return qn_whole_work(spec->head_dim);
+    size_t whole = qn_whole_work(spec->head_dim), parts;
+    if (spec->context <= PART_TOKENS) return whole;
+    if (!qn_size_mul(spec->context / PART_TOKENS + 1, (size_t)spec->heads * (spec->head_dim + 2), &parts))
+        return SIZE_MAX;
+    return parts > whole ? parts : whole;
 }
 
 /* Sum over positions [begin, end) of the tokens that each sees. */
@@ -310,20 +318,108 @@ static void write_item(void *arg, size_t item, unsigned thread) {
 /* Bringing a block from memory takes as long as the arithmetic of so many query heads. */
 #define READ_HEADS 4
 
-/* How the read is cut into items: each does a part of the query heads of one KV head for one row. */
+/* How the read of a step is cut. A row's tokens are cut at absolute multiples of PART_TOKENS, always: what
+ * the parts come to together is the row's result. Threads may share out (row, KV head) pairs, and where those
+ * are few also their parts and query heads; no result depends on that. */
 struct read {
     const struct qn_attention_call *call;
-    uint32_t parts; /* of a group */
+    uint32_t parts; /* most that a row has */
+    uint32_t cuts;  /* of the query heads of a group */
 };
 
-/* Cuts a group only where there are too few KV heads for the threads: every part reads K and V again, which
- * costs about as much as READ_HEADS more query heads. */
-static uint32_t group_parts(size_t pairs, uint32_t group, uint32_t threads) {
+static uint32_t first_seen(const struct qn_attention_call *c, size_t r) {
+    uint32_t length = c->rows[r].pos + 1, window = c->a->window;
+    return window > 0 && length > window ? length - window : 0;
+}
+
+static uint32_t parts_of(const struct qn_attention_call *c, size_t r) {
+    return c->rows[r].pos / PART_TOKENS - first_seen(c, r) / PART_TOKENS + 1;
+}
+
+/* Floats of one part of one pair. */
+static size_t part_floats(const struct qn_attention *a) {
+    return (size_t)(a->heads / a->kv_heads) * (a->head_dim + 2);
+}
+
+/* Reads part `part` of a pair's tokens with query heads [head, head + n) of its group, into out. */
+static void read_part(const struct qn_attention_call *c, size_t pair, uint32_t part, size_t head, size_t n,
+                      float *out, size_t ldo) {
+    const struct qn_attention *a = c->a;
+    size_t r = pair / a->kv_heads, g = pair % a->kv_heads, half = half_bytes(a, c->type);
+    uint32_t first = first_seen(c, r), length = c->rows[r].pos + 1;
+    uint32_t begin = (first / PART_TOKENS + part) * PART_TOKENS;
+    struct qn_attend t = {
+        .q = c->q + (r * a->heads + g * (a->heads / a->kv_heads) + head) * a->head_dim,
+        .ldq = a->head_dim,
+        .out = out,
+        .ldo = ldo,
+        .blocks = (const uint8_t *const *)c->rows[r].blocks,
+        .k_offset = c->state_offset + g * 2 * half,
+        .v_offset = c->state_offset + g * 2 * half + half,
+        .type = c->type,
+        .group = (uint32_t)n,
+        .head_dim = a->head_dim,
+        .first = begin > first ? begin : first,
+        .length = length - begin < PART_TOKENS ? length : begin + PART_TOKENS,
+        .scale = a->scale,
+        .part = parts_of(c, r) > 1,
+    };
+    qn_ops()->attend(&t);
+}
+
+static float *pair_out(const struct qn_attention_call *c, size_t pair) {
+    return c->out + pair * (c->a->heads / c->a->kv_heads) * c->a->head_dim;
+}
+
+static void merge_pair(const struct qn_attention_call *c, size_t pair, const float *parts) {
+    const struct qn_attention *a = c->a;
+    uint32_t n = parts_of(c, pair / a->kv_heads);
+    if (n > 1) qn_attend_merge(parts, n, a->heads / a->kv_heads, a->head_dim, pair_out(c, pair), a->head_dim);
+}
+
+/* One pair, all of it. */
+static void read_pair(void *arg, size_t pair, unsigned thread) {
+    const struct read *read = arg;
+    const struct qn_attention_call *c = read->call;
+    const struct qn_attention *a = c->a;
+    float *work = c->work + thread * c->work_floats;
+    uint32_t n = parts_of(c, pair / a->kv_heads), group = a->heads / a->kv_heads;
+    for (uint32_t i = 0; i < n; i++) {
+        float *out = n > 1 ? work + i * part_floats(a) : pair_out(c, pair);
+        read_part(c, pair, i, 0, group, out, n > 1 ? a->head_dim + 2u : a->head_dim);
+    }
+    merge_pair(c, pair, work);
+}
+
+/* One part of one pair, some heads of it. */
+static void read_cut(void *arg, size_t item, unsigned thread) {
+    (void)thread;
+    const struct read *read = arg;
+    const struct qn_attention_call *c = read->call;
+    const struct qn_attention *a = c->a;
+    size_t cut = item % read->cuts, unit = item / read->cuts, pair = unit / read->parts;
+    uint32_t part = (uint32_t)(unit % read->parts), n = parts_of(c, pair / a->kv_heads);
+    uint32_t group = a->heads / a->kv_heads;
+    size_t head = cut * group / read->cuts, end = (cut + 1) * group / read->cuts;
+    if (part >= n) return;
+    size_t ldo = n > 1 ? a->head_dim + 2u : a->head_dim;
+    float *out = n > 1 ? c->work + unit * part_floats(a) : pair_out(c, pair);
+    read_part(c, pair, part, head, end - head, out + head * ldo, ldo);
+}
+
+static void merge_item(void *arg, size_t pair, unsigned thread) {
+    (void)thread;
+    const struct read *read = arg;
+    merge_pair(read->call, pair, read->call->work + pair * read->parts * part_floats(read->call->a));
+}
+
+/* Cuts a group only where there are too few units for the threads: every cut reads K and V again. */
+static uint32_t group_cuts(size_t units, uint32_t group, uint32_t threads) {
     uint32_t best = 1;
     size_t least = SIZE_MAX;
-    if (pairs >= 4 * (size_t)threads) return 1;
+    if (units >= 4 * (size_t)threads) return 1;
     for (uint32_t p = 1; p <= group; p++) {
-        size_t cost = (pairs * p + threads - 1) / threads * ((group + p - 1) / p + READ_HEADS);
+        size_t cost = (units * p + threads - 1) / threads * ((group + p - 1) / p + READ_HEADS);
         if (cost < least) {
             least = cost;
             best = p;
@@ -332,33 +428,22 @@ static uint32_t group_parts(size_t pairs, uint32_t group, uint32_t threads) {
     return best;
 }
 
-static void read_item(void *arg, size_t item, unsigned thread) {
-    (void)thread;
-    const struct read *read = arg;
-    const struct qn_attention_call *c = read->call;
-    const struct qn_attention *a = c->a;
-    size_t pair = item / read->parts, part = item % read->parts;
-    size_t r = pair / a->kv_heads, g = pair % a->kv_heads, half = half_bytes(a, c->type);
-    const struct qn_row *row = &c->rows[r];
-    uint32_t whole = a->heads / a->kv_heads, length = row->pos + 1;
-    size_t head = part * whole / read->parts, group = (part + 1) * whole / read->parts - head;
-    size_t at = (r * a->heads + g * whole + head) * a->head_dim;
-    struct qn_attend t = {
-        .q = c->q + at,
-        .ldq = a->head_dim,
-        .out = c->out + at,
-        .ldo = a->head_dim,
-        .blocks = (const uint8_t *const *)row->blocks,
-        .k_offset = c->state_offset + g * 2 * half,
-        .v_offset = c->state_offset + g * 2 * half + half,
-        .type = c->type,
-        .group = (uint32_t)group,
-        .head_dim = a->head_dim,
-        .first = a->window > 0 && length > a->window ? length - a->window : 0,
-        .length = length,
-        .scale = a->scale,
-    };
-    qn_ops()->attend(&t);
+static void read_all(const struct qn_attention_call *c, struct qn_pool *pool) {
+    struct read read = {.call = c, .parts = 1, .cuts = 1};
+    size_t pairs = (size_t)c->n_rows * c->a->kv_heads;
+    uint32_t threads = pool ? qn_pool_threads(pool) : 1;
+    for (uint32_t r = 0; r < c->n_rows; r++) {
+        if (parts_of(c, r) > read.parts) read.parts = parts_of(c, r);
+    }
+    /* work has room for the parts of as many rows as there are threads */
+    if (pairs >= 4 * (size_t)threads || c->n_rows > threads) {
+        qn_pool_run(pool, pairs, read_pair, &read);
+        return;
+    }
+    size_t units = pairs * read.parts;
+    read.cuts = group_cuts(units, c->a->heads / c->a->kv_heads, threads);
+    qn_pool_run(pool, units * read.cuts, read_cut, &read);
+    if (read.parts > 1) qn_pool_run(NULL, pairs, merge_item, &read);
 }
 
 static void run(const struct qn_attention_call *call) {
@@ -373,8 +458,7 @@ static void run(const struct qn_attention_call *call) {
     struct qn_pool *pool = macs < POOL_MIN_MACS ? NULL : c.pool;
     /* All appends come first: rows of one span read each other's keys. */
     qn_pool_run(c.n_rows < 8 ? NULL : pool, items, write_item, &c);
-    struct read read = {&c, pool ? group_parts(items, c.a->heads / c.a->kv_heads, qn_pool_threads(pool)) : 1};
-    qn_pool_run(pool, items * read.parts, read_item, &read);
+    read_all(&c, pool);
 }
 
 #define SOFTMAX_OPS(kind)                                                                                    \

@@ -182,6 +182,58 @@ static void rows_stand_alone(void **state) {
     qn_kernels_init(QN_ISA_COUNT - 1);
 }
 
+/* Cut at random blocks and put together again: the same bits at every level, and the bits of the whole where
+ * there is one part. */
+static void check_parts(struct scene *s, uint32_t step) {
+    const struct qn_attend *a = &s->a;
+    size_t one = (size_t)a->group * (a->head_dim + 2), n = 0;
+    float *parts = calloc((a->length / step + 1) * one, sizeof *parts);
+    float *want = calloc(s->out.n, 1), *out = (float *)(void *)s->out.p;
+    assert_true(parts && want);
+    for (int isa = 0; isa <= (int)qn_cpu_isa(); isa++) {
+        struct qn_ops ops;
+        qn_ops_fill(&ops, (enum qn_isa)isa);
+        n = 0;
+        for (uint32_t t = a->first; t < a->length; n++) {
+            uint32_t end = t - t % step + step;
+            struct qn_attend part = *a;
+            part.part = true;
+            part.first = t;
+            part.length = t = end < a->length ? end : a->length;
+            part.out = parts + n * one;
+            part.ldo = (size_t)a->head_dim + 2;
+            ops.attend(&part);
+        }
+        memset(out, 0xa5, s->out.n);
+        qn_attend_merge(parts, n, a->group, a->head_dim, out, a->ldo);
+        if (isa == 0) memcpy(want, out, s->out.n);
+        for (size_t h = 0; h < a->group; h++)
+            assert_true(same_floats(&s->rng, "parts", out + h * a->ldo, want + h * a->ldo, a->head_dim));
+    }
+    check_double(s, want);
+    if (n == 1) {
+        qn_ops()->attend(a);
+        for (size_t h = 0; h < a->group; h++)
+            assert_memory_equal(out + h * a->ldo, want + h * a->ldo, a->head_dim * sizeof(float));
+    }
+    free(parts);
+    free(want);
+}
+
+static void parts_come_together(void **state) {
+    struct scene s;
+    (void)state;
+    rng_init(&s.rng);
+    for (int round = 0; round < 60; round++) {
+        uint32_t length = 1 + rng_below(&s.rng, 300),
+                 first = rng_below(&s.rng, 2) ? rng_below(&s.rng, length) : 0;
+        uint32_t hd = 8 * (1 + rng_below(&s.rng, 12)), group = 1 + rng_below(&s.rng, 7);
+        scene_new(&s, (enum qn_kv_type)(round % QN_KV_TYPE_COUNT), group, hd, first, length, round & 4);
+        check_parts(&s, QN_KV_BLOCK * (1 + rng_below(&s.rng, 24)));
+        scene_free(&s);
+    }
+}
+
 static void writes_agree(void **state) {
     struct rng rng;
     (void)state;
@@ -222,6 +274,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(levels_agree),
         cmocka_unit_test(rows_stand_alone),
+        cmocka_unit_test(parts_come_together),
         cmocka_unit_test(writes_agree),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
