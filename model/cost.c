@@ -2,7 +2,7 @@
  * positions. Pure functions of spec, weights' shapes and resolved parts; measured figures are the server's.
  * Element-wise work (norms, activations, rotations, softmax's exponentials) is left out: it is below one per
  * cent. Thread: any. */
-#include <string.h>
+#include <math.h>
 
 #include "model/internal.h"
 
@@ -13,33 +13,54 @@ struct qn_state_size qn_state_size_of(const struct qn_spec *spec, const struct q
                                   .fixed_bytes = one.fixed_bytes * spec->layers};
 }
 
-/* Bytes of FFN weights that one token leaves unread (a mixture's other experts), all layers. */
-static size_t idle_ffn(const struct qn_model *m, const struct qn_ffn *f) {
-    size_t idle = 0;
-    for (uint32_t i = 0; i < m->ckpt->spec.ffn_blocks; i++) {
-        const struct qn_ffn_weights *w = &qn_checkpoint_ffn(m->ckpt, f->member)[i];
-        size_t all = w->dense.gate.bytes + w->dense.up.bytes + w->dense.down.bytes,
-               read = f->ops->row_weight_bytes(f, w);
-        idle += all > read ? all - read : 0;
-    }
-    return idle;
+/* What every structure of the model uses besides its blocks: tables, of which a token reads one row each, and
+ * the output matrix, which a tied table is as well. */
+static void add_tables(const struct qn_checkpoint *c, struct qn_half_sizes *sum) {
+    const struct qn_spec *spec = &c->spec;
+    struct qn_distinct d = {0};
+    struct qn_half_sizes own = {0};
+    size_t norm = spec->d_model * sizeof(float), pos = (size_t)spec->context * spec->d_model * sizeof(float);
+    qn_distinct_add(&d, c->embed.data, c->embed.bytes,
+                    spec->tied ? c->embed.bytes : c->embed.bytes / spec->vocab);
+    qn_distinct_add(&d, c->output.data, c->output.bytes, c->output.bytes);
+    for (uint32_t i = 0; i < spec->embed_lags; i++)
+        qn_distinct_add(&d, c->lags[i].data, c->lags[i].bytes, c->lags[i].bytes / spec->vocab);
+    qn_distinct_add(&d, c->pos_embed, pos, norm);
+    qn_distinct_add(&d, c->rope_factors, spec->rope_dim / 2 * sizeof(float), 0);
+    qn_distinct_add(&d, c->out_norm.g, norm, norm);
+    qn_distinct_add(&d, c->out_norm.b, norm, norm);
+    bool failed = d.failed;
+    qn_distinct_finish(&d, &own.bytes, &own.active);
+    sum->bytes += own.bytes;
+    sum->active += own.active;
+    if (failed) sum->made = SIZE_MAX;
 }
 
-void qn_structure_sizes(const struct qn_model *m, const struct qn_attention *a, const struct qn_ffn *f,
-                        struct qn_structure *s) {
-    const struct qn_checkpoint *c = m->ckpt;
-    size_t replaced = 0, made = 0;
-    if (a->choice.origin == QN_ORIGIN_CONVERTED) made = qn_conversion_bytes(m, a, &replaced);
-    s->weights_bytes = c->weights_bytes - replaced + made;
-    /* One token reads all but the tables, of which it reads one row; a tied table is the output matrix as
-     * well. */
-    size_t idle = idle_ffn(m, f);
-    if (!c->spec.tied) idle += c->embed.bytes - c->embed.bytes / c->spec.vocab;
-    if (c->pos_embed) idle += (size_t)(c->spec.context - 1) * c->spec.d_model * sizeof(float);
-    s->weights_active_bytes = s->weights_bytes > idle ? s->weights_bytes - idle : 0;
-    struct qn_state_size size = qn_state_size_of(&c->spec, a, m->kv_type);
+bool qn_structure_sizes(const struct qn_model *m, const struct qn_resolved *r, struct qn_structure *s,
+                        size_t *idle_ffn) {
+    struct qn_half_sizes sum = {0}, half;
+    add_tables(m->ckpt, &sum);
+    for (int h = QN_HALF_ATTENTION; h < QN_HALVES; h++) {
+        if (!qn_half_sizes(m, r, (enum qn_half)h, &half)) return false;
+        sum.bytes += half.bytes;
+        sum.active += half.active;
+        *idle_ffn = half.bytes - half.active; /* the FFN is the last */
+    }
+    s->weights_bytes = sum.bytes;
+    s->weights_active_bytes = sum.active;
+    struct qn_state_size size = qn_state_size_of(&m->ckpt->spec, &r->attention, m->kv_type);
     s->state_bytes_per_token = size.block_bytes / QN_KV_BLOCK;
     s->state_fixed_bytes = size.fixed_bytes;
+    return sum.made != SIZE_MAX;
+}
+
+/* Bytes of other experts that a step of `rows` rows reads besides what one row does, when rows choose evenly:
+ * an expert is chosen by none of them with probability (1 - used / experts)^rows. */
+static double further_experts(const struct qn_variant *v, uint32_t rows) {
+    const struct qn_ffn_member *mix = &v->ffn.mix;
+    if (mix->experts == 0) return 0;
+    double miss = 1 - (double)mix->used / mix->experts;
+    return (double)v->idle_ffn_bytes * (1 - pow(miss, (double)rows - 1));
 }
 
 struct qn_cost qn_variant_cost(const struct qn_variant *v, uint32_t begin, uint32_t end, uint32_t logit_rows,
@@ -62,7 +83,8 @@ struct qn_cost qn_variant_cost(const struct qn_variant *v, uint32_t begin, uint3
     }
     macs += (double)logit_rows * s->vocab * s->d_model;
     const struct qn_matrix *out = c->output.data ? &c->output : &c->embed;
-    double body = (double)v->info.weights_active_bytes - (double)out->bytes;
+    double body = (double)v->info.weights_active_bytes - (double)out->bytes +
+                  further_experts(v, chunk < rows ? chunk : rows);
     cost.flops += 2 * macs;
     cost.bytes += steps * (body > 0 ? body : 0) + logit_steps * (double)out->bytes;
     return cost;

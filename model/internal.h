@@ -2,7 +2,8 @@
  *
  * - struct qn_model: checkpoint, state pool, scratch; the lists of variants and conversions under one lock
  * - struct qn_variant: one resolved structure: per layer, what runs and with which weights
- * - struct qn_conversion: converted attention weights, shared by variants that resolve to the same attention
+ * - struct qn_conversion: weights made for one half of a structure, shared by variants that resolve to the
+ * same
  * - struct qn_seq: one sequence: its tokens, its table of blocks and its fixed-size state */
 #ifndef QN_MODEL_INTERNAL_H
 #define QN_MODEL_INTERNAL_H
@@ -14,6 +15,7 @@
 #include "model/batch.h"
 #include "model/ffn/ffn.h"
 #include "model/load/checkpoint.h"
+#include "model/mean.h"
 #include "model/sharing.h"
 #include "model/state/kv.h"
 
@@ -74,11 +76,27 @@ struct qn_model {
     _Atomic size_t converted_bytes;
 };
 
+/* What a request's three parts came to. */
+struct qn_resolved {
+    struct qn_attention attention;
+    struct qn_ffn ffn;
+    struct qn_sharing sharing;
+};
+
+/* Weights come in two halves, each with its own blocks, conversions and cache of them. */
+enum qn_half { QN_HALF_ATTENTION = 0, QN_HALF_FFN, QN_HALVES };
+
+/* One half of a structure whose weights had to be made: averages over layers, a kind's conversion, or the
+ * second from the first. */
 struct qn_conversion {
-    char key[QN_PART_TEXT];
-    const struct qn_attention_ops *ops;
-    struct qn_attn_weights *attn; /* [n], by weight block of the checkpoint */
+    char key[QN_KEY_MAX];
+    enum qn_half half;
+    const struct qn_attention_ops *attention; /* whose convert made attn; NULL: attn is attn_mean */
+    const struct qn_ffn_ops *ffn_ops;         /* whose convert made ffn; NULL: ffn is ffn_mean */
+    struct qn_attn_weights *attn, *attn_mean; /* [n], of the attention half */
+    struct qn_ffn_weights *ffn, *ffn_mean;    /* [n], of the other */
     uint32_t n;
+    struct qn_mean mean; /* owns what the averages allocated */
     size_t bytes;
     uint64_t used_at;
     struct qn_conversion *next;
@@ -108,8 +126,10 @@ struct qn_variant {
     /* by block: the checkpoint member's or the conversion's; NULL = to be prepared */
     const struct qn_attn_weights *attn_weights;
     const struct qn_ffn_weights *ffn_weights;
-    struct qn_conversion *conversion;
+    struct qn_conversion *conversion[QN_HALVES];
+    size_t idle_ffn_bytes; /* of the FFN's weights, what one token leaves unread: other experts */
     uint32_t holders; /* sequences with state reserved: their next step reads the weights; engine thread */
+    bool preparing;   /* its weights are being made: half of them may be there already */
     struct qn_variant *next;
 };
 
@@ -141,16 +161,26 @@ int qn_scratch_init(struct qn_scratch *s, const struct qn_spec *spec, uint32_t r
                     struct qn_err *err);
 void qn_scratch_free(struct qn_scratch *s);
 
-/* convert.c; the lock is held by the caller of release_all and bytes needs none. */
-size_t qn_conversion_bytes(const struct qn_model *m, const struct qn_attention *a, size_t *replaced);
+/* convert.c. True when the half's weights are not the checkpoint's own. */
+bool qn_half_converted(const struct qn_resolved *r, enum qn_half half);
+/* What a half runs with, in bytes. */
+struct qn_half_sizes {
+    size_t made;   /* memory that its conversion takes; 0 without */
+    size_t bytes;  /* of all weights it uses, each once */
+    size_t active; /* of them, what one token reads */
+};
+/* False when sizes overflow or memory for the list of tensors is short. */
+bool qn_half_sizes(const struct qn_model *m, const struct qn_resolved *r, enum qn_half half,
+                   struct qn_half_sizes *out);
 void qn_conversion_free_all(struct qn_model *m);
 
 /* structures.c: frees every variant; none may be referenced. */
 void qn_variant_free_all(struct qn_model *m);
 
-/* cost.c: fills weights_bytes, weights_active_bytes, state_bytes_per_token, state_fixed_bytes. */
-void qn_structure_sizes(const struct qn_model *m, const struct qn_attention *a, const struct qn_ffn *f,
-                        struct qn_structure *s);
+/* cost.c: fills weights_bytes, weights_active_bytes, state_bytes_per_token, state_fixed_bytes. *idle_ffn: as
+ * in struct qn_variant. False as qn_half_sizes. */
+bool qn_structure_sizes(const struct qn_model *m, const struct qn_resolved *r, struct qn_structure *s,
+                        size_t *idle_ffn);
 /* State of all layers with this attention, per block of tokens and per sequence. */
 struct qn_state_size qn_state_size_of(const struct qn_spec *spec, const struct qn_attention *a,
                                       enum qn_kv_type type);

@@ -98,7 +98,7 @@ static void label(const struct qn_spec *spec, struct qn_sharing *s) {
                  "layers refer to the same weights as with \"%s\": untied, nothing copied", m->type);
     } else {
         s->mean = true;
-        c->exactness = QN_UNAVAILABLE;
+        c->exactness = QN_UNTRAINED;
         snprintf(c->why, sizeof c->why,
                  "each shared block is the mean of its layers' blocks: structural conversion, quality not "
                  "preserved");
@@ -131,14 +131,13 @@ int qn_sharing_resolve(const struct qn_sharing_ops *ops, const struct qn_spec *s
     return qn_part_check(ask, &out->choice.part, "sharing", err);
 }
 
-uint32_t qn_sharing_attn_block(const struct qn_sharing *s, const struct qn_spec *spec, uint32_t layer) {
+uint32_t qn_sharing_source(const struct qn_sharing *s, const struct qn_spec *spec, bool ffn, uint32_t layer) {
     const struct qn_share_member *m = &spec->share[s->member];
-    if (s->mean) return block_of(layer, s->attn_blocks, s->layers);
-    return m->attn_first + block_of(layer, m->attn_blocks, s->layers);
+    return ffn ? m->ffn_first + block_of(layer, m->ffn_blocks, s->layers)
+               : m->attn_first + block_of(layer, m->attn_blocks, s->layers);
 }
 
-uint32_t qn_sharing_ffn_block(const struct qn_sharing *s, const struct qn_spec *spec, uint32_t layer) {
-    const struct qn_share_member *m = &spec->share[s->member];
-    if (s->mean) return block_of(layer, s->ffn_blocks, s->layers);
-    return m->ffn_first + block_of(layer, m->ffn_blocks, s->layers);
+uint32_t qn_sharing_block(const struct qn_sharing *s, const struct qn_spec *spec, bool ffn, uint32_t layer) {
+    if (s->mean) return block_of(layer, ffn ? s->ffn_blocks : s->attn_blocks, s->layers);
+    return qn_sharing_source(s, spec, ffn, layer);
 }

@@ -37,9 +37,10 @@ const struct qn_sharing_ops *qn_sharing_find(const struct qn_spec *spec, const c
 /* What the part `ask` means for this checkpoint; as qn_attention_ops.resolve, the best member is chosen. */
 int qn_sharing_resolve(const struct qn_sharing_ops *ops, const struct qn_spec *spec,
                        const struct qn_part *ask, struct qn_sharing *out, struct qn_err *err);
-/* The block of the checkpoint member's list that layer `layer` runs with (mean false), or of the averaged
- * list (mean true). */
-uint32_t qn_sharing_attn_block(const struct qn_sharing *s, const struct qn_spec *spec, uint32_t layer);
-uint32_t qn_sharing_ffn_block(const struct qn_sharing *s, const struct qn_spec *spec, uint32_t layer);
+/* The trained block, attention or FFN, that layer `layer` has with the checkpoint's member: what it runs
+ * with, or what goes into the mean. */
+uint32_t qn_sharing_source(const struct qn_sharing *s, const struct qn_spec *spec, bool ffn, uint32_t layer);
+/* The block that it runs with: of the checkpoint (mean false), or of the averaged ones (mean true). */
+uint32_t qn_sharing_block(const struct qn_sharing *s, const struct qn_spec *spec, bool ffn, uint32_t layer);
 
 #endif

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/mem.h"
 #include "model/internal.h"
 
 #define MAX_OPTIONS 256
@@ -20,35 +21,58 @@ static int rank(const struct qn_choice *c) {
     return c->origin == QN_ORIGIN_NATIVE ? -1 : (int)c->exactness;
 }
 
-/* The first member's error stands when no member gives sense to the parameters. */
+/* Keeps the better of two outcomes, and the first error. */
+struct best {
+    bool found;
+    struct qn_err first;
+};
+
+static bool better(struct best *b, int rc, const struct qn_err *err, const struct qn_choice *now,
+                   const struct qn_choice *before) {
+    if (rc != QN_OK) {
+        if (b->first.code == QN_OK) b->first = *err;
+        return false;
+    }
+    bool take = !b->found || rank(now) < rank(before);
+    b->found = true;
+    return take;
+}
+
+/* A member that could be asked in other words says more than one that can't give it at all. */
+static int outcome(const struct best *b, const struct qn_choice *c, struct qn_err *err) {
+    if (b->found && (c->exactness != QN_UNAVAILABLE || b->first.code == QN_OK)) return QN_OK;
+    return qn_err_param(err, b->first.code, b->first.param, "%s", b->first.msg);
+}
+
 static int best_attention(const struct qn_spec *spec, const struct qn_attention_ops *ops,
                           const struct qn_part *ask, struct qn_attention *out, struct qn_err *err) {
-    int rc = ops->resolve(spec, 0, ask, out, err);
-    for (uint32_t i = 1; i < spec->n_attn; i++) {
+    struct best b = {0};
+    for (uint32_t i = 0; i < spec->n_attn; i++) {
         struct qn_attention a;
-        if (ops->resolve(spec, i, ask, &a, NULL) != QN_OK) continue;
-        if (rc != QN_OK || rank(&a.choice) < rank(&out->choice)) *out = a;
-        rc = QN_OK;
+        struct qn_err e = {0};
+        int rc = ops->resolve(spec, i, ask, &a, &e);
+        if (better(&b, rc, &e, &a.choice, &out->choice)) *out = a;
     }
-    return rc;
+    return outcome(&b, &out->choice, err);
 }
 
 static int best_ffn(const struct qn_spec *spec, const struct qn_ffn_ops *ops, const struct qn_part *ask,
                     struct qn_ffn *out, struct qn_err *err) {
-    int rc = ops->resolve(ops, spec, 0, ask, out, err);
-    for (uint32_t i = 1; i < spec->n_ffn; i++) {
+    struct best b = {0};
+    for (uint32_t i = 0; i < spec->n_ffn; i++) {
         struct qn_ffn f;
-        if (ops->resolve(ops, spec, i, ask, &f, NULL) != QN_OK) continue;
-        if (rc != QN_OK || rank(&f.choice) < rank(&out->choice)) *out = f;
-        rc = QN_OK;
+        struct qn_err e = {0};
+        int rc = ops->resolve(ops, spec, i, ask, &f, &e);
+        if (better(&b, rc, &e, &f.choice, &out->choice)) *out = f;
     }
-    return rc;
+    return outcome(&b, &out->choice, err);
 }
 
 /* --- rows of /v1/structures --- */
 struct rows {
     struct qn_structure_entry *out;
     size_t max, n;
+    bool synthetic; /* no member was trained */
 };
 
 static struct qn_structure_entry *next_row(struct rows *r, const char *slot, const struct qn_choice *c) {
@@ -58,7 +82,7 @@ static struct qn_structure_entry *next_row(struct rows *r, const char *slot, con
     memset(e, 0, sizeof *e);
     e->slot = slot;
     e->part = c->part;
-    e->origin = c->origin;
+    e->origin = c->origin == QN_ORIGIN_NATIVE && r->synthetic ? QN_ORIGIN_SYNTHETIC : c->origin;
     e->exactness = c->exactness;
     snprintf(e->why, sizeof e->why, "%s", c->why);
     return e;
@@ -84,7 +108,7 @@ static void attention_rows(const struct qn_model *m, const struct qn_attention_o
 size_t qn_model_structures(const struct qn_model *m, struct qn_structure_entry *out, size_t max) {
     const struct qn_spec *spec = &m->ckpt->spec;
     static const struct qn_part any = {0};
-    struct rows r = {out, max, 0};
+    struct rows r = {out, max, 0, m->ckpt->synthetic};
     for (size_t i = 0; qn_attention_registry[i]; i++) attention_rows(m, qn_attention_registry[i], &r);
     for (size_t i = 0; qn_ffn_registry[i]; i++) {
         struct qn_ffn f;
@@ -111,7 +135,7 @@ static void list_slot(const struct qn_model *m, const char *slot, char *out, siz
         if (!rows[i].slot || strcmp(rows[i].slot, slot) != 0 || rows[i].exactness == QN_UNAVAILABLE) continue;
         char part[QN_PART_TEXT];
         const char *how =
-            rows[i].origin == QN_ORIGIN_NATIVE ? "native" : qn_exactness_name(rows[i].exactness);
+            rows[i].origin != QN_ORIGIN_CONVERTED ? "native" : qn_exactness_name(rows[i].exactness);
         int k = snprintf(out + at, size - at, "%s%s %s", at ? ", " : "",
                          qn_part_print(&rows[i].part, part, sizeof part), how);
         at += k > 0 ? (size_t)k : 0;
@@ -141,29 +165,18 @@ static int admit(const struct qn_model *m, const char *slot, const struct qn_cho
     return refuse(m, slot, c->part.type, why, err);
 }
 
-struct resolved {
-    struct qn_attention attention;
-    struct qn_ffn ffn;
-    struct qn_sharing sharing;
-};
-
 static int resolve_attention(const struct qn_model *m, const struct qn_structure_request *req,
-                             struct resolved *r, struct qn_err *err) {
+                             struct qn_resolved *r, struct qn_err *err) {
     const struct qn_spec *spec = &m->ckpt->spec;
     const struct qn_attention_ops *ops = qn_attention_find(spec, req->attention.type);
     if (!ops) return refuse(m, "attention", req->attention.type, "is not known", err);
     int rc = best_attention(spec, ops, &req->attention, &r->attention, err);
     if (rc == QN_OK) rc = admit(m, "attention", &r->attention.choice, req->convert, err);
-    if (rc || r->attention.choice.origin == QN_ORIGIN_NATIVE) return rc;
-    size_t replaced, bytes = qn_conversion_bytes(m, &r->attention, &replaced);
-    if (bytes <= m->convert_budget) return QN_OK;
-    return qn_err_param(err, QN_ERR_INVALID, "attention",
-                        "converted weights for attention \"%s\" need %zu bytes, more than the budget of %zu",
-                        r->attention.choice.part.type, bytes, m->convert_budget);
+    return rc;
 }
 
-static int resolve_ffn(const struct qn_model *m, const struct qn_structure_request *req, struct resolved *r,
-                       struct qn_err *err) {
+static int resolve_ffn(const struct qn_model *m, const struct qn_structure_request *req,
+                       struct qn_resolved *r, struct qn_err *err) {
     const struct qn_spec *spec = &m->ckpt->spec;
     const struct qn_ffn_ops *ops = qn_ffn_find(spec, req->ffn.type);
     if (!ops) return refuse(m, "ffn", req->ffn.type, "is not known", err);
@@ -172,7 +185,7 @@ static int resolve_ffn(const struct qn_model *m, const struct qn_structure_reque
 }
 
 static int resolve_sharing(const struct qn_model *m, const struct qn_structure_request *req,
-                           struct resolved *r, struct qn_err *err) {
+                           struct qn_resolved *r, struct qn_err *err) {
     const struct qn_spec *spec = &m->ckpt->spec;
     const struct qn_sharing_ops *ops = qn_sharing_find(spec, req->sharing.type);
     if (!ops) return refuse(m, "sharing", req->sharing.type, "is not known", err);
@@ -198,8 +211,8 @@ static void lay_out(struct qn_variant *v) {
         v->layers[i] = (struct qn_layer){
             .attention = &v->attention,
             .ffn = &v->ffn,
-            .attn_block = qn_sharing_attn_block(&v->sharing, spec, i),
-            .ffn_block = qn_sharing_ffn_block(&v->sharing, spec, i),
+            .attn_block = qn_sharing_block(&v->sharing, spec, false, i),
+            .ffn_block = qn_sharing_block(&v->sharing, spec, true, i),
             .state_offset = i * one.block_bytes,
             .fixed_offset = i * one.fixed_bytes,
         };
@@ -208,12 +221,12 @@ static void lay_out(struct qn_variant *v) {
     v->fixed_bytes = spec->layers * one.fixed_bytes;
 }
 
-static struct qn_variant *variant_new(struct qn_model *m, const struct resolved *r) {
+static struct qn_variant *variant_new(struct qn_model *m, const struct qn_resolved *r) {
     struct qn_variant *v = calloc(1, sizeof *v);
     if (!v) return NULL;
     v->layers = calloc(m->ckpt->spec.layers, sizeof *v->layers);
-    if (!v->layers) {
-        free(v);
+    if (!v->layers || !qn_structure_sizes(m, r, &v->info, &v->idle_ffn_bytes)) {
+        variant_free(v);
         return NULL;
     }
     v->model = m;
@@ -228,10 +241,9 @@ static struct qn_variant *variant_new(struct qn_model *m, const struct resolved 
     absorb(&v->info, &r->attention.choice);
     absorb(&v->info, &r->ffn.choice);
     absorb(&v->info, &r->sharing.choice);
-    qn_structure_sizes(m, &v->attention, &v->ffn, &v->info);
-    if (r->attention.choice.origin == QN_ORIGIN_NATIVE)
+    if (!qn_half_converted(r, QN_HALF_ATTENTION))
         v->attn_weights = qn_checkpoint_attn(m->ckpt, r->attention.member);
-    if (r->ffn.choice.origin == QN_ORIGIN_NATIVE) v->ffn_weights = qn_checkpoint_ffn(m->ckpt, r->ffn.member);
+    if (!qn_half_converted(r, QN_HALF_FFN)) v->ffn_weights = qn_checkpoint_ffn(m->ckpt, r->ffn.member);
     if (v->info.origin == QN_ORIGIN_NATIVE && m->ckpt->synthetic) v->info.origin = QN_ORIGIN_SYNTHETIC;
     lay_out(v);
     return v;
@@ -253,7 +265,7 @@ static void drop_idle(struct qn_model *m) {
     variant_free(gone);
 }
 
-static struct qn_variant *find_or_add(struct qn_model *m, const struct resolved *r) {
+static struct qn_variant *find_or_add(struct qn_model *m, const struct qn_resolved *r) {
     char key[QN_KEY_MAX], a[QN_PART_TEXT], f[QN_PART_TEXT], s[QN_PART_TEXT - 4];
     snprintf(key, sizeof key, "%s|%s|%s", qn_part_print(&r->attention.choice.part, a, sizeof a),
              qn_part_print(&r->ffn.choice.part, f, sizeof f),
@@ -273,13 +285,34 @@ static struct qn_variant *find_or_add(struct qn_model *m, const struct resolved 
     return v;
 }
 
+/* Conversions that could never be in memory together are refused here. */
+static int check_budget(const struct qn_model *m, const struct qn_resolved *r, struct qn_err *err) {
+    struct qn_half_sizes half[QN_HALVES] = {{0}};
+    size_t total = 0;
+    for (int h = 0; h < QN_HALVES; h++) {
+        if (!qn_half_converted(r, (enum qn_half)h)) continue;
+        if (!qn_half_sizes(m, r, (enum qn_half)h, &half[h]) || !qn_size_add(total, half[h].made, &total))
+            return qn_err_set(err, QN_ERR_NOMEM, "out of memory for a structure");
+    }
+    if (total <= m->convert_budget) return QN_OK;
+    bool ffn = half[QN_HALF_FFN].made > half[QN_HALF_ATTENTION].made;
+    const char *slot = r->sharing.mean ? "sharing" : ffn ? "ffn" : "attention";
+    const struct qn_choice *c = r->sharing.mean ? &r->sharing.choice
+                                : ffn           ? &r->ffn.choice
+                                                : &r->attention.choice;
+    return qn_err_param(err, QN_ERR_INVALID, slot,
+                        "converted weights for %s \"%s\" need %zu bytes, more than the budget of %zu", slot,
+                        c->part.type, total, m->convert_budget);
+}
+
 int qn_variant_resolve(struct qn_model *m, const struct qn_structure_request *req, struct qn_variant **out,
                        struct qn_err *err) {
-    struct resolved r;
+    struct qn_resolved r;
     *out = NULL;
     int rc = resolve_attention(m, req, &r, err);
     if (rc == QN_OK) rc = resolve_ffn(m, req, &r, err);
     if (rc == QN_OK) rc = resolve_sharing(m, req, &r, err);
+    if (rc == QN_OK) rc = check_budget(m, &r, err);
     if (rc) return rc;
     *out = find_or_add(m, &r);
     return *out ? QN_OK : qn_err_set(err, QN_ERR_NOMEM, "out of memory for a structure");

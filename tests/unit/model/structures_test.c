@@ -165,6 +165,7 @@ static void names_and_labels(void **state) {
     assert_string_equal(err.param, "ffn");
     assert_non_null(strstr(err.msg, "swiglu"));
     memset(&req.ffn, 0, sizeof req.ffn);
+    req.convert = false;
     qn_part_init(&req.sharing, "all");
     memset(&err, 0, sizeof err);
     assert_int_equal(qn_variant_resolve(m, &req, &v, &err), QN_ERR_INVALID);
@@ -219,13 +220,22 @@ static void state_follows_kv_heads(void **state) {
     qn_model_close(&m);
 }
 
+/* What a variant's conversions take. */
+static size_t made_bytes(const struct qn_variant *v) {
+    struct qn_resolved r = {v->attention, v->ffn, v->sharing};
+    struct qn_half_sizes a, f;
+    assert_true(qn_half_sizes(v->model, &r, QN_HALF_ATTENTION, &a));
+    assert_true(qn_half_sizes(v->model, &r, QN_HALF_FFN, &f));
+    return a.made + f.made;
+}
+
 static void conversions_stay_in_budget(void **state) {
     (void)state;
     struct qn_model *m = open_heads("llama", 8, 8, QN_F32, 0);
     struct qn_err err;
     struct qn_variant *a = NULL, *b = NULL;
     assert_int_equal(resolve(m, "gqa", 4, true, &err, &a), QN_OK);
-    size_t replaced, bytes = qn_conversion_bytes(m, &a->attention, &replaced);
+    size_t bytes = made_bytes(a);
     m->convert_budget = bytes; /* room for one */
     assert_int_equal(qn_variant_prepare(a, NULL, &err), QN_OK);
     assert_int_equal(qn_model_memory(m).converted, bytes);
@@ -271,14 +281,15 @@ static void active_bytes_are_what_a_token_reads(void **state) {
     struct qn_variant *v = qn_test_variant(m, "", 0);
     struct qn_structure s = {0};
     struct qn_ffn_ops ops = *v->ffn.ops;
-    struct qn_ffn f = v->ffn;
-    size_t block = qn_ffn_dense_weight_bytes(&f, &m->ckpt->ffn[0]);
+    struct qn_resolved r = {v->attention, v->ffn, v->sharing};
+    size_t block = qn_ffn_dense_weight_bytes(&r.ffn, &m->ckpt->ffn[0]), idle = 0;
     ops.row_weight_bytes = half_of;
-    f.ops = &ops;
-    qn_structure_sizes(m, &v->attention, &f, &s);
+    r.ffn.ops = &ops;
+    assert_true(qn_structure_sizes(m, &r, &s, &idle));
     assert_int_equal(s.weights_bytes, v->info.weights_bytes);
-    assert_int_equal(s.weights_active_bytes + m->ckpt->spec.layers * (block / 2),
-                     v->info.weights_active_bytes);
+    assert_int_equal(s.weights_bytes, m->ckpt->weights_bytes); /* the only structure of its file */
+    assert_int_equal(idle, m->ckpt->spec.layers * (block / 2));
+    assert_int_equal(s.weights_active_bytes + idle, v->info.weights_active_bytes);
     qn_variant_unref(v);
     qn_model_close(&m);
 }
