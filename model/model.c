@@ -51,7 +51,8 @@ static void fill_info(struct qn_model_info *info, const struct qn_checkpoint *c,
     snprintf(info->family, sizeof info->family, "%s", s->family);
     snprintf(info->format, sizeof info->format, "%s", c->format);
     info->path = path;
-    info->params_total = info->params_active = c->params;
+    info->params_total = c->params;
+    info->params_active = c->params - s->ffn_blocks * qn_ffn_idle_params(s, 0);
     info->layers = s->layers;
     info->d_model = s->d_model;
     info->heads = s->heads;

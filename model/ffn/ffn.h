@@ -70,6 +70,9 @@ extern const struct qn_ffn_ops *const qn_ffn_registry[];
 /* By name; "" gives the kind of the checkpoint's first member. NULL when unknown. */
 const struct qn_ffn_ops *qn_ffn_find(const struct qn_spec *spec, const char *name);
 
+/* Parameters of one weight block of a member that one row leaves unread: a mixture's other experts. */
+uint64_t qn_ffn_idle_params(const struct qn_spec *spec, uint32_t member);
+
 /* Common to dense kinds (dense.c): native when the member is of this kind, else unavailable. Parameters:
  * ffn_dim, and with GELU which of its two forms. */
 int qn_ffn_dense_resolve(const struct qn_ffn_ops *self, const struct qn_spec *spec, uint32_t member,

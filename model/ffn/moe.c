@@ -378,6 +378,13 @@ static size_t row_weight_bytes(const struct qn_ffn *f, const struct qn_ffn_weigh
     return w->router.bytes + experts + qn_ffn_matrices_bytes(&w->dense);
 }
 
+uint64_t qn_ffn_idle_params(const struct qn_spec *spec, uint32_t member) {
+    const struct qn_ffn_member *m = &spec->ffn[member];
+    const struct qn_ffn_ops *kind = m->experts > m->used ? qn_ffn_find(spec, m->expert) : NULL;
+    struct qn_ffn expert = {.d_model = spec->d_model, .dim = m->dim};
+    return kind && kind->net ? (m->experts - m->used) * (uint64_t)kind->row_macs(&expert) : 0;
+}
+
 /* --- conversion --- */
 /* Another number of experts per token changes no weights: all is borrowed. */
 static size_t convert_bytes(const struct qn_ffn *f, const struct qn_ffn_weights *src, size_t *replaced) {
