@@ -93,7 +93,7 @@ static void structure_traces(const char *path, const char *second, const char *t
     qn_pool_free(&one);
     qn_pool_free(&two);
     assert_true(compared > seeds * 3);
-    assert_true(hits > 0);
+    assert_true(seeds < SEEDS / 10 || hits > 0);
 }
 
 /* The checkpoint's own attention and conversions of it. */

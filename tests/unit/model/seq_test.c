@@ -91,6 +91,71 @@ static void not_causal_runs_once_and_whole(void **state) {
     qn_model_close(&m);
 }
 
+static struct qn_variant *bidirectional(struct qn_model *m, const char *attention) {
+    struct qn_structure_request req = {.convert = true};
+    struct qn_variant *v = NULL;
+    struct qn_err err = {0};
+    qn_part_init(&req.attention, attention);
+    qn_part_add(&req.attention, "causal", QN_PARAM_BOOL, 0);
+    if (qn_variant_resolve(m, &req, &v, &err)) fail_msg("%s: %s", attention, err.msg);
+    if (qn_variant_prepare(v, NULL, &err)) fail_msg("%s: %s", attention, err.msg);
+    assert_false(qn_variant_structure(v)->causal);
+    return v;
+}
+
+#define WHOLES 5
+static float whole_rows[2][WHOLES][64][D]; /* alone, together */
+
+static void keep_whole(void *ctx, uint32_t span, uint32_t pos, float *v) {
+    float(*rows)[64][D] = ctx;
+    memcpy(rows[span][pos], v, D * sizeof *v);
+}
+
+/* Whole sequences of several lengths, each alone on one thread and all in one step on two. */
+static void whole_in_company(const char *attention, const char *model) {
+    const uint32_t n[WHOLES] = {1, 17, 33, 64, 16};
+    struct qn_pool *two = qn_pool_new(2);
+    struct qn_open_options opt = {.state_type = QN_STATE_F32, .state_bytes = 1 << 20, .max_step_tokens = 200};
+    assert_non_null(two);
+    for (int round = 0; round < 2; round++) {
+        struct qn_model *m = NULL;
+        struct qn_err err = {0};
+        opt.pool = round ? two : NULL;
+        if (qn_model_open(model, &opt, &m, &err)) fail_msg("%s", err.msg);
+        struct qn_variant *v = bidirectional(m, attention);
+        struct qn_span spans[WHOLES];
+        for (uint32_t i = 0; i < WHOLES; i++) {
+            spans[i] = (struct qn_span){
+                .seq = begin(v, true), .tokens = tokens + i, .n = n[i], .want = QN_WANT_HIDDEN};
+            assert_int_equal(qn_seq_reserve(spans[i].seq, n[i]), QN_OK);
+        }
+        for (uint32_t i = 0; i < (round ? 1 : WHOLES); i++) {
+            struct qn_step step = {.variant = v,
+                                   .spans = spans + i,
+                                   .n_spans = round ? WHOLES : 1,
+                                   .on_row = keep_whole,
+                                   .ctx = whole_rows[round] + i};
+            assert_int_equal(qn_step_run(&step, NULL), QN_OK);
+        }
+        assert_int_equal(qn_model_state(m).used + qn_model_state(m).cached, 0);
+        for (uint32_t i = 0; i < WHOLES; i++) qn_seq_free(&spans[i].seq);
+        qn_variant_unref(v);
+        qn_model_close(&m);
+    }
+    assert_memory_equal(whole_rows[0], whole_rows[1], sizeof whole_rows[0]);
+    qn_pool_free(&two);
+}
+
+static void whole_sequences_ignore_company(void **state) {
+    (void)state;
+#define SHAPE "synthetic:hidden=64,layers=2,heads=4,kv_heads=2,vocab=300,n=128,type=q8_0,"
+    whole_in_company("gqa", SHAPE "attention=gqa");
+    whole_in_company("performer", SHAPE "attention=performer,features=24");
+    whole_in_company("linformer", SHAPE "attention=linformer,k=12,lags=3");
+    whole_in_company("linformer", SHAPE "attention=gqa,sharing=all,ffn=moe,experts=4");
+#undef SHAPE
+}
+
 static void a_fixed_state_goes_back_to_its_copies(void **state) {
     (void)state;
     struct qn_model *m = open_tiny("llama", 0);
@@ -276,6 +341,7 @@ static void q_and_k_are_normalised_whole(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(not_causal_runs_once_and_whole),
+        cmocka_unit_test(whole_sequences_ignore_company),
         cmocka_unit_test(a_fixed_state_goes_back_to_its_copies),
         cmocka_unit_test(a_failed_step_changes_nothing),
         cmocka_unit_test(preceding_tokens_add_their_tables),
