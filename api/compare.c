@@ -53,10 +53,11 @@ void qn_api_compare_free(struct qn_api_compare *r) {
 
 /* Errors of a structure's part name it by its place: structures[2].attention. */
 static int at_structure(size_t i, struct qn_api_err *err) {
-    char inner[sizeof err->param];
-    snprintf(inner, sizeof inner, "%s", err->param);
-    snprintf(err->param, sizeof err->param, "structures[%zu]%s%.40s", i, inner[0] ? "." : "", inner);
-    return -1;
+    struct qn_api_err inner = *err;
+    char param[sizeof err->param];
+    snprintf(param, sizeof param, "structures[%zu]%s%.40s", i, inner.param[0] ? "." : "", inner.param);
+    *err = (struct qn_api_err){.code = QN_API_OK};
+    return qn_api_fail(err, inner.code, param, "%s", inner.msg); /* which drops a character that was cut */
 }
 
 static int set_structure(json_t *v, struct qn_api_compare_structure *out, struct qn_api_err *err) {

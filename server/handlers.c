@@ -130,8 +130,9 @@ static void show_entry(const struct qn_structure_entry *e, struct qn_api_structu
     a->origin = qn_origin_name(e->origin);
     a->exactness = qn_exactness_name(e->exactness);
     a->why = e->why;
-    a->causal = e->causal;
-    a->rollback = e->rollback;
+    bool attention = strcmp(e->slot, "attention") == 0; /* the other slots see one token at a time */
+    a->causal = !attention || e->causal;
+    a->rollback = !attention || e->rollback;
     a->state_bytes_per_token = e->state_bytes_per_token;
     a->state_fixed_bytes = e->state_fixed_bytes;
 }

@@ -1,11 +1,12 @@
-/* libFuzzer target: bodies of /v1/infer, /tokenize, /detokenize. Beyond memory safety it holds that a refusal
- * says what and is itself a valid reply, that an accepted request respects every bound, and that the block of
- * a document is never too small. */
+/* libFuzzer target: bodies of /v1/infer, /v1/compare, /tokenize, /detokenize. Beyond memory safety it holds
+ * that a refusal says what and is itself a valid reply, that an accepted request respects every bound, and
+ * that the block of a document is never too small. */
 #include <jansson.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/compare.h"
 #include "api/infer_fields.h"
 #include "api/jload.h"
 #include "api/models.h"
@@ -56,6 +57,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     else
         check_request(&r, &lim);
     qn_api_infer_free(&r);
+    struct qn_api_compare c;
+    e = (struct qn_api_err){0};
+    if (qn_api_compare_parse(body, size, &lim, &c, &e)) {
+        check_error(&e);
+    } else {
+        must(c.n_structures >= 1 && c.n_structures <= QN_COMPARE_STRUCTURES && c.baseline < c.n_structures);
+        must(c.repeats >= 1 && c.repeats <= QN_COMPARE_REPEATS && c.run.n_seqs == 1);
+    }
+    qn_api_compare_free(&c);
     e = (struct qn_api_err){0};
     if (qn_api_tokenize_parse(body, size, &t, &e)) check_error(&e);
     qn_api_tokenize_free(&t);

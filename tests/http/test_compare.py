@@ -251,10 +251,24 @@ def test_structures_of_the_fake(srv):
     assert model["context"] == 4096
     rows = {r["structure"]["type"]: r for r in model["structures"]}
     assert rows["linformer"]["causal"] is False and rows["gqa"]["causal"] is True
+    assert {r["slot"] for r in model["structures"]} == {"attention"}
     assert rows["gqa"]["state_bytes"] == [{"tokens": n, "bytes": 64 * n} for n in (1024, 4096, 16384)]
 
 
 # --- real weights ---
+
+def test_structures_of_a_model(tiny):
+    model = tiny.get("/v1/structures").json()["data"][0]
+    assert model["held_out"] == []
+    for r in model["structures"]:
+        assert (r["state_bytes"] is None) == (r["slot"] != "attention")
+        if r["slot"] != "attention":
+            assert r["causal"] and r["rollback"]
+            continue
+        sizes = [s["bytes"] - r["state_fixed_bytes"] for s in r["state_bytes"]]
+        assert sizes == [n * r["state_bytes_per_token"] for n in (1024, 4096, 16384)]
+        assert (r["state_bytes_per_token"] == 0) == (r["state_fixed_bytes"] > 0)
+
 
 @pytest.fixture(scope="module")
 def tiny():

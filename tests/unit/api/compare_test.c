@@ -78,6 +78,15 @@ static void refused(void **state) {
         {"{" S "\"baseline\":-1" T "}", "baseline", QN_API_INVALID, ""},
         {"{" S "\"max_tokens\":65" T "}", "max_tokens", QN_API_INVALID, "64"},
         {"{" S "\"stream\":1" T "}", "stream", QN_API_INVALID, "true or false"},
+        {"{" S "\"structures\":[{"
+               "\"\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4"
+               "\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4"
+         "\xC3\xA4\xC3\xA4\xC3\xA4x\xC3\xA4\":1}]}",
+         "structures[0]."
+         "\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4"
+         "\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4"
+         "\xC3\xA4\xC3\xA4x",
+         QN_API_UNKNOWN_FIELD, ""}, /* cut between characters */
         {"[]", "", QN_API_INVALID, ""},
         {"{" S, "", QN_API_BAD_JSON, ""},
     };
@@ -152,15 +161,66 @@ static void reply(void **state) {
                                   .fidelity = 3,
                                   .other = 0.25,
                                   .total = 6.75};
-#define RESULT                                                                                                                                                                                                             \
-    "{\"structure\":" STRUCTURE ",\"outputs\":[{\"index\":0,\"text\":\"a\",\"tokens\":[],\"finish_reason\":"                                                                                                               \
-    "\"length\",\"logprobs\":null}],\"warmup\":{\"timings\":" TIMINGS(                                                                                                                                                     \
-        "9") "},\"samples\":[{\"timings\":" TIMINGS("1") "},{\"timings\":" TIMINGS("2") "}],"                                                                                                                              \
-                                                                                        "\"median\""                                                                                                                       \
-                                                                                        ":" TIMINGS("1.5") ",\"spread\":" TIMINGS("0.5") ",\"memory\":{\"weights_bytes\":0,\"weights_active_bytes\":0,\"state_bytes\":0,"  \
-                                                                                                                                         "\"state_shared_bytes\":0,\"state_bytes_per_token\":0,\"scratch_bytes\":0,"       \
-                                                                                                                                         "\"process_rss_bytes\":0},\"cost\":{\"analytic_flops\":10,\"analytic_bytes\":20," \
-                                                                                                                                         "\"achieved_gflops\":null,\"achieved_gbytes_per_second\":3},\"fidelity\":"
+#define RESULT                                                                                                                     \
+    "{\"structure\":" STRUCTURE ",\"outputs\":[{\"index\":0,\"text\":\"a\",\"tokens\":[],\"finish_reason\":"                       \
+    "\"length\",\"logprobs\":null}],\"warmup\":{\"timings\":" TIMINGS(                                                             \
+        "9") "},\"samples\":[{\"timings\":" TIMINGS("1") "},{\"timings\":" TIMINGS("2") "}],"                                      \
+                                                                                        "\"median\""                               \
+                                                                                        ":" TIMINGS("1.5") ",\"spread\":" TIMINGS( \
+                                                                                            "0.5") ",\"memo"                       \
+                                                                                                   "ry\":{"                        \
+                                                                                                   "\"weigh"                       \
+                                                                                                   "ts_"                           \
+                                                                                                   "bytes\""                       \
+                                                                                                   ":0,"                           \
+                                                                                                   "\"weigh"                       \
+                                                                                                   "ts_"                           \
+                                                                                                   "active_"                       \
+                                                                                                   "bytes\""                       \
+                                                                                                   ":0,"                           \
+                                                                                                   "\"state"                       \
+                                                                                                   "_bytes"                        \
+                                                                                                   "\":0,"                         \
+                                                                                                   "\"state"                       \
+                                                                                                   "_shared"                       \
+                                                                                                   "_bytes"                        \
+                                                                                                   "\":0,"                         \
+                                                                                                   "\"state"                       \
+                                                                                                   "_bytes_"                       \
+                                                                                                   "per_"                          \
+                                                                                                   "token\""                       \
+                                                                                                   ":0,"                           \
+                                                                                                   "\"scrat"                       \
+                                                                                                   "ch_"                           \
+                                                                                                   "bytes\""                       \
+                                                                                                   ":0,"                           \
+                                                                                                   "\"proce"                       \
+                                                                                                   "ss_rss_"                       \
+                                                                                                   "bytes\""                       \
+                                                                                                   ":0},"                          \
+                                                                                                   "\"cost"                        \
+                                                                                                   "\":{"                          \
+                                                                                                   "\"analy"                       \
+                                                                                                   "tic_"                          \
+                                                                                                   "flops\""                       \
+                                                                                                   ":10,"                          \
+                                                                                                   "\"analy"                       \
+                                                                                                   "tic_"                          \
+                                                                                                   "bytes\""                       \
+                                                                                                   ":20,"                          \
+                                                                                                   "\"achie"                       \
+                                                                                                   "ved_"                          \
+                                                                                                   "gflops"                        \
+                                                                                                   "\":"                           \
+                                                                                                   "null,"                         \
+                                                                                                   "\"achie"                       \
+                                                                                                   "ved_"                          \
+                                                                                                   "gbytes_"                       \
+                                                                                                   "per_"                          \
+                                                                                                   "second"                        \
+                                                                                                   "\":3},"                        \
+                                                                                                   "\"fidel"                       \
+                                                                                                   "ity\":"
     struct qn_buf b = {0};
     qn_api_compare_write(&b, &c);
     assert_string_equal(b.p, "{\"id\":\"cmp-1\",\"object\":\"comparison\",\"created\":5,\"model\":\"grist\","
