@@ -279,7 +279,7 @@ static void ends_early(void **state) {
     (void)state;
     fill(text, 800, 3);
     start(&k, 1024, 256, (struct qn_engine_options){0});
-    qn_stub.step_us = 4000;
+    qn_stub.step_us = 50000;
     clock_gettime(CLOCK_MONOTONIC, &now);
     uint64_t ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
     assert_int_equal(submit_pair(&k, &c, "gqa", "mqa", text, ns + 60000000u), 0);
@@ -296,9 +296,10 @@ static void ends_early(void **state) {
     check_pair(&d, 3);
     kit_free(&c);
     kit_free(&d);
+    text[250] = '\0';
     struct qn_api_infer r = in_structure("mqa", text, 2);
     r.task = QN_TASK_SCORE;
-    r.timeout_ms = 12; /* two steps for the score, eight and more chunks to compare */
+    r.timeout_ms = 400; /* one step of 50 ms for the score, 16 to compare */
     kit_run(&k, &c, r);
     assert_int_equal(c.job->error, QN_API_OK);
     assert_int_equal(c.job->outputs[0].finish, QN_FINISH_COMPLETE);
@@ -315,7 +316,7 @@ static void stopped(void **state) {
     (void)state;
     fill(text, 800, 4);
     start(&k, 1024, 256, (struct qn_engine_options){.max_running = 3});
-    qn_stub.step_us = 1000;
+    qn_stub.step_us = 20000;
     for (int i = 0; i < 4; i++)
         assert_int_equal(submit_pair(&k, &c[i], "gqa", i % 2 ? "mqa" : "mha", text, 0), 0);
     kit_pump(&k, 20);
