@@ -24,7 +24,8 @@ struct qn_span {
     const int32_t *tokens; /* [n], each in [0, vocab) */
     uint32_t n;            /* >= 1 */
     enum qn_want want;
-    bool snapshot; /* the last chunk of a prompt: a fixed-size state is worth keeping as it is after it */
+    bool snapshot; /* the last chunk of a prompt: a copy of a fixed-size state before the last row is worth
+                      keeping. Who repeats the prompt has only that row to run, for its logits */
 };
 
 struct qn_step {
@@ -42,9 +43,9 @@ struct qn_step {
 /* Runs the step; total rows <= max_step_tokens. QN_OK or a programming error's code; on failure the
  * sequences' lengths are unchanged. Full blocks enter the prefix cache at the end of a successful step. So do
  * copies of fixed-size states, at every multiple of 256 tokens that a span passes (where the span is cut has
- * no say) and where a span asks for it; for those alone the state pool may allocate, and without memory there
- * is no copy. A structure that is not causal runs a sequence in one span: QN_ERR_UNSUPPORTED for a second
- * one. */
+ * no say) and where a span asks for one; for those alone the state pool may allocate, and without memory
+ * there is no copy. A structure that is not causal runs a sequence in one span: QN_ERR_UNSUPPORTED for a
+ * second one. */
 int qn_step_run(const struct qn_step *step, struct qn_err *err);
 
 #endif

@@ -1,5 +1,5 @@
 /* Where the spans of a step are cut so that copies of fixed-size states can be taken: at multiples of
- * QN_SNAPSHOT_TOKENS and at the end of a prompt.
+ * QN_SNAPSHOT_TOKENS and before the last token of a prompt.
  *
  * All rows of a step go through one layer, then through the next; the state of a layer at a boundary inside a
  * span exists only while that layer runs. So its attention runs the spans' first parts, the copies take the
@@ -9,25 +9,40 @@
 
 #include "model/internal.h"
 
+/* Where the next copy is due after `pos` tokens. */
+static uint32_t next_stop(const struct qn_span *sp, uint32_t pos) {
+    uint32_t stop = pos - pos % QN_SNAPSHOT_TOKENS + QN_SNAPSHOT_TOKENS, last = sp->seq->length + sp->n - 1;
+    return sp->snapshot && pos < last && last < stop ? last : stop;
+}
+
 /* Rows of the span's next part, from row `at` on; *keep: the copy to be taken after it, or NULL. */
 static uint32_t next_part(const struct qn_span *sp, uint32_t at, struct qn_kv_block **keep) {
     struct qn_seq *q = sp->seq;
     uint32_t pos = q->length + at, end = q->length + sp->n;
     *keep = NULL;
-    if (!q->publish || q->kv.fixed_bytes == 0) return end - pos;
-    for (uint32_t to = pos - pos % QN_SNAPSHOT_TOKENS; end - to >= QN_SNAPSHOT_TOKENS;) {
-        to += QN_SNAPSHOT_TOKENS;
+    if (!q->publish) return end - pos;
+    for (uint32_t to = next_stop(sp, pos); to <= end; to = next_stop(sp, to)) {
         *keep = qn_kv_snapshot_begin(&q->kv, q->tokens, to);
         if (*keep) return to - pos;
     }
-    if (sp->snapshot && end % QN_SNAPSHOT_TOKENS != 0) *keep = qn_kv_snapshot_begin(&q->kv, q->tokens, end);
     return end - pos;
+}
+
+/* The last token of a prompt is a span by itself: the state before it is there already. */
+static void copy_before(const struct qn_span *sp) {
+    struct qn_seq *q = sp->seq;
+    if (!sp->snapshot || sp->n != 1 || !q->publish) return;
+    struct qn_kv_block *b = qn_kv_snapshot_begin(&q->kv, q->tokens, q->length);
+    if (!b) return;
+    memcpy(b->data, q->kv.fixed->data, b->bytes);
+    qn_kv_snapshot_end(q->kv.pool, b, true);
 }
 
 void qn_cuts_plan(struct qn_cuts *c, const struct qn_step *step, const struct qn_row_span *rows) {
     bool any = false;
     c->n_passes = 0;
     if (step->math != QN_MATH_PACKED || step->variant->fixed_bytes == 0) return;
+    for (uint32_t i = 0; i < step->n_spans; i++) copy_before(&step->spans[i]);
     memset(c->done, 0, step->n_spans * sizeof *c->done);
     for (uint32_t n = 0, first = UINT32_MAX; n != first; c->end[c->n_passes++] = n) {
         first = n;

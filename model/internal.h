@@ -26,7 +26,7 @@
 
 /* The spans of a step, cut where a copy of a fixed-size state is taken (cuts.c). Pass by pass: the first
  * parts of all spans, then the second parts of those that have one … */
-#define QN_PASSES (QN_MAX_STEP_TOKENS / QN_SNAPSHOT_TOKENS + 2)
+#define QN_PASSES (QN_MAX_STEP_TOKENS / QN_SNAPSHOT_TOKENS + 3)
 struct qn_cuts {
     struct qn_row_span *spans; /* [M] */
     struct qn_kv_block **keep; /* [M] the copy that is taken after a part, or NULL */

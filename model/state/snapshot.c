@@ -50,6 +50,7 @@ struct qn_kv_block *qn_kv_snapshot_begin(struct qn_kv_seq *s, const int32_t *tok
     size_t bytes = s->fixed_bytes + (size_t)n * sizeof *tokens;
     uint64_t hash;
     int rc;
+    if (s->block_bytes && n % QN_KV_BLOCK != 0) return NULL; /* no block ends there: not to be found */
     if (n == 0 || (past > 0 && past < QN_SNAPSHOT_GAP) || bytes > p->budget / 2) return NULL;
     struct qn_kv_block *b = find(s, tokens, (struct qn_kv_range){n, n, 1}, &hash);
     if (b) {

@@ -166,29 +166,47 @@ static void a_fixed_state_goes_back_to_its_copies(void **state) {
     assert_int_equal(qn_seq_need(s, ROWS), v->fixed_bytes);
     assert_int_equal(qn_seq_reserve(s, ROWS), QN_OK);
     assert_int_equal(qn_seq_need(s, ROWS), 0);
-    assert_int_equal(run(s, tokens, 330, QN_WANT_ALL, true), QN_OK); /* copies at 256 and 330 */
+    assert_int_equal(run(s, tokens, 330, QN_WANT_ALL, true), QN_OK); /* copies at 256 and 329 */
     assert_int_equal(run(s, tokens + 330, 70, QN_WANT_ALL, false), QN_OK);
     memcpy(want, seen, sizeof want);
     assert_int_equal(qn_model_state(m).blocks_cached, 2);
-    assert_int_equal(qn_seq_truncate(s, 329), QN_ERR_UNSUPPORTED);
+    assert_int_equal(qn_seq_truncate(s, 330), QN_ERR_UNSUPPORTED);
     assert_int_equal(qn_seq_length(s), ROWS);
-    assert_int_equal(qn_seq_truncate(s, 330), QN_OK);
-    assert_int_equal(run(s, tokens + 330, 70, QN_WANT_ALL, false), QN_OK);
+    assert_int_equal(qn_seq_truncate(s, 329), QN_OK);
+    assert_int_equal(run(s, tokens + 329, 71, QN_WANT_ALL, false), QN_OK);
     assert_int_equal(qn_seq_truncate(s, 256), QN_OK);
     assert_int_equal(run(s, tokens + 256, 144, QN_WANT_ALL, false), QN_OK);
     assert_memory_equal(want, seen, sizeof want);
-    /* another sequence begins behind the prompt, a copy of it goes on by itself */
-    assert_int_equal(qn_seq_match(t, tokens, ROWS), 330);
+    /* another sequence begins at the prompt's last token, a fork of it goes on by itself */
+    assert_int_equal(qn_seq_match(t, tokens, 330), 329); /* the same prompt once more */
     assert_int_equal(qn_seq_reserve(t, ROWS), QN_OK);
     assert_int_equal(qn_seq_fork(t, &copy, NULL), QN_OK);
     assert_int_equal(qn_seq_bytes(copy).held, v->fixed_bytes);
-    assert_int_equal(run(t, tokens + 330, 70, QN_WANT_ALL, false), QN_OK);
-    memset(seen + 330, 0, 70 * sizeof *seen);
+    assert_int_equal(run(t, tokens + 329, 71, QN_WANT_ALL, false), QN_OK);
+    memset(seen + 329, 0, 71 * sizeof *seen);
     assert_int_equal(qn_seq_reserve(copy, ROWS), QN_OK);
-    assert_int_equal(run(copy, tokens + 330, 70, QN_WANT_ALL, false), QN_OK);
+    assert_int_equal(run(copy, tokens + 329, 71, QN_WANT_ALL, false), QN_OK);
     assert_memory_equal(want, seen, sizeof want);
     qn_model_drop_cache(m);
     assert_int_equal(qn_seq_truncate(s, 256), QN_ERR_UNSUPPORTED);
+    /* the last token of a prompt by itself, and a prompt that ends at a multiple */
+    qn_seq_reset(t);
+    assert_int_equal(qn_seq_reserve(t, ROWS), QN_OK);
+    assert_int_equal(run(t, tokens, 99, QN_WANT_NONE, false), QN_OK);
+    assert_int_equal(qn_model_state(m).blocks_cached, 0);
+    assert_int_equal(run(t, tokens + 99, 1, QN_WANT_NONE, true), QN_OK);
+    assert_int_equal(qn_model_state(m).blocks_cached, 1);
+    assert_int_equal(run(t, tokens + 100, 156, QN_WANT_NONE, true), QN_OK);
+    assert_int_equal(qn_model_state(m).blocks_cached, 3);
+    const uint32_t prompts[] = {100, 256, 257}, found[] = {99, 255, 256};
+    for (int i = 0; i < 3; i++) {
+        qn_seq_reset(t);
+        assert_int_equal(qn_seq_match(t, tokens, prompts[i]), found[i]);
+        assert_int_equal(qn_seq_reserve(t, ROWS), QN_OK);
+        memset(seen, 0, sizeof seen);
+        assert_int_equal(run(t, tokens + found[i], ROWS - found[i], QN_WANT_ALL, false), QN_OK);
+        assert_memory_equal(want + found[i], seen + found[i], (ROWS - found[i]) * sizeof *want);
+    }
     assert_int_equal(qn_seq_truncate(s, 0), QN_OK);
     assert_int_equal(qn_seq_bytes(s).held, 0);
     assert_int_equal(qn_test_fold_faults(), 0);
