@@ -135,6 +135,8 @@ struct qn_attend {
     float scale;              /* usually head_dim^-1/2 */
     bool part; /* these are not all tokens that the row sees: leave sums as they are, with the maximum of the
                   scores and the sum of the weights behind each head: ldo >= head_dim + 2 */
+    bool resume; /* part: go on from what an earlier call left in out for the tokens before `first`, a
+                    multiple of QN_KV_BLOCK: the bits are those of one call for all of them */
 };
 /* What parts of a row's tokens come to together: parts [n][group][head_dim + 2], in order -> out [group,
  * ldo]. One part gives the bits that attend gives without `part`. Any thread; allocates nothing. */

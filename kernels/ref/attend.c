@@ -93,7 +93,12 @@ void qn_ref_attend(const struct qn_attend *a) {
     for (size_t h = 0; h < a->group; h++) {
         float *out = a->out + h * a->ldo;
         struct softmax s = {-INFINITY, 0};
-        for (size_t d = 0; d < a->head_dim; d++) out[d] = 0;
+        if (a->resume) {
+            s.max = out[a->head_dim];
+            s.sum = out[a->head_dim + 1];
+        } else {
+            for (size_t d = 0; d < a->head_dim; d++) out[d] = 0;
+        }
         for (uint32_t t = a->first; t < a->length;) {
             uint32_t base = t - t % QN_KV_BLOCK, end = a->length - base;
             if (end > QN_KV_BLOCK) end = QN_KV_BLOCK;

@@ -87,9 +87,10 @@ INLINE void heads(enum qn_kv_type t, unsigned G, const struct qn_attend *a, size
     const size_t elem = t == QN_KV_F32 ? 4 : 2;
     struct softmax s;
     for (unsigned g = 0; g < G; g++) {
-        s.max[g] = -INFINITY;
-        s.sum[g] = 0;
-        memset(out + g * a->ldo, 0, a->head_dim * sizeof *out);
+        float *o = out + g * a->ldo;
+        s.max[g] = a->resume ? o[a->head_dim] : -INFINITY;
+        s.sum[g] = a->resume ? o[a->head_dim + 1] : 0;
+        if (!a->resume) memset(o, 0, a->head_dim * sizeof *o);
     }
     for (uint32_t base = a->first - a->first % QN_KV_BLOCK; base < a->length; base += QN_KV_BLOCK) {
         const uint8_t *block = a->blocks[base / QN_KV_BLOCK], *v = block + a->v_offset;

@@ -159,9 +159,10 @@ INLINE void heads(enum qn_kv_type t, unsigned G, const struct qn_attend *a, size
     uint32_t lo = a->first % QN_KV_BLOCK, tail = a->length - last * QN_KV_BLOCK;
     struct softmax s;
     for (unsigned g = 0; g < G; g++) {
-        s.max[g] = -INFINITY;
-        s.sum[g] = 0;
-        memset(out + g * a->ldo, 0, a->head_dim * sizeof *out);
+        float *o = out + g * a->ldo;
+        s.max[g] = a->resume ? o[a->head_dim] : -INFINITY;
+        s.sum[g] = a->resume ? o[a->head_dim + 1] : 0;
+        if (!a->resume) memset(o, 0, a->head_dim * sizeof *o);
         for (size_t d = 0; d < a->head_dim; d++) s.q[d * G + g] = a->q[(h + g) * a->ldq + d];
     }
     while (at <= last) {

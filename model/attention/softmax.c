@@ -26,6 +26,8 @@ enum { ARG_NORM_WHOLE };
 /* A row's tokens are read in parts of so many, cut at absolute positions: few KV heads can keep all threads
  * busy, and the K and V of a part stay in a core's L2 cache while groups of query heads go over them. */
 #define PART_TOKENS 1024
+/* Rows of one sequence are read together as if they were heads of a group, up to so many heads. */
+#define TILE_HEADS 12
 
 /* --- what a request's part means --- */
 static const struct qn_attention_ops *ops_of(uint32_t heads, uint32_t kv_heads) {
@@ -161,12 +163,13 @@ static struct qn_state_size state(const struct qn_attention *a, enum qn_kv_type 
     return (struct qn_state_size){.block_bytes = a->causal ? 2 * half_bytes(a, type) * a->kv_heads : 0};
 }
 
-/* For the whole-sequence form, and for the parts of one row, all heads. */
+/* For the whole-sequence form; for the parts of one row, all heads; and for those of a tile of rows and one
+ * KV head: their queries, one part of all, all parts. Heads of a KV head times rows are at most TILE_HEADS,
+ * or one row's heads. */
 static size_t work_floats(const struct qn_spec *spec) {
     size_t whole = qn_whole_work(spec->head_dim), parts;
-    if (spec->context <= PART_TOKENS) return whole;
-    if (!qn_size_mul(spec->context / PART_TOKENS + 1, (size_t)spec->heads * (spec->head_dim + 2), &parts))
-        return SIZE_MAX;
+    size_t heads = spec->heads > TILE_HEADS ? spec->heads : TILE_HEADS;
+    if (!qn_size_mul(spec->context / PART_TOKENS + 3, heads * (spec->head_dim + 2), &parts)) return SIZE_MAX;
     return parts > whole ? parts : whole;
 }
 
@@ -325,7 +328,13 @@ struct read {
     const struct qn_attention_call *call;
     uint32_t parts; /* most that a row has */
     uint32_t cuts;  /* of the query heads of a group */
+    uint32_t tile;  /* rows that one item reads */
 };
+
+/* As many rows as make a dozen query heads together: what one load of K and V can serve. */
+static uint32_t tile_rows(uint32_t group) {
+    return group < TILE_HEADS ? TILE_HEADS / group : 1;
+}
 
 static uint32_t first_seen(const struct qn_attention_call *c, size_t r) {
     uint32_t length = c->rows[r].pos + 1, window = c->a->window;
@@ -341,29 +350,37 @@ static size_t part_floats(const struct qn_attention *a) {
     return (size_t)(a->heads / a->kv_heads) * (a->head_dim + 2);
 }
 
-/* Reads part `part` of a pair's tokens with query heads [head, head + n) of its group, into out. */
-static void read_part(const struct qn_attention_call *c, size_t pair, uint32_t part, size_t head, size_t n,
-                      float *out, size_t ldo) {
+/* What one call reads: query heads [head, head + heads) of a pair's group, tokens [first, length). */
+static struct qn_attend attend_of(const struct qn_attention_call *c, size_t pair, size_t head, size_t heads,
+                                  uint32_t first, uint32_t length) {
     const struct qn_attention *a = c->a;
     size_t r = pair / a->kv_heads, g = pair % a->kv_heads, half = half_bytes(a, c->type);
-    uint32_t first = first_seen(c, r), length = c->rows[r].pos + 1;
-    uint32_t begin = (first / PART_TOKENS + part) * PART_TOKENS;
-    struct qn_attend t = {
+    return (struct qn_attend){
         .q = c->q + (r * a->heads + g * (a->heads / a->kv_heads) + head) * a->head_dim,
         .ldq = a->head_dim,
-        .out = out,
-        .ldo = ldo,
         .blocks = (const uint8_t *const *)c->rows[r].blocks,
         .k_offset = c->state_offset + g * 2 * half,
         .v_offset = c->state_offset + g * 2 * half + half,
         .type = c->type,
-        .group = (uint32_t)n,
+        .group = (uint32_t)heads,
         .head_dim = a->head_dim,
-        .first = begin > first ? begin : first,
-        .length = length - begin < PART_TOKENS ? length : begin + PART_TOKENS,
+        .first = first,
+        .length = length,
         .scale = a->scale,
-        .part = parts_of(c, r) > 1,
     };
+}
+
+/* Reads part `part` of a pair's tokens with query heads [head, head + n) of its group, into out. */
+static void read_part(const struct qn_attention_call *c, size_t pair, uint32_t part, size_t head, size_t n,
+                      float *out, size_t ldo) {
+    size_t r = pair / c->a->kv_heads;
+    uint32_t first = first_seen(c, r), length = c->rows[r].pos + 1;
+    uint32_t begin = (first / PART_TOKENS + part) * PART_TOKENS;
+    struct qn_attend t = attend_of(c, pair, head, n, begin > first ? begin : first,
+                                   length - begin < PART_TOKENS ? length : begin + PART_TOKENS);
+    t.out = out;
+    t.ldo = ldo;
+    t.part = parts_of(c, r) > 1;
     qn_ops()->attend(&t);
 }
 
@@ -389,6 +406,86 @@ static void read_pair(void *arg, size_t pair, unsigned thread) {
         read_part(c, pair, i, 0, group, out, n > 1 ? a->head_dim + 2u : a->head_dim);
     }
     merge_pair(c, pair, work);
+}
+
+/* Rows that are read together: of one sequence, next to each other, all tokens seen. */
+static uint32_t run_of_rows(const struct qn_attention_call *c, size_t first, size_t end) {
+    uint32_t n = 1;
+    if (c->a->window > 0) return 1;
+    while (first + n < end && c->rows[first + n].blocks == c->rows[first].blocks &&
+           c->rows[first + n].pos == c->rows[first].pos + n)
+        n++;
+    return n;
+}
+
+/* Part `part` of n rows and one KV head: the blocks that all rows see whole in one call, as if the rows were
+ * query heads, then each row's rest. out: [n][group][head_dim + 2]. q: [n * group * head_dim] of work. */
+static void read_rows_part(const struct qn_attention_call *c, size_t row, uint32_t n, size_t g, uint32_t part,
+                           float *out, float *q) {
+    const struct qn_attention *a = c->a;
+    size_t group = a->heads / a->kv_heads, ld = (size_t)a->head_dim + 2;
+    uint32_t begin = part * PART_TOKENS, end = begin + PART_TOKENS, seen = c->rows[row].pos + 1;
+    uint32_t common = seen < begin ? begin : seen >= end ? end : seen - seen % QN_KV_BLOCK;
+    if (common > begin) {
+        struct qn_attend t = attend_of(c, row * a->kv_heads + g, 0, group, begin, common);
+        for (uint32_t i = 0; i < n; i++) {
+            memcpy(q + i * group * a->head_dim, t.q + (size_t)i * a->heads * a->head_dim,
+                   group * a->head_dim * sizeof *q);
+        }
+        t.q = q;
+        t.group = n * (uint32_t)group;
+        t.out = out;
+        t.ldo = ld;
+        t.part = true;
+        qn_ops()->attend(&t);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t length = seen + i < end ? seen + i : end;
+        if (length <= common) continue;
+        struct qn_attend t = attend_of(c, (row + i) * a->kv_heads + g, 0, group, common, length);
+        t.out = out + i * group * ld;
+        t.ldo = ld;
+        t.part = true;
+        t.resume = common > begin;
+        qn_ops()->attend(&t);
+    }
+}
+
+/* n rows and one KV head, all parts. The parts of one row lie together for the merge. */
+static void read_rows(const struct qn_attention_call *c, size_t row, uint32_t n, size_t g, float *work) {
+    const struct qn_attention *a = c->a;
+    size_t group = a->heads / a->kv_heads, one = part_floats(a);
+    float *tile = work, *q = tile + n * one, *rows = q + n * group * a->head_dim;
+    uint32_t most = parts_of(c, row + n - 1);
+    for (uint32_t part = 0; part < most; part++) {
+        read_rows_part(c, row, n, g, part, tile, q);
+        for (uint32_t i = 0; i < n; i++) {
+            if (part < parts_of(c, row + i))
+                memcpy(rows + (i * most + part) * one, tile + i * one, one * sizeof *tile);
+        }
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        size_t pair = (row + i) * a->kv_heads + g;
+        qn_attend_merge(rows + i * most * one, parts_of(c, row + i), (uint32_t)group, a->head_dim,
+                        pair_out(c, pair), a->head_dim);
+    }
+}
+
+/* One tile of rows and one KV head: runs of rows of one sequence together, others alone. */
+static void read_tile(void *arg, size_t item, unsigned thread) {
+    const struct read *read = arg;
+    const struct qn_attention_call *c = read->call;
+    size_t g = item % c->a->kv_heads, row = item / c->a->kv_heads * read->tile, end = row + read->tile;
+    if (end > c->n_rows) end = c->n_rows;
+    while (row < end) {
+        uint32_t n = run_of_rows(c, row, end);
+        if (n > 1) {
+            read_rows(c, row, n, g, c->work + thread * c->work_floats);
+        } else {
+            read_pair(arg, row * c->a->kv_heads + g, thread);
+        }
+        row += n;
+    }
 }
 
 /* One part of one pair, some heads of it. */
@@ -437,7 +534,9 @@ static void read_all(const struct qn_attention_call *c, struct qn_pool *pool) {
     }
     /* work has room for the parts of as many rows as there are threads */
     if (pairs >= 4 * (size_t)threads || c->n_rows > threads) {
-        qn_pool_run(pool, pairs, read_pair, &read);
+        read.tile = tile_rows(c->a->heads / c->a->kv_heads);
+        size_t tiles = (c->n_rows + read.tile - 1) / read.tile;
+        qn_pool_run(pool, tiles * c->a->kv_heads, read_tile, &read);
         return;
     }
     size_t units = pairs * read.parts;

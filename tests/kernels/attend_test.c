@@ -220,6 +220,34 @@ static void check_parts(struct scene *s, uint32_t step) {
     free(want);
 }
 
+/* Cut at a block and gone on with: the bits of one call. */
+static void check_resumed(struct scene *s, uint32_t cut) {
+    struct qn_attend whole = s->a, part = s->a;
+    size_t ld = (size_t)whole.head_dim + 2;
+    float *want = calloc(whole.group * ld, sizeof *want), *out = calloc(whole.group * ld, sizeof *out);
+    assert_true(want && out);
+    for (int isa = 0; isa <= (int)qn_cpu_isa(); isa++) {
+        struct qn_ops ops;
+        qn_ops_fill(&ops, (enum qn_isa)isa);
+        whole.part = part.part = true;
+        whole.ldo = part.ldo = ld;
+        whole.out = want;
+        part.out = out;
+        ops.attend(&whole);
+        part.resume = false;
+        part.length = cut;
+        ops.attend(&part);
+        part.resume = true;
+        part.first = cut;
+        part.length = whole.length;
+        ops.attend(&part);
+        part.first = whole.first;
+        assert_memory_equal(want, out, whole.group * ld * sizeof *want);
+    }
+    free(want);
+    free(out);
+}
+
 static void parts_come_together(void **state) {
     struct scene s;
     (void)state;
@@ -230,6 +258,8 @@ static void parts_come_together(void **state) {
         uint32_t hd = 8 * (1 + rng_below(&s.rng, 12)), group = 1 + rng_below(&s.rng, 7);
         scene_new(&s, (enum qn_kv_type)(round % QN_KV_TYPE_COUNT), group, hd, first, length, round & 4);
         check_parts(&s, QN_KV_BLOCK * (1 + rng_below(&s.rng, 24)));
+        uint32_t cut = (first / QN_KV_BLOCK + 1 + rng_below(&s.rng, 8)) * QN_KV_BLOCK;
+        if (cut < length) check_resumed(&s, cut);
         scene_free(&s);
     }
 }
