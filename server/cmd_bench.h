@@ -85,8 +85,7 @@ int qn_sweep_open(struct qn_sweep *s, uint32_t index, struct qn_sweep_run **out,
 void qn_sweep_close(struct qn_sweep_run **run);
 /* Takes one more sample of each kind that the cell wants and its bounds allow. */
 int qn_sweep_sample(struct qn_sweep_run *run, struct qn_sweep_cell *cell, struct qn_err *err);
-/* Expected seconds of a prefill of the cell's length, from shorter ones of its structure; 0: nothing known.
- */
+/* Expected seconds of a prefill of the cell's length, from shorter ones of its structure. */
 double qn_sweep_estimate(const struct qn_sweep *s, const struct qn_sweep_cell *cell);
 
 /* cmd_bench_rows.c. Median of samples (0 without any) and the interquartile range. */

@@ -233,22 +233,23 @@ static double state_needed(const struct qn_sweep_run *r, uint32_t sequences, uin
 
 double qn_sweep_estimate(const struct qn_sweep *s, const struct qn_sweep_cell *cell) {
     const struct qn_sweep_structure *st = &s->structures[cell->structure];
-    double n[2] = {0, 0}, t[2] = {0, 0}, flops = st->probe_flops, seconds = st->probe_seconds;
+    const struct qn_sweep_cell *near = NULL, *far = NULL;
     for (uint32_t i = 0; i < s->n_cells; i++) { /* lengths ascend: the two longest stay */
         const struct qn_sweep_cell *c = &s->cells[i];
         if (c->structure != cell->structure || c->prefill.n == 0 || c->length >= cell->length) continue;
-        n[0] = n[1];
-        t[0] = t[1];
-        n[1] = c->length;
-        t[1] = qn_sweep_median(&c->prefill, NULL);
-        flops = c->prefill_cost.flops;
-        seconds = t[1];
+        near = far;
+        far = c;
     }
-    if (n[0] == 0) return flops > 0 ? seconds * cell->prefill_cost.flops / flops : 0;
-    /* t = a n + b n^2 through both, with b >= 0 */
-    double b = (t[1] / n[1] - t[0] / n[0]) / (n[1] - n[0]);
-    if (b < 0) b = 0;
-    return (t[1] / n[1] + b * (cell->length - n[1])) * cell->length;
+    if (!far) return st->probe_seconds * cell->prefill_cost.flops / st->probe_flops;
+    /* Seconds a token grow as operations a token do: not at all where those are constant. */
+    double rate = 0, ops = far->prefill_cost.flops / far->length;
+    double each = qn_sweep_median(&far->prefill, NULL) / far->length;
+    if (near) {
+        double less = ops - near->prefill_cost.flops / near->length;
+        double sooner = each - qn_sweep_median(&near->prefill, NULL) / near->length;
+        if (less > 0.01 * ops && sooner > 0) rate = sooner / less;
+    }
+    return (each + rate * (cell->prefill_cost.flops / cell->length - ops)) * cell->length;
 }
 
 static int probe(struct qn_sweep_run *r, struct qn_err *err) {
