@@ -121,8 +121,9 @@ void qn_compare_table(FILE *f, const struct qn_api_comparison *r) {
     for (uint32_t i = 0; i <= n; i++) print_row(f, rows[i].cell, widths);
     char base[CELL];
     fprintf(f,
-            "\nmedian of %u runs, \xC2\xB1 interquartile range; KL (nats), top-1 and bits/byte against %s\n",
-            r->repeats, qn_structure_name(&r->results[r->baseline].structure, base, sizeof base));
+            "\nmedian of %u run%s, \xC2\xB1 interquartile range; KL (nats), top-1 and bits/byte against %s\n",
+            r->repeats, r->repeats == 1 ? "" : "s",
+            qn_structure_name(&r->results[r->baseline].structure, base, sizeof base));
 }
 
 /* ---- CSV ---- */

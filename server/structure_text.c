@@ -173,8 +173,34 @@ static int combine(const struct qn_structure_entry *rows, size_t n, int most, si
     return 0;
 }
 
-int qn_structure_all(const struct qn_model *m, bool convert, struct qn_api_compare_structure **out,
-                     uint32_t *count, struct qn_api_err *err) {
+static bool same_part(const struct qn_api_part *a, const struct qn_api_part *b) {
+    bool same = !strcmp(a->type, b->type) && a->n_params == b->n_params;
+    for (uint32_t i = 0; same && i < a->n_params; i++)
+        same = !strcmp(a->params[i].name, b->params[i].name) &&
+               !strcmp(a->params[i].text, b->params[i].text) &&
+               fabs(a->params[i].value - b->params[i].value) <= 0;
+    return same;
+}
+
+/* The model's own structure comes first: it is the baseline when nobody says otherwise. */
+static void native_first(struct qn_model *m, struct qn_api_compare_structure *list, uint32_t n) {
+    struct qn_variant *v = qn_native_variant(m);
+    struct qn_api_structure own;
+    uint32_t i = 0;
+    if (!v) return;
+    qn_structure_to_api(qn_variant_structure(v), &own);
+    qn_variant_unref(v);
+    while (i < n && !(same_part(&list[i].attention, &own.attention) && same_part(&list[i].ffn, &own.ffn) &&
+                      same_part(&list[i].sharing, &own.sharing)))
+        i++;
+    if (i == n) return;
+    struct qn_api_compare_structure first = list[i];
+    memmove(&list[1], &list[0], i * sizeof *list);
+    list[0] = first;
+}
+
+int qn_structure_all(struct qn_model *m, bool convert, struct qn_api_compare_structure **out, uint32_t *count,
+                     struct qn_api_err *err) {
     size_t n = qn_model_structures(m, NULL, 0);
     struct qn_structure_entry *rows = calloc(n ? n : 1, sizeof *rows);
     size_t *work = calloc(n ? 3 * n : 1, sizeof *work);
@@ -193,7 +219,10 @@ int qn_structure_all(const struct qn_model *m, bool convert, struct qn_api_compa
     free(work);
     if (!rc && !*count)
         rc = qn_api_fail(err, QN_API_UNSUPPORTED, "structures", "this model has none to compare");
-    if (!rc) return 0;
+    if (!rc) {
+        native_first(m, *out, *count);
+        return 0;
+    }
     free(*out);
     *out = NULL;
     *count = 0;

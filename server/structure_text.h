@@ -19,9 +19,10 @@ int qn_structure_text(const char *text, size_t n, struct qn_api_compare_structur
 int qn_structure_list(const char *text, struct qn_api_compare_structure **out, uint32_t *n,
                       struct qn_api_err *err);
 /* Every causal combination that a model can run: the native ones; when there is only one, or with convert,
- * those that can be had by exact conversions too, and with convert all others. *out: free(). */
-int qn_structure_all(const struct qn_model *m, bool convert, struct qn_api_compare_structure **out,
-                     uint32_t *n, struct qn_api_err *err);
+ * those that can be had by exact conversions too, and with convert all others. The model's own comes first.
+ * *out: free(). */
+int qn_structure_all(struct qn_model *m, bool convert, struct qn_api_compare_structure **out, uint32_t *n,
+                     struct qn_api_err *err);
 /* "gqa+swiglu+none" into out; returns out. */
 const char *qn_structure_name(const struct qn_api_structure *s, char *out, size_t size);
 

@@ -415,5 +415,8 @@ def test_command_table_json_and_csv(real_model, tmp_path, smol):
         assert mine["structure"] == theirs["structure"]
         assert row["text"] == mine["outputs"][0]["text"]
         assert math.isclose(float(row["mean_kl"]), mine["fidelity"]["mean_kl"], rel_tol=1e-6, abs_tol=1e-9)
+    everything = command("--prompt", "The mill", "--max-tokens", 2, "--repeats", 1).stdout.splitlines()
+    assert everything[1].split()[:2] == ["gqa+swiglu+none", "native"]
+    assert {l.split()[1] for l in everything[2:everything.index("")]} == {"exact"}
     score = command("--file", "-", "--structures", "gqa", "--task", "score", "--repeats", 1, input="The mill")
     assert score.returncode == 0 and "bits/byte" in score.stdout
