@@ -12,7 +12,7 @@
 
 static struct qn_model *open_model(const char *path, struct qn_pool *pool, size_t state_bytes, bool cache) {
     struct qn_open_options opt = {
-        .pool = pool, .state_bytes = state_bytes, .max_step_tokens = 256, .prefix_cache = cache};
+        .pool = pool, .state_bytes = state_bytes, .max_step_tokens = 320, .prefix_cache = cache};
     struct qn_model *m = NULL;
     struct qn_err err = {0};
     if (qn_model_open(path, &opt, &m, &err)) fail_msg("%s", err.msg);
@@ -75,7 +75,8 @@ static void gpt2(void **state) {
  * pool that holds a few of them. */
 static void structure_traces(const char *path, const char *second, const char *third) {
     struct qn_pool *one = qn_pool_new(1), *two = qn_pool_new(2);
-    struct trace_models m = {.max_len = 640, .all_tasks = true, .attention = {second, third, ""}};
+    struct trace_models m = {
+        .max_len = 640, .all_tasks = true, .whole = true, .attention = {second, third, ""}};
     uint32_t compared = 0;
     size_t most = 0;
     assert_true(one && two);

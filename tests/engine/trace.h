@@ -18,6 +18,7 @@ struct trace_models {
     struct qn_model *solo, *busy; /* the same weights; solo with a large pool */
     uint32_t max_len;             /* prompt and generated tokens together: what busy's pool can hold once */
     bool all_tasks;               /* embed as well; its sums need not be equal to the bit */
+    bool whole;                   /* some embeddings by structures that are not causal */
     const char *attention[3];     /* structures to choose from */
 };
 
@@ -67,6 +68,12 @@ static inline struct qn_api_infer trace_request(const struct trace_models *m, ui
         snprintf(r.attention.type, sizeof r.attention.type, "%s", m->attention[a]);
         r.convert = true;
     }
+    if (r.task == QN_TASK_EMBED && m->whole && trace_rnd(&rng, 2)) {
+        r.convert = true;
+        r.attention.n_params = 1;
+        snprintf(r.attention.params[0].name, sizeof r.attention.params[0].name, "causal");
+        r.attention.params[0].kind = QN_API_BOOL;
+    }
     return r;
 }
 
@@ -111,7 +118,7 @@ static inline uint32_t trace_run(const struct trace_models *m, uint64_t seed) {
     struct qn_model *models[1] = {m->solo};
     uint64_t rng = seed;
     uint32_t n = 2 + trace_rnd(&rng, TRACE_CALLS - 1), compared = 0;
-    kit_start(&k, models, 1, (struct qn_engine_options){.max_running = 1, .step_tokens = 256});
+    kit_start(&k, models, 1, (struct qn_engine_options){.max_running = 1, .step_tokens = 320});
     k.keep_models = true;
     for (uint32_t i = 0; i < n; i++) {
         struct qn_api_infer r = trace_request(m, seed, i);
@@ -124,6 +131,7 @@ static inline uint32_t trace_run(const struct trace_models *m, uint64_t seed) {
                                     .prefill_chunk = 1 + trace_rnd(&rng, 40),
                                     .reserve_tokens = 1 + trace_rnd(&rng, 20)};
     opt.step_tokens = opt.max_running + trace_rnd(&rng, 60);
+    if (m->whole && opt.step_tokens < m->max_len / 2) opt.step_tokens = m->max_len / 2;
     kit_start(&k, models, 1, opt);
     k.keep_models = true;
     bool cancelled[TRACE_CALLS] = {false};
