@@ -34,5 +34,7 @@ done
 sweep moe "Mixture of experts (8 experts, 2 used) beside a dense FFN of equal arithmetic" \
     --shape hidden=768,layers=12,heads=12,vocab=4096,experts=8,experts_per_token=2 --attention gqa --ffn swiglu,moe \
     --batch 1,2,4,8,16 --lengths 512 --only decode
+printf '\n### Beside the papers: times faster than mha at the shape of bert-base\n\n'
+tests/bench/structures_table.py papers "$out"
 printf '\n### Goals\n\n'
 tests/bench/structures_table.py goals "$out"
