@@ -149,7 +149,8 @@ double qn_in_block(uint32_t begin, uint32_t end) {
 }
 
 double qn_blocks_ended(uint32_t begin, uint32_t end) {
-    return (double)(end / QN_FOLD - begin / QN_FOLD);
+    uint32_t blocks = end / QN_FOLD - begin / QN_FOLD;
+    return blocks;
 }
 
 /* --- resolving --- */
