@@ -113,13 +113,15 @@ static int resolve(const struct qn_ffn_ops *self, const struct qn_spec *spec, ui
 }
 
 /* --- work memory --- */
-/* Pieces of it: two [rows, experts], one [rows], two [rows, d_model] and a network's own. */
 struct work {
-    float *score, *weight;
+    float *score;   /* [rows, experts] */
+    double *weight; /* [rows, experts] */
+    double *sum;    /* [rows, d_model] */
     uint32_t *rows; /* of the expert at hand */
-    float *x, *y;   /* their inputs and results */
-    float *net;
+    float *x, *y;   /* [rows, d_model] their inputs and results */
+    float *net;     /* a network's own */
 };
+enum { PIECES = 7 };
 
 static bool piece(size_t rows, size_t cols, size_t *total, size_t *at) {
     size_t n;
@@ -128,17 +130,17 @@ static bool piece(size_t rows, size_t cols, size_t *total, size_t *at) {
 }
 
 /* Where the pieces lie, and how many floats they take in all; SIZE_MAX on overflow. */
-static size_t lay_out(size_t rows, size_t experts, size_t d_model, size_t dim, size_t at[6]) {
-    size_t total = 0;
-    bool ok = piece(rows, experts, &total, &at[0]) && piece(rows, experts, &total, &at[1]) &&
-              piece(rows, 1, &total, &at[2]) && piece(rows, d_model, &total, &at[3]) &&
-              piece(rows, d_model, &total, &at[4]) && qn_size_mul(dim, QN_FFN_NET_WIDTHS, &dim) &&
-              piece(rows, dim, &total, &at[5]);
+static size_t lay_out(size_t rows, size_t experts, size_t d_model, size_t dim, size_t at[PIECES]) {
+    size_t total = 0, two = sizeof(double) / sizeof(float);
+    bool ok = piece(rows, experts, &total, &at[0]) && piece(rows, two * experts, &total, &at[1]) &&
+              piece(rows, two * d_model, &total, &at[2]) && piece(rows, 1, &total, &at[3]) &&
+              piece(rows, d_model, &total, &at[4]) && piece(rows, d_model, &total, &at[5]) &&
+              piece(rows, QN_FFN_NET_WIDTHS * dim, &total, &at[6]);
     return ok ? total : SIZE_MAX;
 }
 
 static size_t scratch_floats(const struct qn_spec *spec, size_t rows) {
-    size_t at[6] = {0}, experts = UPCYCLE_MAX;
+    size_t at[PIECES] = {0}, experts = UPCYCLE_MAX;
     for (uint32_t i = 0; i < spec->n_ffn; i++)
         if (spec->ffn[i].experts > experts) experts = spec->ffn[i].experts;
     return lay_out(rows, experts, spec->d_model, qn_ffn_dense_widest(spec), at);
@@ -146,18 +148,19 @@ static size_t scratch_floats(const struct qn_spec *spec, size_t rows) {
 
 static struct work carve(const struct qn_ffn_call *c) {
     const struct qn_ffn_member *m = &c->f->mix;
-    size_t at[6] = {0}, dim = m->dim > m->shared_dim ? m->dim : m->shared_dim;
+    size_t at[PIECES] = {0}, dim = m->dim > m->shared_dim ? m->dim : m->shared_dim;
     lay_out(c->rows, m->experts, c->f->d_model, dim, at);
     return (struct work){.score = c->work + at[0],
-                         .weight = c->work + at[1],
-                         .rows = (uint32_t *)(void *)(c->work + at[2]),
-                         .x = c->work + at[3],
-                         .y = c->work + at[4],
-                         .net = c->work + at[5]};
+                         .weight = (double *)(void *)(c->work + at[1]),
+                         .sum = (double *)(void *)(c->work + at[2]),
+                         .rows = (uint32_t *)(void *)(c->work + at[3]),
+                         .x = c->work + at[4],
+                         .y = c->work + at[5],
+                         .net = c->work + at[6]};
 }
 
 /* --- routing of one row --- */
-#define CLOSED (-1.0f) /* weight of an expert that the group limit shuts out */
+#define CLOSED (-1.0) /* weight of an expert that the group limit shuts out */
 
 static double sigmoid(double z) {
     return 1.0 / (1.0 + exp(-z));
@@ -183,7 +186,7 @@ static float group_rank(const float *score, const float *bias, uint32_t first, u
 }
 
 /* Closes all groups but the top_groups best ones (DeepSeek-V3); of equal ones the lowest stay. */
-static void limit_groups(const struct qn_ffn_member *m, const float *score, const float *bias, float *w) {
+static void limit_groups(const struct qn_ffn_member *m, const float *score, const float *bias, double *w) {
     uint32_t size = m->experts / m->groups;
     for (uint32_t g = 0; g < m->groups; g++) {
         float mine = group_rank(score, bias, g * size, size);
@@ -198,42 +201,41 @@ static void limit_groups(const struct qn_ffn_member *m, const float *score, cons
 }
 
 /* Marks the `used` best ranks with weight 1; of equal ones the lowest. w: 0 = open. */
-static void choose(const struct qn_ffn_member *m, const float *score, const float *bias, float *w) {
+static void choose(const struct qn_ffn_member *m, const float *score, const float *bias, double *w) {
     for (uint32_t i = 0; i < m->used; i++) {
         uint32_t best = m->experts;
         for (uint32_t e = 0; e < m->experts; e++) {
             if (w[e] != 0) continue;
             if (best == m->experts || rank_of(score, bias, e) > rank_of(score, bias, best)) best = e;
         }
-        if (best < m->experts) w[best] = 1.0f;
+        if (best < m->experts) w[best] = 1.0;
     }
 }
 
 /* From marks to weights. Softmax over the chosen logits (A) and softmax over all, divided by the chosen ones'
  * sum (B), are one formula: the sum over all cancels. */
-static void weigh_softmax(const struct qn_ffn_member *m, const float *score, float *w) {
+static void weigh_softmax(const struct qn_ffn_member *m, const float *score, double *w) {
     bool all = m->gating == QN_GATING_SOFTMAX;
     double sum = 0;
     float top = -INFINITY;
     for (uint32_t e = 0; e < m->experts; e++) top = score[e] > top ? score[e] : top;
     for (uint32_t e = 0; e < m->experts; e++)
         if (all || w[e] > 0) sum += exp((double)score[e] - (double)top);
-    for (uint32_t e = 0; e < m->experts; e++)
-        w[e] = w[e] > 0 ? (float)(exp((double)score[e] - (double)top) / sum) : 0;
+    for (uint32_t e = 0; e < m->experts; e++) w[e] = w[e] > 0 ? exp((double)score[e] - (double)top) / sum : 0;
 }
 
-static void weigh_sigmoid(const struct qn_ffn_member *m, const float *score, float *w) {
+static void weigh_sigmoid(const struct qn_ffn_member *m, const float *score, double *w) {
     double sum = 0, scale = m->route_scale > 0 ? (double)m->route_scale : 1.0;
     for (uint32_t e = 0; e < m->experts; e++)
         if (w[e] > 0) sum += (double)score[e];
     for (uint32_t e = 0; e < m->experts; e++) {
         double part = sum > 0 ? (double)score[e] / sum : 1.0 / m->used; /* all of them underflowed */
-        w[e] = w[e] > 0 ? (float)(part * scale) : 0;
+        w[e] = w[e] > 0 ? part * scale : 0;
     }
 }
 
 /* score: logits, spoilt. bias may be NULL. w: [experts], the result. */
-static void route_row(const struct qn_ffn_member *m, float *score, const float *bias, float *w) {
+static void route_row(const struct qn_ffn_member *m, float *score, const float *bias, double *w) {
     memset(w, 0, m->experts * sizeof *w);
     if (m->gating != QN_GATING_SIGMOID) {
         choose(m, score, NULL, w);
@@ -251,7 +253,6 @@ struct job {
     const struct qn_ffn_call *c;
     struct work w;
     uint32_t expert, n; /* the expert at hand and how many rows it has */
-    const float *y;     /* their results */
     size_t per_item;    /* rows */
     void (*row)(const struct job *j, uint32_t i);
 };
@@ -294,9 +295,9 @@ static void gather_item(const struct job *j, uint32_t i) {
 
 static void scatter_item(const struct job *j, uint32_t i) {
     size_t d = j->c->f->d_model, r = j->w.rows[i];
-    float *result = j->w.y + i * d;
-    qn_ops()->scale(result, j->w.weight[r * j->c->f->mix.experts + j->expert], d);
-    qn_ops()->add(j->c->y + r * d, result, d);
+    const float *result = j->w.y + i * d;
+    double w = j->w.weight[r * j->c->f->mix.experts + j->expert], *sum = j->w.sum + r * d;
+    for (size_t k = 0; k < d; k++) sum[k] += w * (double)result[k];
 }
 
 /* The shared expert's output times sigmoid(x . g). */
@@ -306,6 +307,15 @@ static void gate_item(const struct job *j, uint32_t i) {
     double z = 0;
     for (size_t k = 0; k < d; k++) z += (double)x[k] * (double)g[k];
     qn_ops()->scale(j->c->y + i * d, (float)sigmoid(z), d);
+}
+
+/* y holds the shared expert's output, if there is one. */
+static void finish_item(const struct job *j, uint32_t i) {
+    size_t d = j->c->f->d_model;
+    float *y = j->c->y + i * d;
+    const double *sum = j->w.sum + i * d;
+    bool shared = j->c->w->dense.up.data != NULL;
+    for (size_t k = 0; k < d; k++) y[k] = (float)(shared ? (double)y[k] + sum[k] : sum[k]);
 }
 
 /* --- networks --- */
@@ -326,10 +336,7 @@ static void run_net(const struct job *j, const struct qn_ffn_matrices *w, uint32
 
 static void run_shared(struct job *j) {
     const struct qn_ffn_call *c = j->c;
-    if (!c->w->dense.up.data) {
-        memset(c->y, 0, (size_t)c->rows * c->f->d_model * sizeof *c->y);
-        return;
-    }
+    if (!c->w->dense.up.data) return;
     struct qn_ffn_net net = {.rows = c->rows, .x = c->x, .y = c->y};
     run_net(j, &c->w->dense, c->f->mix.shared_dim, true, net);
     j->n = c->rows;
@@ -357,7 +364,10 @@ static void run(const struct qn_ffn_call *c) {
     struct job j = {.c = c, .w = carve(c)};
     route(&j);
     run_shared(&j);
+    memset(j.w.sum, 0, (size_t)c->rows * c->f->d_model * sizeof *j.w.sum);
     for (uint32_t e = 0; e < c->f->mix.experts; e++) run_expert(&j, e);
+    j.n = c->rows;
+    each(&j, c->f->d_model, finish_item);
 }
 
 /* --- cost --- */
