@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -72,6 +73,35 @@ static void continues_from_any_length(void **state) {
     }
 }
 
+/* States of a fixed size: the same bytes whatever the length. */
+static void fixed_states_too(void **state) {
+    static const char *const kinds[] = {"performer", "linformer"};
+    static const uint32_t lengths[] = {1, 31, 32, 47, 300, 1999};
+    (void)state;
+    for (size_t k = 0; k < 2; k++) {
+        char path[160];
+        struct qn_model *m;
+        struct qn_err err = {0};
+        struct qn_open_options opt = {
+            .state_bytes = (size_t)1 << 20, .max_step_tokens = 32, .prefix_cache = true};
+        snprintf(
+            path, sizeof path,
+            "synthetic:hidden=32,layers=2,heads=4,vocab=272,ffn_dim=32,k=8,features=16,n=2000,attention=%s",
+            kinds[k]);
+        if (qn_model_open(path, &opt, &m, &err)) fail_msg("%s", err.msg);
+        struct qn_variant *v = qn_test_variant(m, "", 0);
+        assert_true(v->block_bytes == 0 && v->fixed_bytes > 0);
+        for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+            float a[VOCAB], b[VOCAB];
+            decode(v, lengths[i], 1, a);
+            decode(v, lengths[i], 1, b);
+            assert_memory_equal(a, b, sizeof a);
+        }
+        qn_variant_unref(v);
+        qn_model_close(&m);
+    }
+}
+
 static void nobody_finds_it(void **state) {
     (void)state;
     struct qn_model *m = open_model((size_t)1 << 20, 32, QN_STATE_F16);
@@ -121,6 +151,7 @@ static void refuses(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(continues_from_any_length),
+        cmocka_unit_test(fixed_states_too),
         cmocka_unit_test(nobody_finds_it),
         cmocka_unit_test(refuses),
     };
