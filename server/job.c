@@ -57,7 +57,7 @@ static void set_baseline(struct qn_job *j) {
     if (j->req.task == QN_TASK_EMBED || e == QN_EXACT) return;
     j->baseline = qn_native_variant(j->model);
     j->fidelity_tokens = QN_FIDELITY_TOKENS;
-    if (!j->baseline || qn_variant_structure(j->baseline)->causal) return;
+    if (!j->baseline || (j->baseline != j->variant && qn_variant_structure(j->baseline)->causal)) return;
     qn_variant_unref(j->baseline);
     j->baseline = NULL;
 }
