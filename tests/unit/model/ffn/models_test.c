@@ -143,7 +143,7 @@ static void bytes_of_conversions(void **state) {
     struct qn_model *m = open_tiny(&t);
     struct qn_structure plain = logits_of(m, "", &native, logits_a);
     struct qn_part eight = ffn_part("moe", "experts", 8), gated = ffn_part("geglu", NULL, 0);
-    size_t router, up;
+    size_t router = 0, up = 0;
     assert_true(qn_matrix_bytes(QN_F32, 8, t.d_model, &router) &&
                 qn_matrix_bytes(QN_F32, t.ffn, t.d_model, &up));
     struct qn_structure moe = logits_of(m, "", &eight, logits_b);
