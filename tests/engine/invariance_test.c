@@ -377,7 +377,9 @@ static void run_config(void **state) {
     assert_int_equal(w.bad, 0);
     assert_int_equal(qn_test_fold_faults(), 0);
     assert_true(w.v->fixed_bytes == 0 || traces < TRACES || w.cuts > 0);
-    assert_true(w.rows_seen > 100 * traces / 4 && s.hits_tokens > 0);
+    assert_true(w.rows_seen > 100 * traces / 4);
+    assert_true(s.hits_tokens > 0 ||
+                (w.v->fixed_bytes > 0 && traces < TRACES)); /* copies are few and far between */
     qn_variant_unref(w.v);
     qn_model_close(&w.m);
     free(w.logits);
