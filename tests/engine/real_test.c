@@ -130,6 +130,7 @@ static void paused_call(struct kit *k, struct kit_call *c, const char *attention
         atomic_store(&c->job->pending, 2);
         qn_engine_nudge(k->engine);
         while (!c->done && qn_engine_stats(k->engine).paused == before) kit_pump(k, 1);
+        kit_pump(k, 20); /* it may have been paused with its last token out and its end on the way */
         if (!c->done) return;
         kit_free(c);
     }
