@@ -44,6 +44,23 @@ static void make_id(const char *path, const char *fallback, char id[65]) {
     id[n] = 0;
 }
 
+/* Parameters of the default structure that one token uses: all of the file but other experts, or, where there
+ * are other members besides, those of the first ones' blocks. */
+static uint64_t active_params(const struct qn_checkpoint *c) {
+    const struct qn_spec *s = &c->spec;
+    static const struct qn_part any = {0};
+    const struct qn_ffn_ops *ops = qn_ffn_find(s, "");
+    struct qn_ffn f;
+    if (s->n_attn + s->n_ffn + s->n_share == 3) return c->params - s->ffn_blocks * qn_ffn_idle_params(s, 0);
+    if (!ops || ops->resolve(ops, s, 0, &any, &f, NULL) != QN_OK) return c->params;
+    uint64_t d = s->d_model, q = (uint64_t)s->heads * s->head_dim;
+    uint64_t kv = (uint64_t)s->attn[0].kv_heads * s->head_dim;
+    uint64_t own = 2 * s->attn[0].slots + (uint64_t)s->attn[0].features * s->head_dim;
+    uint64_t tables = d * s->vocab * (s->embed_lags + (s->tied ? 1 : 2)) + d;
+    return tables + s->share[0].attn_blocks * (d + 2 * d * (q + kv) + own) +
+           s->share[0].ffn_blocks * (d + (uint64_t)ops->row_macs(&f));
+}
+
 static void fill_info(struct qn_model_info *info, const struct qn_checkpoint *c, const char *path) {
     const struct qn_spec *s = &c->spec;
     memset(info, 0, sizeof *info);
@@ -52,7 +69,7 @@ static void fill_info(struct qn_model_info *info, const struct qn_checkpoint *c,
     snprintf(info->format, sizeof info->format, "%s", c->format);
     info->path = path;
     info->params_total = c->params;
-    info->params_active = c->params - s->ffn_blocks * qn_ffn_idle_params(s, 0);
+    info->params_active = active_params(c);
     info->layers = s->layers;
     info->d_model = s->d_model;
     info->heads = s->heads;
@@ -82,6 +99,21 @@ const struct qn_model_info *qn_model_info(const struct qn_model *m) {
     return &m->info;
 }
 
+/* "gqa, mha, mqa" and so on; all fit. */
+static void list_members(const struct qn_spec *s, struct qn_inspect *out) {
+    size_t at[3] = {0, 0, 0};
+    for (uint32_t i = 0; i < QN_MEMBERS; i++) {
+        const char *name[3] = {i < s->n_attn ? s->attn[i].type : NULL, i < s->n_ffn ? s->ffn[i].type : NULL,
+                               i < s->n_share ? s->share[i].type : NULL};
+        for (int k = 0; k < 3; k++) {
+            if (!name[k] || at[k] >= QN_INSPECT_NAMES) continue;
+            int n =
+                snprintf(out->members[k] + at[k], QN_INSPECT_NAMES - at[k], "%s%s", i ? ", " : "", name[k]);
+            at[k] += n > 0 ? (size_t)n : 0;
+        }
+    }
+}
+
 int qn_model_inspect(const char *path, struct qn_inspect *out, struct qn_err *err) {
     struct qn_checkpoint *c = NULL;
     struct qn_load_options opt = {.spec_only = true};
@@ -100,7 +132,10 @@ int qn_model_inspect(const char *path, struct qn_inspect *out, struct qn_err *er
         snprintf(out->attention, sizeof out->attention, "%s", a.choice.part.type);
         snprintf(out->ffn, sizeof out->ffn, "%s", c->spec.ffn[0].type);
         snprintf(out->sharing, sizeof out->sharing, "%s", sharing ? sharing->name : "");
-        out->state_bytes_per_token = qn_state_size_of(&c->spec, &a, QN_KV_F16).block_bytes / QN_KV_BLOCK;
+        struct qn_state_size state = qn_state_size_of(&c->spec, &a, QN_KV_F16);
+        out->state_bytes_per_token = state.block_bytes / QN_KV_BLOCK;
+        out->state_fixed_bytes = state.fixed_bytes;
+        list_members(&c->spec, out);
     }
     qn_checkpoint_free(c);
     return rc;

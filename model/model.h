@@ -60,10 +60,13 @@ struct qn_model_info {
 };
 const struct qn_model_info *qn_model_info(const struct qn_model *m);
 
+#define QN_INSPECT_NAMES 160
 /* Describes a checkpoint without loading its weights (quern inspect). */
 struct qn_inspect {
     struct qn_model_info info;
-    size_t state_bytes_per_token; /* native structure, f16 state */
+    /* Native structure, f16 state; a kind of fixed size has no bytes per token. */
+    size_t state_bytes_per_token, state_fixed_bytes;
+    char members[3][QN_INSPECT_NAMES]; /* attentions, FFNs, ways of sharing that were trained: "gqa, mha" */
     char attention[24], ffn[24], sharing[24];
     char path[1024];
 };

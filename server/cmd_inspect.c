@@ -22,9 +22,13 @@ static void print_fit(const struct qn_inspect *in) {
     size_t memory = qn_cpu_memory_bytes();
     char have[32], need[32], state[32];
     uint64_t weights = in->info.file_bytes;
-    printf("state per token          %s (f16), %s at the full context of %u\n",
-           qn_cli_bytes(need, in->state_bytes_per_token),
-           qn_cli_bytes(state, (uint64_t)in->state_bytes_per_token * in->info.context), in->info.context);
+    uint64_t full = (uint64_t)in->state_bytes_per_token * in->info.context + in->state_fixed_bytes;
+    if (in->state_bytes_per_token) {
+        printf("state per token          %s (f16), %s at the full context of %u\n",
+               qn_cli_bytes(need, in->state_bytes_per_token), qn_cli_bytes(state, full), in->info.context);
+    } else {
+        printf("state per sequence       %s, whatever its length\n", qn_cli_bytes(state, full));
+    }
     if (!memory) {
         printf("memory                   unknown on this machine\n");
         return;
@@ -35,9 +39,10 @@ static void print_fit(const struct qn_inspect *in) {
         return;
     }
     uint64_t room = memory - weights;
-    uint64_t tokens = in->state_bytes_per_token ? room / in->state_bytes_per_token : 0;
-    printf("weights fit; the rest holds %" PRIu64 " tokens of state", tokens);
-    if (in->info.context) printf(" (%" PRIu64 " sequences at full context)", tokens / in->info.context);
+    printf("weights fit; the rest holds ");
+    if (in->state_bytes_per_token) printf("%" PRIu64 " tokens of state (", room / in->state_bytes_per_token);
+    printf("%" PRIu64 " sequences%s", full ? room / full : 0,
+           in->state_bytes_per_token ? " at full context)" : "");
     putchar('\n');
 }
 
@@ -66,6 +71,8 @@ int qn_cmd_inspect(int argc, char **argv) {
     printf("name                     %s\n", info->id);
     printf("format, family           %s, %s\n", info->format, info->family);
     printf("structure                %s + %s, sharing %s\n", in.attention, in.ffn, in.sharing);
+    if (strchr(in.members[0], ',') || strchr(in.members[1], ',') || strchr(in.members[2], ','))
+        printf("trained in all of        %s; %s; sharing %s\n", in.members[0], in.members[1], in.members[2]);
     printf("layers x width           %u x %u, FFN %u, vocabulary %u, context %u\n", info->layers,
            info->d_model, info->ffn_dim, info->vocab, info->context);
     printf("heads                    %u query, %u KV, %u wide\n", info->heads, info->kv_heads,

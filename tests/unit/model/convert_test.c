@@ -339,6 +339,24 @@ static void a_structure_counts_its_own_weights(void **state) {
     qn_model_close(&m);
 }
 
+/* Parameters of the default structure alone, and every member's name. */
+static void inspect_tells_members(void **state) {
+    (void)state;
+    struct qn_inspect in;
+    struct qn_err err = {0};
+    assert_int_equal(qn_model_inspect("tests/golden/quern/all", &in, &err), QN_OK);
+    assert_string_equal(in.members[0], "gqa, mha, mqa, linformer, performer");
+    assert_string_equal(in.members[1], "swiglu, gelu, moe");
+    assert_string_equal(in.members[2], "none, all");
+    uint64_t d = 32, tables = 44 * d * 4 + d, layer = d + 2 * d * (32 + 16) + d + 3 * d * 40;
+    assert_true(in.info.params_active == tables + 2 * layer && in.info.params_total > in.info.params_active);
+    assert_int_equal(in.state_bytes_per_token, 2 * 2 * 2 * 8 * 2);
+    assert_int_equal(in.state_fixed_bytes, 0);
+    assert_int_equal(qn_model_inspect("tests/golden/quern/forms", &in, &err), QN_OK);
+    assert_int_equal(in.state_bytes_per_token, 0);
+    assert_true(in.state_fixed_bytes > 0);
+}
+
 /* Every combination of everything that the registries offer, on a checkpoint of many members: resolves, or
  * says why not; runs finite when it resolves. */
 static void every_combination(void **state) {
@@ -381,6 +399,7 @@ int main(void) {
         cmocka_unit_test(halves_are_shared),
         cmocka_unit_test(both_halves_fit_or_neither),
         cmocka_unit_test(a_structure_counts_its_own_weights),
+        cmocka_unit_test(inspect_tells_members),
         cmocka_unit_test(every_combination),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,129 @@
+/* Every allocation fails in turn while checkpoints of several structures are opened, synthetic models are
+ * made, and averages and conversions are prepared: each failure is an error, leaks nothing, and the run that
+ * succeeds is the same as the first. The linker wraps the allocators. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "model/internal.h"
+
+static long countdown = -1; /* -1: never fail */
+static bool for_ever;
+static bool failed;
+
+static bool fail_now(void) {
+    if (countdown < 0) return false;
+    if (countdown > 0) {
+        countdown--;
+        return false;
+    }
+    if (!for_ever) countdown = -1;
+    failed = true;
+    return true;
+}
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t n);
+int __real_posix_memalign(void **p, size_t align, size_t n);
+void *__real_aligned_alloc(size_t align, size_t n);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t n);
+int __wrap_posix_memalign(void **p, size_t align, size_t n);
+void *__wrap_aligned_alloc(size_t align, size_t n);
+
+void *__wrap_malloc(size_t n) {
+    return fail_now() ? NULL : __real_malloc(n);
+}
+void *__wrap_calloc(size_t n, size_t size) {
+    return fail_now() ? NULL : __real_calloc(n, size);
+}
+void *__wrap_realloc(void *p, size_t n) {
+    return fail_now() ? NULL : __real_realloc(p, n);
+}
+int __wrap_posix_memalign(void **p, size_t align, size_t n) {
+    return fail_now() ? 12 /* ENOMEM */ : __real_posix_memalign(p, align, n);
+}
+void *__wrap_aligned_alloc(size_t align, size_t n) {
+    return fail_now() ? NULL : __real_aligned_alloc(align, n);
+}
+
+struct life {
+    const char *path, *attention, *ffn, *sharing;
+};
+
+static int live(const struct life *l, struct qn_err *err) {
+    struct qn_model *m = NULL;
+    struct qn_variant *v = NULL;
+    struct qn_open_options opt = {
+        .state_bytes = (size_t)4 << 20, .convert_bytes = (size_t)64 << 20, .max_step_tokens = 16};
+    int rc = qn_model_open(l->path, &opt, &m, err);
+    if (rc) {
+        assert_null(m);
+        return rc;
+    }
+    struct qn_structure_request req = {.convert = true};
+    qn_part_init(&req.attention, l->attention);
+    qn_part_init(&req.ffn, l->ffn);
+    qn_part_init(&req.sharing, l->sharing);
+    rc = qn_variant_resolve(m, &req, &v, err);
+    if (rc == QN_OK) rc = qn_variant_prepare(v, NULL, err);
+    if (rc == QN_OK) assert_true(v->attn_weights && v->ffn_weights);
+    if (v) qn_variant_unref(v);
+    qn_model_close(&m);
+    return rc;
+}
+
+static void every_allocation(const struct life *l, bool ever) {
+    struct qn_err err = {0};
+    countdown = -1;
+    if (live(l, &err) != QN_OK) fail_msg("%s: %s", l->path, err.msg);
+    for (long n = 0; n < 1000000; n += 1 + n / 64) {
+        memset(&err, 0, sizeof err);
+        failed = false;
+        for_ever = ever;
+        countdown = n;
+        int rc = live(l, &err);
+        countdown = -1;
+        if (!failed) {
+            assert_int_equal(rc, QN_OK);
+            assert_true(n > 20);
+            return;
+        }
+        /* The tokenizer and jansson may do without one allocation; nothing else may. */
+        if (rc != QN_OK && err.msg[0] == 0) fail_msg("%s: failure %ld has no message", l->path, n);
+        if (rc == QN_OK && ever) fail_msg("%s: allocation %ld failed unseen", l->path, n);
+    }
+    fail_msg("it never ends");
+}
+
+static const struct life lives[] = {
+    {"tests/golden/quern/forms", "", "", ""},
+    {"tests/golden/quern/all", "performer", "moe", "groups"},
+    {"synthetic:hidden=32,layers=2,heads=4,head_dim=8,vocab=260,n=32,attention=gqa,type=f32", "mha", "moe",
+     "all"},
+    {"synthetic:hidden=32,layers=2,heads=4,head_dim=8,vocab=40,n=32,attention=linformer,k=4,ffn=moe,experts="
+     "2,type=f16,lags=1,norm=layer,pos=learned,tied=false",
+     "", "", "all"},
+};
+
+static void once(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof lives / sizeof *lives; i++) every_allocation(&lives[i], false);
+}
+
+static void for_ever_after(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof lives / sizeof *lives; i++) every_allocation(&lives[i], true);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(once), cmocka_unit_test(for_ever_after)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
