@@ -18,7 +18,7 @@
 /* What the description says; 0 and "" where it says nothing. */
 struct ask {
     uint32_t hidden, layers, heads, kv_heads, head_dim, vocab, n, k, features, experts, experts_per_token,
-        ffn_dim, shared_dim, groups, lags, window, tied, per_head, rope;
+        embedding, ffn_dim, shared_dim, groups, lags, window, tied, per_head, rope;
     uint64_t seed;
     double rope_base;
     char attention[WORD], ffn[WORD], expert[WORD], sharing[WORD], norm[WORD], pos[WORD], kernel[WORD],
@@ -39,6 +39,7 @@ static const struct key {
     FIELD(heads, UINT, 1, 1024),
     FIELD(kv_heads, UINT, 1, 1024),
     FIELD(head_dim, UINT, 8, 512),
+    FIELD(embedding, UINT, 8, 65536),
     FIELD(vocab, UINT, 2, 2097152),
     FIELD(n, UINT, 1, 16777216),
     FIELD(k, UINT, 1, QN_SLOTS_MAX),
@@ -203,6 +204,9 @@ static int set_body(const struct ask *a, struct qn_synthetic *out, struct qn_err
     int norm = one_of(a->norm, "rms", "layer"), pos = one_of(a->pos, "rope", "learned");
     if (norm < 0) return bad(err, "\"norm\" must be rms or layer");
     if (pos < 0) return bad(err, "\"pos\" must be rope or learned");
+    if (a->embedding && a->embedding != a->hidden)
+        return bad(err,
+                   "\"embedding\" must equal \"hidden\": tables narrower than the model are not supported");
     snprintf(s->family, sizeof s->family, "synthetic");
     s->layers = a->layers;
     s->d_model = a->hidden;

@@ -131,7 +131,10 @@ static void print_table(const struct qn_job *j, const struct qn_api_timings *t) 
         sum.peak_shared += j->outputs[i].bytes.peak_shared;
     }
     fprintf(stderr, "\n%-12s %s + %s, sharing %s (%s, %s)\n", "structure", s->attention.type, s->ffn.type,
-            s->sharing.type, s->origin == QN_ORIGIN_NATIVE ? "native" : "converted",
+            s->sharing.type,
+            s->origin == QN_ORIGIN_NATIVE      ? "native"
+            : s->origin == QN_ORIGIN_SYNTHETIC ? "synthetic"
+                                               : "converted",
             qn_exactness_name(s->exactness));
     fprintf(stderr, "%-12s %9llu tokens  %9.1f ms", "prefill", (unsigned long long)(prompt - cached),
             t->prefill);

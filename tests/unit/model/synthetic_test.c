@@ -148,6 +148,7 @@ static void refusals(void **state) {
         {"tied=yes", "true or false"},
         {"rope_base=abc", "number above 1"},
         {"rope_base=1", "number above 1"},
+        {"hidden=64,embedding=32", "narrower than the model are not supported"},
         {"norm=batch", "rms or layer"},
         {"pos=sine", "rope or learned"},
         {"type=q3_k", "q8_0"},
