@@ -164,8 +164,8 @@ void qn_seq_free(struct qn_seq **s);
 /* Tokens whose state the sequence holds. */
 uint32_t qn_seq_length(const struct qn_seq *s);
 /* On an empty sequence: takes over cached state of a prefix of tokens[0..n), blocks of 16 tokens or a copy of
- * a fixed-size state (kept every 256 tokens and before the last token of prompts); at most n-1 tokens, so that there is
- * something left to run. Returns how many tokens it now holds. */
+ * a fixed-size state (kept every 256 tokens and before the last token of prompts); at most n-1 tokens, so
+ * that there is something left to run. Returns how many tokens it now holds. */
 uint32_t qn_seq_match(struct qn_seq *s, const int32_t *tokens, uint32_t n);
 /* Bytes that holding `length` tokens would newly take from the pool (0 when there already). */
 size_t qn_seq_need(const struct qn_seq *s, uint32_t length);
