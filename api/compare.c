@@ -73,7 +73,7 @@ static int set_structure(json_t *v, struct qn_api_compare_structure *out, struct
     qn_api_infer_init(&part);
     json_object_foreach(v, key, item) {
         size_t i = 0;
-        while (i < sizeof names / sizeof *names && strcmp(key, names[i])) i++;
+        while (i < sizeof names / sizeof *names && strcmp(key, names[i]) != 0) i++;
         if (i == sizeof names / sizeof *names) return qn_junknown(key, names, i, err);
         if (qn_api_infer_set_json(&part, qn_api_infer_field(key), item, NULL, err)) return -1;
     }
@@ -112,7 +112,7 @@ static int set_field(const char *key, json_t *v, const struct qn_api_limits *lim
     const char *names[N_FIELDS];
     size_t i = 0;
     for (size_t k = 0; k < N_FIELDS; k++) names[k] = fields[k].name;
-    while (i < N_FIELDS && strcmp(key, names[i])) i++;
+    while (i < N_FIELDS && strcmp(key, names[i]) != 0) i++;
     if (i == N_FIELDS) return qn_junknown(key, names, N_FIELDS, err);
     if (!strcmp(key, "structures")) return set_structures(v, r, err);
     if (!strcmp(key, "baseline")) return set_count(v, key, 0, QN_COMPARE_STRUCTURES - 1, &r->baseline, err);
@@ -150,7 +150,10 @@ int qn_api_compare_parse(const char *body, size_t len, const struct qn_api_limit
     qn_api_compare_init(out);
     int rc = qn_jdoc_open(&doc, body, len, &bounds, err);
     if (rc == 0) {
-        json_object_foreach(doc.root, key, v) if (rc == 0) rc = set_field(key, v, lim, out, err);
+        json_object_foreach(doc.root, key, v) {
+            rc = set_field(key, v, lim, out, err);
+            if (rc) break;
+        }
     }
     if (rc == 0) rc = qn_api_compare_check(out, err);
     qn_jdoc_close(&doc);

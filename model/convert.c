@@ -324,7 +324,7 @@ static int prepare_half(struct qn_variant *v, const struct qn_resolved *r, enum 
     if (c) return QN_OK;
     *made = true;
     int rc = conversion_make(m, r, half, key, &c, err);
-    if (rc) return rc;
+    if (rc || !c) return rc;
     pthread_mutex_lock(&m->lock);
     c->next = m->conversions;
     m->conversions = c;

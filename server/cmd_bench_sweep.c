@@ -279,7 +279,7 @@ static int set_words(struct qn_sweep *s, const struct options *o) {
 }
 
 static int set_sweep(struct qn_sweep *s, const struct options *o) {
-    const char *ffn;
+    const char *ffn = NULL;
     int r = set_words(s, o);
     if (!r) r = split_names("sharing", o->sharing, &s->sharing);
     if (!r) r = set_shape(s, o, &ffn);

@@ -181,15 +181,16 @@ static double divergence(const float *p, struct softmax *sp, const float *q, str
     double zp = 0, zq = 0, a = 0;
     *sp = peak_of(p, n);
     *sq = peak_of(q, n);
-    for (uint32_t i = 0; i < n; i++) {
+    uint32_t i = 0;
+    do { /* n >= 1: both sums are at least e^0 */
         double x = clamped(p[i]), y = clamped(q[i]), e = exp(x - sp->max);
         zp += e;
         zq += exp(y - sq->max);
         if (e > 0) a += e * ((x - sp->max) - (y - sq->max));
-    }
-    sp->log_sum = sp->max + log(zp);
-    sq->log_sum = sq->max + log(zq);
-    double kl = a / zp - (log(zp) - log(zq));
+    } while (++i < n);
+    double lp = log(zp), lq = log(zq), kl = a / zp - (lp - lq);
+    sp->log_sum = sp->max + lp;
+    sq->log_sum = sq->max + lq;
     return kl > 0 ? kl : 0; /* below zero by rounding alone */
 }
 

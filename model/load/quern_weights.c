@@ -51,7 +51,7 @@ __attribute__((format(printf, 1, 2))) static struct name name(const char *fmt, .
     va_start(ap, fmt);
     vsnprintf(n.text, sizeof n.text - sizeof ".weight", fmt, ap);
     va_end(ap);
-    strcat(n.text, ".weight");
+    memcpy(n.text + strlen(n.text), ".weight", sizeof ".weight");
     return n;
 }
 

@@ -9,11 +9,11 @@
  *   cached -[match]-> held;  cached -[budget needed, least recently used first]-> evicted
  *
  * A fixed block has one holder and is never shared. What later sequences may begin with is a copy of it, a
- * snapshot: made at every multiple of QN_SNAPSHOT_TOKENS and where the caller says so (before a prompt's last token), kept
- * in the cache beside published blocks, with all the tokens that led to it, and copied back by restore. A
- * snapshot that saves fewer than QN_SNAPSHOT_GAP tokens over the last multiple is not worth its bytes and is
- * left out, and all snapshots together take at most half the budget: many short prompts, or one long one,
- * can't turn everything else out of the cache.
+ * snapshot: made at every multiple of QN_SNAPSHOT_TOKENS and where the caller says so (before a prompt's last
+ * token), kept in the cache beside published blocks, with all the tokens that led to it, and copied back by
+ * restore. A snapshot that saves fewer than QN_SNAPSHOT_GAP tokens over the last multiple is not worth its
+ * bytes and is left out, and all snapshots together take at most half the budget: many short prompts, or one
+ * long one, can't turn everything else out of the cache.
  *
  * Rules. (1) used + cached + free <= budget, in bytes of data, always. (2) A block is published only when all
  * its tokens are final; a published block is never written. (3) A hash finds a cached block; the parent's
