@@ -15,6 +15,7 @@
 
 #include "api/models.h"
 #include "api/openapi.h"
+#include "tests/support/oom.h"
 
 /* ---- the failing allocator ---- */
 
@@ -29,33 +30,6 @@ static bool fail_now(void) {
         return true;
     }
     return false;
-}
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t n);
-int __real_posix_memalign(void **out, size_t align, size_t n);
-void *__real_aligned_alloc(size_t align, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *p, size_t n);
-int __wrap_posix_memalign(void **out, size_t align, size_t n);
-void *__wrap_aligned_alloc(size_t align, size_t n);
-
-void *__wrap_malloc(size_t n) {
-    return fail_now() ? NULL : __real_malloc(n);
-}
-void *__wrap_calloc(size_t n, size_t size) {
-    return fail_now() ? NULL : __real_calloc(n, size);
-}
-void *__wrap_realloc(void *p, size_t n) {
-    return fail_now() ? NULL : __real_realloc(p, n);
-}
-int __wrap_posix_memalign(void **out, size_t align, size_t n) {
-    return fail_now() ? ENOMEM : __real_posix_memalign(out, align, n);
-}
-void *__wrap_aligned_alloc(size_t align, size_t n) {
-    return fail_now() ? NULL : __real_aligned_alloc(align, n);
 }
 
 /* ---- the work: 0 = done, -1 = refused for want of memory ---- */

@@ -7,6 +7,7 @@
 #include "kernels/kernels.h"
 #include "server/comparison.h"
 #include "tests/engine/kit.h"
+#include "tests/support/oom.h"
 #include "tests/support/tiny_open.h"
 
 /* ---- the failing allocator; the engine's thread counts as well ---- */
@@ -17,33 +18,6 @@ static bool fail_now(void) {
     if (!atomic_load(&armed)) return false;
     long left = atomic_fetch_sub(&countdown, 1);
     return left == 0 || (left < 0 && atomic_load(&for_ever));
-}
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t n);
-int __real_posix_memalign(void **out, size_t align, size_t n);
-void *__real_aligned_alloc(size_t align, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *p, size_t n);
-int __wrap_posix_memalign(void **out, size_t align, size_t n);
-void *__wrap_aligned_alloc(size_t align, size_t n);
-
-void *__wrap_malloc(size_t n) {
-    return fail_now() ? NULL : __real_malloc(n);
-}
-void *__wrap_calloc(size_t n, size_t size) {
-    return fail_now() ? NULL : __real_calloc(n, size);
-}
-void *__wrap_realloc(void *p, size_t n) {
-    return fail_now() ? NULL : __real_realloc(p, n);
-}
-int __wrap_posix_memalign(void **out, size_t align, size_t n) {
-    return fail_now() ? ENOMEM : __real_posix_memalign(out, align, n);
-}
-void *__wrap_aligned_alloc(size_t align, size_t n) {
-    return fail_now() ? NULL : __real_aligned_alloc(align, n);
 }
 
 /* ---- a comparison, driven as a request would ---- */

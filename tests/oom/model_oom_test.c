@@ -17,6 +17,7 @@
 #include "model/batch.h"
 #include "model/part.h"
 #include "tests/support/fold.h"
+#include "tests/support/oom.h"
 #include "tests/support/tiny_open.h"
 
 static long countdown = -1; /* -1: never fail */
@@ -32,33 +33,6 @@ static bool fail_now(void) {
     if (!for_ever) countdown = -1;
     failed = true;
     return true;
-}
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t n);
-int __real_posix_memalign(void **p, size_t align, size_t n);
-void *__real_aligned_alloc(size_t align, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *p, size_t n);
-int __wrap_posix_memalign(void **p, size_t align, size_t n);
-void *__wrap_aligned_alloc(size_t align, size_t n);
-
-void *__wrap_malloc(size_t n) {
-    return fail_now() ? NULL : __real_malloc(n);
-}
-void *__wrap_calloc(size_t n, size_t size) {
-    return fail_now() ? NULL : __real_calloc(n, size);
-}
-void *__wrap_realloc(void *p, size_t n) {
-    return fail_now() ? NULL : __real_realloc(p, n);
-}
-int __wrap_posix_memalign(void **p, size_t align, size_t n) {
-    return fail_now() ? 12 /* ENOMEM */ : __real_posix_memalign(p, align, n);
-}
-void *__wrap_aligned_alloc(size_t align, size_t n) {
-    return fail_now() ? NULL : __real_aligned_alloc(align, n);
 }
 
 static char path[64];

@@ -12,44 +12,13 @@
 #include <string.h>
 
 #include "model/text/tokenizer.h"
+#include "tests/support/oom.h"
 #include "tests/support/vocab_fixture.h"
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t k, size_t n);
-void *__real_realloc(void *p, size_t n);
-int __real_posix_memalign(void **p, size_t align, size_t n);
-void *__real_aligned_alloc(size_t align, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t k, size_t n);
-void *__wrap_realloc(void *p, size_t n);
-int __wrap_posix_memalign(void **p, size_t align, size_t n);
-void *__wrap_aligned_alloc(size_t align, size_t n);
 
 static long fail_at = -1; /* how many allocations still succeed; -1: all */
 
-static int fails(void) {
-    if (fail_at < 0) return 0;
-    return fail_at-- == 0;
-}
-
-void *__wrap_malloc(size_t n) {
-    return fails() ? NULL : __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t k, size_t n) {
-    return fails() ? NULL : __real_calloc(k, n);
-}
-
-void *__wrap_realloc(void *p, size_t n) {
-    return fails() ? NULL : __real_realloc(p, n);
-}
-
-int __wrap_posix_memalign(void **p, size_t align, size_t n) {
-    return __real_posix_memalign(p, align, n);
-}
-
-void *__wrap_aligned_alloc(size_t align, size_t n) {
-    return __real_aligned_alloc(align, n);
+static bool fail_now(void) {
+    return fail_at >= 0 && fail_at-- == 0;
 }
 
 /* Fails allocation 0, 1, 2, ... of building until none is left to fail; how many there were. */
