@@ -231,8 +231,11 @@ static void ffn_block(const struct place *at, const struct qn_ffn_member *m, str
     matrix(l, &w->router, name("%s.router", prefix), NULL, m->experts, d);
     if (!l->checking && l->rc == QN_OK) {
         w->experts = qn_checkpoint_experts(l->c, m->experts);
-        if (!w->experts) no_memory(l);
-        w->n_experts = w->experts ? m->experts : 0;
+        if (!w->experts) {
+            no_memory(l);
+            return;
+        }
+        w->n_experts = m->experts;
     }
     for (uint32_t i = 0; i < m->experts && l->rc == QN_OK; i++) {
         snprintf(expert, sizeof expert, "%s.experts.%" PRIu32, prefix, i);
