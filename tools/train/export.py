@@ -10,12 +10,12 @@ import argparse
 import json
 import math
 import os
-import time
 
 import torch
+import torch.multiprocessing as mp
 from safetensors.torch import save_file
 
-from config import ATTENTION, BOS, FFN, SHARING, SOFTMAX, STRUCTURES, VOCAB, Config, group
+from config import ATTENTION, BOS, FFN, SHARING, STRUCTURES, VOCAB, Config
 import data
 from model import Supernet
 
@@ -135,17 +135,25 @@ def write_tokenizer(out):
     assert t.decode([BOS, 195, 169, 10]) == "é\n"
 
 
-def measure_all(net, held, windows):
-    """Measure all 30 structures. Returns (rows for config.json, loss by quarter of the window per attention)."""
+def measure_one(structure):
+    """Measure one structure in a forked worker, which inherits the job (net, held-out text, windows)."""
+    net, held, windows = JOB
+    nats, quarter = data.measure(net, held, structure, windows)
+    print(f"{'+'.join(structure):24} {nats:.4f} nats/byte, by quarter {[round(x, 3) for x in quarter]}", flush=True)
+    return nats, quarter
+
+
+def measure_all(net, held, windows, workers):
+    """Measure all 30 structures. Returns (rows for config.json, loss by quarter of the window per structure)."""
+    global JOB
+    JOB = net, held, windows
+    with mp.get_context("fork").Pool(workers) as pool:
+        found = pool.map(measure_one, STRUCTURES, chunksize=1)
     rows, quarters = [], {}
-    for a, f, s in STRUCTURES:
-        began = time.time()
-        nats, quarter = data.measure(net, held, (a, f, s), windows)
+    for (a, f, s), (nats, quarter) in zip(STRUCTURES, found):
         rows.append({"attention": a, "ffn": f, "sharing": s, "nats_per_byte": round(nats, 4),
                      "bits_per_byte": round(nats / math.log(2), 4)})
         quarters[f"{a}+{f}+{s}"] = [round(x, 4) for x in quarter]
-        print(f"{a:9} {f:6} {s:4} {nats:.4f} nats/byte, by quarter {quarters[f'{a}+{f}+{s}']}, "
-              f"{time.time() - began:.0f} s", flush=True)
     return rows, quarters
 
 
@@ -174,9 +182,9 @@ def main():
     p.add_argument("--text")
     p.add_argument("--windows", type=int, help="only the first N held-out windows")
     p.add_argument("--live", action="store_true")
-    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--workers", type=int, default=2, help="processes that measure, one thread each")
     a = p.parse_args()
-    torch.set_num_threads(a.threads)
+    torch.set_num_threads(1)                            # before any product: the workers are forked
     os.makedirs(a.out, exist_ok=True)
     net, state = load_net(a.state, a.live)
     t = tensors(net)
@@ -186,7 +194,7 @@ def main():
     assert size <= 24 << 20
     rows = []
     if a.text:
-        rows, quarters = measure_all(net, data.load(a.text)[1], a.windows)
+        rows, quarters = measure_all(net, data.load(a.text)[1], a.windows, a.workers)
         write_tables(a.out, rows, quarters, state)
     with open(os.path.join(a.out, "config.json"), "w") as f:
         json.dump(config_json(net.cfg, rows), f, indent=1)

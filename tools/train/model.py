@@ -5,14 +5,12 @@ optimiser handles a stack in one batched product. A forward pass casts what its 
 runs compiled block functions, one per attention and one per FFN, common to all layers.
 """
 
-import math
-
 import torch
 from torch import nn
 import torch.nn.functional as F
 
 import attention as att
-from config import BOS, FFN, ATTENTION, SHARING, VOCAB, group
+from config import ATTENTION, FFN, SHARING, VOCAB, group
 
 
 def rms(x, gain, eps):

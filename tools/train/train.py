@@ -15,6 +15,7 @@ minutes (written aside, then renamed), the log to OUT/log.csv; the same command 
 import argparse
 import csv
 import os
+import signal
 import time
 
 import torch
@@ -62,7 +63,7 @@ class Trainer:
         self.net = Supernet(self.cfg, seed=args.seed, compile_blocks=not args.eager)
         self.opt = Optimiser(self.net, muon_lr=args.muon_lr, adam_lr=args.adam_lr, decay=args.weight_decay)
         self.ema = {n: p.detach().clone() for n, p in self.net.p.items()}
-        self.count = torch.zeros(4, dtype=torch.float64)       # steps, characters, seconds, steps in the average
+        self.count = torch.zeros(4, dtype=torch.float64)       # steps, characters, seconds of worker 0, steps in the average
         self.losses = torch.zeros(2, dtype=torch.float64)      # sum and number since the last log row
         self.text, self.held = data.load(args.text)
         self.members = [s for s in STRUCTURES if args.only in ("", s[0])]
@@ -202,7 +203,8 @@ class Trainer:
                 self.stop.set()
 
     def run(self):
-        """Start the other workers, work, and save at the end."""
+        """Start the other workers, work, and save at the end; SIGTERM ends the run after the steps in hand."""
+        signal.signal(signal.SIGTERM, lambda *_: self.stop.set())
         others = [mp.get_context("fork").Process(target=self.work, args=(r,), daemon=True)
                   for r in range(1, self.args.workers)]
         for p in others:
