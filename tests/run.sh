@@ -98,9 +98,11 @@ short | full)
     tools/model.sh || exit 1
     [ "$mode" = short ] || export QUERN_TRACES=1000
     c_tests release 1800
-    [ "$mode" = short ] || unset QUERN_TRACES
+    # Bit identity was just held on all traces; under the sanitizer fewer will do to find a wrong access.
+    if [ "$mode" = short ]; then export QUERN_TRACES=25; else unset QUERN_TRACES; fi
     c_tests asan 900 '/golden/real_test'
-    http_tests release -k "test_model or test_cancel" # what a sanitizer's slowness hides
+    unset QUERN_TRACES
+    http_tests release -k "test_model or test_cancel or test_compare" # what a sanitizer's slowness hides
     http_tests asan
     http_tests tsan -m tsan
     # The sanitizer slows threads down some thirty times: fewer random traces.
