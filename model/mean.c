@@ -126,12 +126,26 @@ static int mean_vector(struct qn_mean *mean, const struct sources *s, struct qn_
     return QN_OK;
 }
 
+/* Layers may differ in what they have: a bias, an F of its own, a projection for every head. Such tensors
+ * have no mean. */
+static bool same_form(const struct sources *s) {
+    const struct qn_block_item *first = item_of(s, 0);
+    for (size_t j = 1; j < s->n; j++) {
+        const struct qn_block_item *other = item_of(s, j);
+        if (!qn_block_data(other) != !qn_block_data(first) || other->n != first->n) return false;
+    }
+    return true;
+}
+
 /* dst: items of the new block, which holds the first source's tensors so far. */
 static int mean_items(struct qn_mean *mean, struct qn_block_item *const *lists, size_t n,
                       struct qn_block_item *dst, size_t n_items, struct qn_err *err) {
     int rc = QN_OK;
     for (size_t i = 0; i < n_items && rc == QN_OK; i++) {
         struct sources s = {lists, n, i};
+        if (!same_form(&s))
+            return qn_err_set(err, QN_ERR_UNSUPPORTED,
+                              "the layers' weights differ in form: they have no mean");
         if (!qn_block_data(&dst[i]) || dst[i].drawn || all_the_same(&s)) continue;
         rc = dst[i].m ? mean_matrix(mean, &s, dst[i].m, err) : mean_vector(mean, &s, &dst[i], err);
     }

@@ -102,8 +102,8 @@ static int resolve(const struct qn_ffn_ops *self, const struct qn_spec *spec, ui
     out->dim = m->dim;
     out->act = m->act;
     out->mix = *m;
-    out->expert = qn_ffn_find(spec, native ? m->expert : m->type);
-    if (!out->expert || !out->expert->net) {
+    out->expert = m->expert[0] || !native ? qn_ffn_find(spec, native ? m->expert : m->type) : NULL;
+    if (!out->expert || !out->expert->net || native != (m->experts > 0)) {
         qn_part_init(&out->choice.part, self->name);
         qn_ffn_unavailable(out, native ? m->expert : m->type);
         return QN_OK;

@@ -268,6 +268,10 @@ static int check_members(const struct qn_spec *s, struct qn_err *err) {
         const struct qn_ffn_ops *ops = qn_ffn_find(s, s->ffn[i].type);
         struct qn_ffn f;
         if (!ops) return fault(err, QN_ERR_UNSUPPORTED, "ffn", s->ffn[i].type, "is not a known structure");
+        /* A kind without a network of its own is a mixture: it has experts, and nothing else has. */
+        if ((ops->net == NULL) != (s->ffn[i].experts > 0))
+            return fault(err, QN_ERR_UNSUPPORTED, "ffn", s->ffn[i].type,
+                         ops->net ? "is not a mixture, but has 'num_experts'" : "lacks 'num_experts'");
         if (ops->resolve(ops, s, i, &any, &f, NULL) != QN_OK || f.choice.origin != QN_ORIGIN_NATIVE ||
             f.choice.exactness != QN_EXACT)
             return fault(err, QN_ERR_UNSUPPORTED, "ffn", s->ffn[i].type,

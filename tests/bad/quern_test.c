@@ -151,6 +151,12 @@ static const struct {
     {"an unknown activation", "'activation' that does not go", "\"activation\": \"gelu\"",
      "\"activation\": \"relu\""},
     {"an unknown key of an FFN", "unknown key 'bias'", "\"activation\": \"gelu\"", "\"bias\": true"},
+    {"experts in a dense FFN", "is not a mixture", "\"intermediate_size\": 40",
+     "\"intermediate_size\": 40, \"expert\": \"relu\", \"num_experts\": 4, \"num_experts_per_tok\": 2"},
+    {"a mixture without experts", "lacks 'num_experts'",
+     "\"expert\": \"swiglu\",\n   \"num_experts\": 4,\n   \"num_experts_per_tok\": 2,\n   "
+     "\"intermediate_size\": 24,\n   \"gating\": \"B\"",
+     "\"intermediate_size\": 24"},
     {"experts of no kind", "lacks 'expert'", "\"expert\": \"swiglu\",", ""},
     {"experts of an unknown kind", "'expert' that is not a known", "\"expert\": \"swiglu\"",
      "\"expert\": \"mlp\""},

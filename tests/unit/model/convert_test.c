@@ -388,6 +388,30 @@ static void every_combination(void **state) {
     qn_model_close(&m);
 }
 
+/* A bias, or an F of its own, in one layer alone: no mean is made of it, whichever layer it is. */
+static void layers_of_different_form_have_no_mean(void **state) {
+    (void)state;
+    struct qn_err err;
+    struct qn_variant *v;
+    struct qn_model *m =
+        open_it("synthetic:hidden=64,layers=2,heads=4,vocab=300,n=64,attention=linformer,k=8,type=f32", NULL);
+    static float bias[64], f[64 * 8];
+    for (int i = 0; i < 2; i++) {
+        struct qn_attn_weights *w = &m->ckpt->attn[i], old = *w;
+        w->bq = bias;
+        assert_true(resolve(m, "", "", "all", 0, &v, &err) != QN_OK);
+        *w = old;
+        w->f = w->f == w->e ? f : w->e;
+        assert_true(resolve(m, "", "", "all", 0, &v, &err) != QN_OK);
+        *w = old;
+        w->proj_heads = 4;
+        assert_true(resolve(m, "", "", "all", 0, &v, &err) != QN_OK);
+        *w = old;
+    }
+    qn_variant_unref(variant(m, "", "", "all", 0));
+    qn_model_close(&m);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(untied_is_exact),
@@ -400,6 +424,7 @@ int main(void) {
         cmocka_unit_test(both_halves_fit_or_neither),
         cmocka_unit_test(a_structure_counts_its_own_weights),
         cmocka_unit_test(inspect_tells_members),
+        cmocka_unit_test(layers_of_different_form_have_no_mean),
         cmocka_unit_test(every_combination),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
