@@ -158,7 +158,7 @@ static int mean_items(struct qn_mean *mean, struct qn_block_item *const *lists, 
 static struct qn_block_item **new_lists(size_t n, size_t n_items) {
     size_t count = 0;
     if (!qn_size_mul(n + 1, n_items, &count)) return NULL;
-    struct qn_block_item **lists = qn_mem_alloc_array(n + 1, sizeof *lists);
+    struct qn_block_item **lists = qn_mem_alloc_array(n + 1, sizeof(struct qn_block_item *));
     struct qn_block_item *all = qn_mem_alloc_array(count, sizeof *all);
     if (!lists || !all) {
         qn_mem_free(lists);
