@@ -48,7 +48,7 @@ static int best_attention(const struct qn_spec *spec, const struct qn_attention_
                           const struct qn_part *ask, struct qn_attention *out, struct qn_err *err) {
     struct best b = {0};
     for (uint32_t i = 0; i < spec->n_attn; i++) {
-        struct qn_attention a;
+        struct qn_attention a = {0};
         struct qn_err e = {0};
         int rc = ops->resolve(spec, i, ask, &a, &e);
         if (better(&b, rc, &e, &a.choice, &out->choice)) *out = a;
@@ -60,7 +60,7 @@ static int best_ffn(const struct qn_spec *spec, const struct qn_ffn_ops *ops, co
                     struct qn_ffn *out, struct qn_err *err) {
     struct best b = {0};
     for (uint32_t i = 0; i < spec->n_ffn; i++) {
-        struct qn_ffn f;
+        struct qn_ffn f = {0};
         struct qn_err e = {0};
         int rc = ops->resolve(ops, spec, i, ask, &f, &e);
         if (better(&b, rc, &e, &f.choice, &out->choice)) *out = f;
@@ -93,7 +93,7 @@ static void attention_rows(const struct qn_model *m, const struct qn_attention_o
     struct qn_part options[MAX_OPTIONS];
     size_t n = ops->options(spec, options, MAX_OPTIONS);
     for (size_t i = 0; i < n && i < MAX_OPTIONS; i++) {
-        struct qn_attention a;
+        struct qn_attention a = {0};
         if (best_attention(spec, ops, &options[i], &a, NULL) != QN_OK) continue;
         struct qn_structure_entry *e = next_row(r, "attention", &a.choice);
         if (!e) continue;
@@ -111,12 +111,12 @@ size_t qn_model_structures(const struct qn_model *m, struct qn_structure_entry *
     struct rows r = {out, max, 0, m->ckpt->synthetic};
     for (size_t i = 0; qn_attention_registry[i]; i++) attention_rows(m, qn_attention_registry[i], &r);
     for (size_t i = 0; qn_ffn_registry[i]; i++) {
-        struct qn_ffn f;
+        struct qn_ffn f = {0};
         const struct qn_ffn_ops *ops = qn_ffn_registry[i];
         if (best_ffn(spec, ops, &any, &f, NULL) == QN_OK) next_row(&r, "ffn", &f.choice);
     }
     for (size_t i = 0; qn_sharing_registry[i]; i++) {
-        struct qn_sharing s;
+        struct qn_sharing s = {0};
         const struct qn_sharing_ops *ops = qn_sharing_registry[i];
         if (qn_sharing_resolve(ops, spec, &any, &s, NULL) == QN_OK) next_row(&r, "sharing", &s.choice);
     }
@@ -307,7 +307,7 @@ static int check_budget(const struct qn_model *m, const struct qn_resolved *r, s
 
 int qn_variant_resolve(struct qn_model *m, const struct qn_structure_request *req, struct qn_variant **out,
                        struct qn_err *err) {
-    struct qn_resolved r;
+    struct qn_resolved r = {0};
     *out = NULL;
     int rc = resolve_attention(m, req, &r, err);
     if (rc == QN_OK) rc = resolve_ffn(m, req, &r, err);

@@ -102,7 +102,7 @@ static int check_work(const struct qn_comparison *c, struct qn_api_err *err) {
                            "%u structures x (1 + %u runs) and fidelity make %llu runs of up to %llu tokens: "
                            "%llu tokens, at most %u are allowed in one comparison",
                            count(c), c->req.repeats, (unsigned long long)runs, (unsigned long long)length,
-                           (unsigned long long)(runs * length), QN_COMPARE_TOKENS);
+                           (unsigned long long)runs * (unsigned long long)length, QN_COMPARE_TOKENS);
     for (uint32_t i = 0; i < count(c); i++) {
         char param[32];
         if (qn_variant_fits(c->results[i].variant, (size_t)length)) continue;

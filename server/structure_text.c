@@ -153,7 +153,7 @@ static int leave(const struct qn_structure_entry *e) {
 static size_t slot_entries(const struct qn_structure_entry *rows, size_t n, const char *slot, int most,
                            size_t *out) {
     size_t k = 0;
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; rows && out && i < n; i++)
         if (!strcmp(rows[i].slot, slot) && leave(&rows[i]) <= most) out[k++] = i;
     return k;
 }

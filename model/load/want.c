@@ -200,13 +200,14 @@ static struct shape shape_of(const struct qn_spec *s, enum qn_slot slot) {
 static bool name_of(const struct collect *c, enum qn_slot slot, const uint32_t numbers[2], const char *suffix,
                     char name[160]) {
     const char *p = c->names->name[slot];
+    size_t holes = 0;
     if (!p) return false;
     size_t at = (size_t)snprintf(name, 160, "%s", p[0] == '/' ? "" : c->prefix);
     for (p += p[0] == '/'; *p && at < 128; p++) {
         if (*p == '$') {
             suffix = "";
         } else if (*p == '%') {
-            at += (size_t)snprintf(name + at, 160 - at, "%" PRIu32, *numbers++);
+            at += (size_t)snprintf(name + at, 160 - at, "%" PRIu32, numbers[holes++ > 0]);
             p++; /* the u */
         } else {
             name[at++] = *p;
@@ -290,7 +291,7 @@ static int collect_experts(struct collect *c, struct qn_found *found, struct qn_
     if (c->layout != QN_EXPERTS_EACH) return QN_OK;
     found->experts = c->spec->ffn[0].experts;
     if (!qn_size_mul(c->spec->layers, found->experts, &n) || !qn_size_mul(n, 3, &n) ||
-        !(found->expert = calloc(n, sizeof *found->expert)))
+        !(found->expert = calloc(n, sizeof(struct qn_tensor *))))
         return qn_err_set(err, QN_ERR_NOMEM, "out of memory for the tensor list");
     for (size_t i = 0; i < n && c->report.hidden < HIDDEN_MAX; i++) {
         uint32_t numbers[2] = {(uint32_t)(i / 3 / found->experts), (uint32_t)(i / 3 % found->experts)};
