@@ -17,6 +17,8 @@ step() { # name command… : ok or FAIL with the output
         printf 'ok    %s\n' "$name"
     else
         printf 'FAIL  %s\n' "$name"
+        # First every finding in a line, then the start of the whole output.
+        grep -E '(error|warning):' "$log" | sort -u | head -100
         head -60 "$log"
         fails=$((fails + 1))
     fi

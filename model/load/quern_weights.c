@@ -293,7 +293,7 @@ static void pack_all(struct loader *l) {
     const struct qn_spec *s = &l->c->spec;
     l->c->attn = calloc((size_t)s->n_attn * s->attn_blocks, sizeof *l->c->attn);
     l->c->ffn = calloc((size_t)s->n_ffn * s->ffn_blocks, sizeof *l->c->ffn);
-    l->packed = calloc(l->dir->n, sizeof *l->packed);
+    l->packed = calloc(l->dir->n > 0 ? l->dir->n : 1, sizeof *l->packed);
     if (l->c->attn && l->c->ffn && l->packed)
         walk(l);
     else
