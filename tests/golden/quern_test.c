@@ -1,7 +1,8 @@
 /* Checkpoints of quern's own family against a plain float64 twin (tests/golden/quern, made by
  * tools/golden/quern.py): every combination of their members is native, and its logits are within 1e-4 of the
- * largest at every position, equal bit for bit however the sequence is cut. Thread: the main thread drives a
- * pool of two. */
+ * largest at every position, equal bit for bit however the sequence is cut, and no token has a say in the
+ * logits before it, which it has once the same weights read in both directions. Thread: the main thread
+ * drives a pool of two. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,6 +15,8 @@
 
 #include "model/part.h"
 #include "tests/support/golden.h"
+
+#define NAME_SIZE 112
 
 struct file {
     uint8_t *bytes;
@@ -43,24 +46,38 @@ static void read_golden(const char *path, struct file *g) {
 
 static const struct { uint32_t sizes[3], n; } cuts[] = {{{512}, 1}, {{1}, 1}, {{16}, 1}, {{7, 1, 13}, 3}};
 
+/* Names of a structure's parts -> b->variant, prepared; "a+b+c" for messages. Without causality it is a
+ * conversion. */
+static void use_structure(struct qn_bench *b, const uint8_t *names, bool causal, char name[NAME_SIZE]) {
+    struct qn_structure_request req = {.convert = !causal};
+    qn_part_init(&req.attention, (const char *)names);
+    qn_part_init(&req.ffn, (const char *)names + 16);
+    qn_part_init(&req.sharing, (const char *)names + 32);
+    if (!causal) qn_part_add(&req.attention, "causal", QN_PARAM_BOOL, 0);
+    snprintf(name, NAME_SIZE, "%s+%s+%s%s", req.attention.type, req.ffn.type, req.sharing.type,
+             causal ? "" : " in both directions");
+    if (qn_variant_resolve(b->model, &req, &b->variant, &b->err) != QN_OK)
+        fail_msg("%s: %s", name, b->err.msg);
+    assert_int_equal(qn_variant_structure(b->variant)->causal, causal);
+    assert_int_equal(qn_variant_prepare(b->variant, NULL, &b->err), QN_OK);
+}
+
+static void leave_structure(struct qn_bench *b) {
+    qn_variant_unref(b->variant);
+    b->variant = NULL;
+}
+
 /* One structure, cut in every way. */
 static void check_structure(struct qn_bench *b, const struct file *g, const uint8_t *at, float *out,
                             float *first) {
-    char name[80];
-    struct qn_structure_request req = {.convert = false};
-    qn_part_init(&req.attention, (const char *)at);
-    qn_part_init(&req.ffn, (const char *)at + 16);
-    qn_part_init(&req.sharing, (const char *)at + 32);
-    snprintf(name, sizeof name, "%s+%s+%s", req.attention.type, req.ffn.type, req.sharing.type);
+    char name[NAME_SIZE];
     size_t n = (size_t)g->n * g->vocab;
     float *want = malloc(n * sizeof *want);
     assert_non_null(want);
     memcpy(want, at + 48, n * sizeof *want);
-    if (qn_variant_resolve(b->model, &req, &b->variant, &b->err) != QN_OK)
-        fail_msg("%s: %s", name, b->err.msg);
+    use_structure(b, at, true, name);
     assert_int_equal(qn_variant_structure(b->variant)->origin, QN_ORIGIN_NATIVE);
     assert_int_equal(qn_variant_structure(b->variant)->exactness, QN_EXACT);
-    assert_int_equal(qn_variant_prepare(b->variant, NULL, &b->err), QN_OK);
     for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
         struct qn_bench_run run = {.ids = g->ids,
                                    .n = g->n,
@@ -74,9 +91,54 @@ static void check_structure(struct qn_bench *b, const struct file *g, const uint
     }
     double d = qn_distance(first, want, n);
     if (!(d <= 1e-4)) fail_msg("%s: logits differ by %g of the largest", name, d);
-    qn_variant_unref(b->variant);
-    b->variant = NULL;
+    leave_structure(b);
     free(want);
+}
+
+/* --- causality --- */
+/* Rows before token j that differ once it is another token; *own: whether row j does. out, first: [n, width],
+ * first are the rows of g->ids. */
+static uint32_t rows_changed(struct qn_bench *b, const struct file *g, struct qn_bench_run run, uint32_t j,
+                             const float *first, bool *own) {
+    int32_t ids[64];
+    uint32_t changed = 0;
+    memcpy(ids, g->ids, g->n * sizeof *ids);
+    ids[j] = (int32_t)(((uint32_t)ids[j] + 1) % g->vocab);
+    run.ids = ids;
+    if (!qn_bench_run(b, &run)) fail_msg("%s", b->err.msg);
+    size_t row = run.width * sizeof(float);
+    for (uint32_t r = 0; r < j; r++)
+        changed += memcmp(run.out + r * run.width, first + r * run.width, row) != 0;
+    *own = memcmp(run.out + j * run.width, first + j * run.width, row) != 0;
+    return changed;
+}
+
+/* Logits with causality, hidden rows without: all that such a structure may be asked for. */
+static void check_causality(struct qn_bench *b, const struct file *g, const uint8_t *names, bool causal,
+                            float *out, float *first) {
+    static const uint32_t whole[] = {64}, pieces[] = {7, 1, 13}, tokens[] = {1, 2, 15, 16, 17, 29};
+    char name[NAME_SIZE];
+    use_structure(b, names, causal, name);
+    struct qn_bench_run run = {.ids = g->ids,
+                               .n = g->n,
+                               .chunks = whole,
+                               .n_chunks = 1,
+                               .want = causal ? QN_WANT_ALL : QN_WANT_HIDDEN,
+                               .out = first,
+                               .width = causal ? g->vocab : qn_model_info(b->model)->d_model};
+    assert_true(g->n <= 64 && g->n > 30);
+    if (!qn_bench_run(b, &run)) fail_msg("%s: %s", name, b->err.msg);
+    run.out = out;
+    for (size_t cut = 0; cut < (causal ? 2 : 1); cut++) {
+        if (cut) run.chunks = pieces, run.n_chunks = 3;
+        for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) {
+            bool own;
+            uint32_t j = tokens[i], n = rows_changed(b, g, run, j, first, &own);
+            if (n != (causal ? 0 : j) || !own)
+                fail_msg("%s: token %u changes %u earlier rows%s", name, j, n, own ? "" : " and not its own");
+        }
+    }
+    leave_structure(b);
 }
 
 static void check_fixture(const char *dir) {
@@ -87,12 +149,17 @@ static void check_fixture(const char *dir) {
     snprintf(path, sizeof path, "%s/golden.bin", dir);
     read_golden(path, &g);
     if (!qn_bench_open(&b, dir, &opt)) fail_msg("%s: %s", dir, b.err.msg);
-    qn_variant_unref(b.variant);
+    leave_structure(&b);
     size_t n = (size_t)g.n * g.vocab;
+    assert_true(qn_model_info(b.model)->d_model <= g.vocab);
     float *out = malloc(n * sizeof *out), *first = malloc(n * sizeof *first);
     assert_true(out && first);
-    for (uint32_t i = 0; i < g.structures; i++)
-        check_structure(&b, &g, g.rows + i * (48 + 4 * n), out, first);
+    for (uint32_t i = 0; i < g.structures; i++) {
+        const uint8_t *at = g.rows + i * (48 + 4 * n);
+        check_structure(&b, &g, at, out, first);
+        check_causality(&b, &g, at, true, out, first);
+        check_causality(&b, &g, at, false, out, first);
+    }
     free(out);
     free(first);
     qn_bench_close(&b);

@@ -1,6 +1,6 @@
 /* Linformer against its definition: row t of the prefix form equals the published operator on the prefix, in
- * double; identity or permuted projections over a full length equal softmax, unequal E and F must not; bits
- * don't depend on chunks, threads or neighbours; segment means partition the context. */
+ * double; identity or permuted projections over a full length equal softmax, unequal E and F and orthogonal
+ * ones must not; bits don't depend on chunks, threads or neighbours; segment means partition the context. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -97,7 +97,13 @@ static void equals_the_published_form_on_prefixes(void **state) {
 }
 
 /* --- identities with softmax --- */
-enum projection { IDENTITY, PERMUTED, UNEQUAL };
+enum projection { IDENTITY, PERMUTED, UNEQUAL, ORTHOGONAL };
+
+/* Orthogonal, symmetric, no permutation: I - 2/n. Its own inverse, so that slots could be told apart again,
+ * and only a softmax over them is none over tokens. */
+static void reflect(float *e, size_t n) {
+    for (size_t i = 0; i < n * n; i++) e[i] = (i % (n + 1) == 0 ? 1.0f : 0.0f) - 2.0f / (float)n;
+}
 
 /* E and F [n tokens][n slots] as the case wants; distance of the last row (causal) or all rows from softmax.
  */
@@ -121,6 +127,10 @@ static double from_softmax(enum projection which, bool causal) {
         t.w.e[i * N + e] = 1;
         t.w.f[i * N + f] = 1;
     }
+    if (which == ORTHOGONAL) {
+        reflect(t.w.e, N);
+        reflect(t.w.f, N);
+    }
     struct qn_att_seq *s = qn_att_seq_new(&t, &rng, N, 1), *want = qn_att_seq_copy(&exact, s);
     qn_att_chunks(&t, s, N);
     qn_att_chunks(&exact, want, N);
@@ -139,7 +149,8 @@ static void full_rank_equals_softmax(void **state) {
     for (int causal = 0; causal < 2; causal++) {
         assert_true(from_softmax(IDENTITY, causal) <= TOLERANCE);
         assert_true(from_softmax(PERMUTED, causal) <= TOLERANCE);
-        assert_true(from_softmax(UNEQUAL, causal) >= 0.1); /* keys and values of different tokens */
+        assert_true(from_softmax(UNEQUAL, causal) >= 0.1);    /* keys and values of different tokens */
+        assert_true(from_softmax(ORTHOGONAL, causal) >= 0.1); /* full rank alone is not enough */
     }
 }
 
