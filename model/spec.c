@@ -65,6 +65,11 @@ static int check_attn(const struct qn_spec *s, const struct qn_attn_member *a, s
     return QN_OK;
 }
 
+enum qn_gating qn_gating_find(const char *letter) {
+    if (letter[0] < 'A' || letter[0] > 'D' || letter[1]) return QN_GATING_NONE;
+    return (enum qn_gating)(QN_GATING_TOPK_SOFTMAX + (letter[0] - 'A'));
+}
+
 /* The group limit of sigmoid gating. */
 static int check_groups(const struct qn_ffn_member *f, struct qn_err *err) {
     if (f->groups == 0 && f->top_groups == 0) return QN_OK;

@@ -47,6 +47,9 @@ enum qn_gating {
     QN_GATING_SIGMOID         /* D: sigmoid; a bias takes part in the choice only */
 };
 
+/* "A" to "D" as above; QN_GATING_NONE for any other word. */
+enum qn_gating qn_gating_find(const char *letter);
+
 /* An FFN that the checkpoint was trained with. */
 struct qn_ffn_member {
     char type[16];      /* the registry's name: "swiglu", "moe" … */

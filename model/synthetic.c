@@ -18,11 +18,12 @@
 /* What the description says; 0 and "" where it says nothing. */
 struct ask {
     uint32_t hidden, layers, heads, kv_heads, head_dim, vocab, n, k, features, experts, experts_per_token,
-        embedding, ffn_dim, shared_dim, groups, lags, window, tied, per_head, rope;
+        embedding, ffn_dim, shared_dim, groups, route_groups, top_groups, lags, window, tied, per_head, rope,
+        shared_gate;
     uint64_t seed;
-    double rope_base;
-    char attention[WORD], ffn[WORD], expert[WORD], sharing[WORD], norm[WORD], pos[WORD], kernel[WORD],
-        type[WORD], name[WORD];
+    double rope_base, route_scale;
+    char attention[WORD], ffn[WORD], expert[WORD], gating[WORD], sharing[WORD], norm[WORD], pos[WORD],
+        kernel[WORD], type[WORD], name[WORD];
 };
 
 enum kind { UINT, SEED, FLAG, REAL, TEXT };
@@ -49,16 +50,21 @@ static const struct key {
     FIELD(ffn_dim, UINT, 8, QN_FFN_DIM_MAX),
     FIELD(shared_dim, UINT, 8, QN_FFN_DIM_MAX),
     FIELD(groups, UINT, 1, 1024),
+    FIELD(route_groups, UINT, 1, QN_EXPERTS_MAX),
+    FIELD(top_groups, UINT, 1, QN_EXPERTS_MAX),
     FIELD(lags, UINT, 0, QN_LAGS_MAX),
     FIELD(window, UINT, 1, 16777216),
     FIELD(tied, FLAG, 0, 1),
     FIELD(per_head, FLAG, 0, 1),
     FIELD(rope, FLAG, 0, 1),
+    FIELD(shared_gate, FLAG, 0, 1),
     FIELD(seed, SEED, 0, 0),
-    FIELD(rope_base, REAL, 0, 0),
+    FIELD(rope_base, REAL, 1, 0),
+    FIELD(route_scale, REAL, 0, 0),
     FIELD(attention, TEXT, 0, 0),
     FIELD(ffn, TEXT, 0, 0),
     FIELD(expert, TEXT, 0, 0),
+    FIELD(gating, TEXT, 0, 0),
     FIELD(sharing, TEXT, 0, 0),
     FIELD(norm, TEXT, 0, 0),
     FIELD(pos, TEXT, 0, 0),
@@ -133,8 +139,8 @@ static int set_value(struct ask *a, const struct key *k, const char *value, stru
     if (k->kind == TEXT) return set_word(at, k, value, err);
     if (k->kind == REAL) {
         double r = strtod(value, &end);
-        if (end == value || *end || !(r > 1 && r < 1e12))
-            return bad(err, "\"%s\" must be a number above 1", k->name);
+        if (end == value || *end || !(r > (double)k->min && r < 1e12))
+            return bad(err, "\"%s\" must be a number above %" PRIu32, k->name, k->min);
         memcpy(at, &r, sizeof r);
         return QN_OK;
     }
@@ -303,6 +309,29 @@ static uint32_t usual_dim(const struct qn_synthetic *out, const struct qn_ffn_op
     return (uint32_t)((dim + step - 1) / step * step);
 }
 
+/* Experts, and how a row chooses among them. */
+static int set_mixture(const struct ask *a, const struct qn_synthetic *out, const struct qn_ffn_ops *expert,
+                       struct qn_ffn_member *m, struct qn_err *err) {
+    if (a->experts_per_token > a->experts)
+        return bad(err, "\"experts_per_token\" (%" PRIu32 ") is above the %" PRIu32 " experts",
+                   a->experts_per_token, a->experts);
+    m->act = expert->act;
+    m->experts = a->experts;
+    m->used = either(a->experts_per_token, a->experts < 2 ? a->experts : 2);
+    m->dim = either(a->ffn_dim, usual_dim(out, expert, m->used));
+    m->gating = qn_gating_find(a->gating);
+    if (m->gating == QN_GATING_NONE) return bad(err, "\"gating\" must be A, B, C or D");
+    if (m->gating == QN_GATING_SIGMOID) {
+        m->groups = a->route_groups;
+        m->top_groups = a->top_groups;
+        m->route_scale = (float)a->route_scale;
+    }
+    m->shared_dim = a->shared_dim;
+    m->shared_gate = a->shared_gate && a->shared_dim > 0;
+    snprintf(m->expert, sizeof m->expert, "%s", expert->name);
+    return QN_OK;
+}
+
 static int set_ffn(const struct ask *a, struct qn_synthetic *out, struct qn_err *err) {
     struct qn_spec *s = &out->spec;
     struct qn_ffn_member *m = &s->ffn[0];
@@ -319,13 +348,8 @@ static int set_ffn(const struct ask *a, struct qn_synthetic *out, struct qn_err 
     /* A kind that is not a plain FFN says so to a member without experts. */
     m->experts = 0;
     if (is_native_ffn(ops, s, why)) return QN_OK;
-    m->act = expert->act;
-    m->experts = a->experts;
-    m->used = a->experts_per_token < a->experts ? a->experts_per_token : a->experts;
-    m->dim = either(a->ffn_dim, usual_dim(out, expert, m->used));
-    m->gating = QN_GATING_SOFTMAX_RENORM;
-    m->shared_dim = a->shared_dim;
-    snprintf(m->expert, sizeof m->expert, "%s", expert->name);
+    int rc = set_mixture(a, out, expert, m, err);
+    if (rc != QN_OK) return rc;
     if (is_native_ffn(ops, s, why)) return QN_OK;
     return bad(err, "ffn \"%s\" does not fit: %s", ops->name, why);
 }
@@ -366,7 +390,6 @@ int qn_synthetic_parse(const char *path, struct qn_synthetic *out, struct qn_err
         .k = 64,
         .features = 128,
         .experts = 8,
-        .experts_per_token = 2,
         .tied = 1,
         .rope = 1,
         .seed = 1,
@@ -374,6 +397,7 @@ int qn_synthetic_parse(const char *path, struct qn_synthetic *out, struct qn_err
         .attention = "mha",
         .ffn = "swiglu",
         .expert = "swiglu",
+        .gating = "B",
         .sharing = "none",
         .type = "q8_0",
         .name = "synthetic",

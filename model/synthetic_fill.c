@@ -241,7 +241,10 @@ static void ffn_block(struct builder *b, struct qn_ffn_weights *w) {
         return;
     }
     if (m->shared_dim > 0) network(b, &w->dense, m->expert, m->shared_dim);
+    if (m->shared_gate) w->shared_gate = values(b, (struct spread){.n = s->d_model, .sd = gain(s->d_model)});
     matrix(b, &w->router, QN_F32, m->experts, s->d_model, gain(s->d_model));
+    if (m->gating == QN_GATING_SIGMOID)
+        w->route_bias = values(b, (struct spread){.n = m->experts, .sd = 0.1});
     struct qn_ffn_matrices counted = {0};
     if (!b->counting && b->rc == QN_OK) {
         w->experts = qn_checkpoint_experts(b->c, m->experts);

@@ -157,25 +157,53 @@ static int activation(const json_t *o, const char *name, const struct qn_ffn_ops
                 : QN_OK;
 }
 
+/* How the router's logits become weights; what only gating D has is refused beside another one, which would
+ * leave it out. */
+static int read_gating(const json_t *o, const char *name, struct qn_ffn_member *m, struct qn_err *err) {
+    static const char *const of_d[] = {"route_scale", "groups", "top_groups"};
+    const char *gating = "B";
+    char why[80];
+    int rc = qn_json_str(o, "gating", &gating, err);
+    if (rc < 0) return rc;
+    m->gating = qn_gating_find(gating);
+    if (m->gating == QN_GATING_NONE)
+        return fault(err, QN_ERR_UNSUPPORTED, "ffn", name, "has a 'gating' that is not A, B, C or D");
+    for (size_t i = 0; i < sizeof of_d / sizeof *of_d && m->gating != QN_GATING_SIGMOID; i++) {
+        if (!qn_json_has(o, of_d[i])) continue;
+        snprintf(why, sizeof why, "has '%s', which goes with gating D alone", of_d[i]);
+        return fault(err, QN_ERR_UNSUPPORTED, "ffn", name, why);
+    }
+    if ((rc = qn_json_u32(o, "groups", &m->groups, err)) < 0) return rc;
+    if ((rc = qn_json_u32(o, "top_groups", &m->top_groups, err)) < 0) return rc;
+    if (!qn_json_has(o, "route_scale")) return QN_OK;
+    if ((rc = qn_json_f32(o, "route_scale", &m->route_scale, err)) < 0) return rc;
+    /* 0 stands for 1 inside, so that no other family has to say it */
+    return m->route_scale > 0
+               ? QN_OK
+               : fault(err, QN_ERR_UNSUPPORTED, "ffn", name, "has a 'route_scale' not above 0");
+}
+
+static int read_shared_expert(const json_t *o, const char *name, struct qn_ffn_member *m,
+                              struct qn_err *err) {
+    int rc = qn_json_u32(o, "shared_intermediate_size", &m->shared_dim, err);
+    if (rc == QN_OK) rc = qn_json_bool(o, "shared_gate", &m->shared_gate, err);
+    if (rc == QN_OK && m->shared_gate && m->shared_dim == 0)
+        rc = fault(err, QN_ERR_FORMAT, "ffn", name, "has a 'shared_gate' without 'shared_intermediate_size'");
+    return rc;
+}
+
 static int read_experts(const json_t *o, const char *name, struct qn_spec *s, struct qn_ffn_member *m,
                         struct qn_err *err) {
-    static const struct {
-        const char *name;
-        enum qn_gating gating;
-    } modes[] = {{"A", QN_GATING_TOPK_SOFTMAX}, {"B", QN_GATING_SOFTMAX_RENORM}, {"C", QN_GATING_SOFTMAX}};
-    const char *expert = NULL, *gating = "B";
+    const char *expert = NULL;
     int rc;
     if ((rc = need_u32(o, "num_experts_per_tok", &m->used, err)) < 0) return rc;
     if ((rc = qn_json_str(o, "expert", &expert, err)) < 0) return rc;
-    if ((rc = qn_json_str(o, "gating", &gating, err)) < 0) return rc;
+    if ((rc = read_gating(o, name, m, err)) < 0) return rc;
+    if ((rc = read_shared_expert(o, name, m, err)) < 0) return rc;
     if (!expert) return fault(err, QN_ERR_FORMAT, "ffn", name, "lacks 'expert'");
     const struct qn_ffn_ops *ops = expert[0] ? qn_ffn_find(s, expert) : NULL;
     if (!ops)
         return fault(err, QN_ERR_UNSUPPORTED, "ffn", name, "has an 'expert' that is not a known structure");
-    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++)
-        if (strcmp(gating, modes[i].name) == 0) m->gating = modes[i].gating;
-    if (m->gating == QN_GATING_NONE)
-        return fault(err, QN_ERR_UNSUPPORTED, "ffn", name, "has a 'gating' that is not A, B or C");
     if ((rc = set_name(m->expert, "ffn", expert, err)) < 0) return rc;
     return activation(o, name, ops, &m->act, err);
 }
@@ -183,8 +211,18 @@ static int read_experts(const json_t *o, const char *name, struct qn_spec *s, st
 static int read_ffn(const json_t *o, const char *name, struct qn_spec *s, struct qn_ffn_member *m,
                     struct qn_err *err) {
     static const char *const dense[] = {"intermediate_size", "activation", NULL};
-    static const char *const mixture[] = {"intermediate_size",   "activation", "expert", "num_experts",
-                                          "num_experts_per_tok", "gating",     NULL};
+    static const char *const mixture[] = {"intermediate_size",
+                                          "activation",
+                                          "expert",
+                                          "num_experts",
+                                          "num_experts_per_tok",
+                                          "gating",
+                                          "groups",
+                                          "top_groups",
+                                          "route_scale",
+                                          "shared_intermediate_size",
+                                          "shared_gate",
+                                          NULL};
     int rc;
     if (!json_is_object(o)) return fault(err, QN_ERR_FORMAT, "ffn", name, "is not an object");
     bool mixed = qn_json_has(o, "num_experts");

@@ -216,6 +216,19 @@ static void network(struct loader *l, const char *at, const char *type, uint64_t
     matrix(l, &w->down, name("%s.down_proj", at), NULL, d, dim);
 }
 
+/* What a mixture may have besides router and experts: a bias of the choice, a shared expert, its gate. */
+static void routing(struct loader *l, const char *prefix, const struct qn_ffn_member *m,
+                    struct qn_ffn_weights *w) {
+    char shared[NAME];
+    struct name bias = name("%s.route_bias", prefix);
+    if (m->gating == QN_GATING_SIGMOID && find(l, &bias, NULL))
+        vector(l, &w->route_bias, bias, NULL, m->experts);
+    if (m->shared_dim == 0) return;
+    snprintf(shared, sizeof shared, "%s.shared_expert", prefix);
+    network(l, shared, m->expert, m->shared_dim, &w->dense);
+    if (m->shared_gate) vector(l, &w->shared_gate, name("%s.shared_gate", prefix), NULL, l->c->spec.d_model);
+}
+
 static void ffn_block(const struct place *at, const struct qn_ffn_member *m, struct qn_ffn_weights *w) {
     struct loader *l = at->l;
     uint64_t d = l->c->spec.d_model;
@@ -229,6 +242,7 @@ static void ffn_block(const struct place *at, const struct qn_ffn_member *m, str
         return;
     }
     matrix(l, &w->router, name("%s.router", prefix), NULL, m->experts, d);
+    routing(l, prefix, m, w);
     if (!l->checking && l->rc == QN_OK) {
         w->experts = qn_checkpoint_experts(l->c, m->experts);
         if (!w->experts) {

@@ -166,7 +166,31 @@ static const struct {
     {"more experts used than there are", "experts_per_token", "\"num_experts_per_tok\": 2",
      "\"num_experts_per_tok\": 5"},
     {"experts used not said", "'num_experts_per_tok' is missing", "\"num_experts_per_tok\": 2,", ""},
-    {"an unknown gating", "'gating' that is not", "\"gating\": \"B\"", "\"gating\": \"D\""},
+    {"an unknown gating", "'gating' that is not", "\"gating\": \"B\"", "\"gating\": \"E\""},
+    {"a gating of two letters", "'gating' that is not", "\"gating\": \"B\"", "\"gating\": \"DD\""},
+    {"a gating that is a number", "'gating' must be", "\"gating\": \"B\"", "\"gating\": 4"},
+    {"a scale without sigmoid gating", "'route_scale', which goes with gating D", "\"gating\": \"B\"",
+     "\"gating\": \"B\", \"route_scale\": 2"},
+    {"groups without sigmoid gating", "'groups', which goes with gating D", "\"gating\": \"B\"",
+     "\"gating\": \"C\", \"groups\": 2"},
+    {"a scale of 0", "'route_scale' not above 0", "\"gating\": \"B\"",
+     "\"gating\": \"D\", \"route_scale\": 0"},
+    {"a scale below 0", "'route_scale' not above 0", "\"gating\": \"B\"",
+     "\"gating\": \"D\", \"route_scale\": -1"},
+    {"groups that do not divide", "does not divide the number of experts", "\"gating\": \"B\"",
+     "\"gating\": \"D\", \"groups\": 3, \"top_groups\": 1"},
+    {"groups without top groups", "top_groups is 0", "\"gating\": \"B\"", "\"gating\": \"D\", \"groups\": 2"},
+    {"top groups without groups", "does not divide", "\"gating\": \"B\"",
+     "\"gating\": \"D\", \"top_groups\": 1"},
+    {"too few experts in the open groups", "open groups hold", "\"gating\": \"B\"",
+     "\"gating\": \"D\", \"groups\": 4, \"top_groups\": 1"},
+    {"a gate of no shared expert", "without 'shared_intermediate_size'", "\"gating\": \"B\"",
+     "\"shared_gate\": true"},
+    {"a shared expert that is not there",
+     "'model.layers.0.ffn.moe.shared_expert.gate_proj.weight' is missing", "\"gating\": \"B\"",
+     "\"shared_intermediate_size\": 24"},
+    {"a shared expert too wide", "shared_dim is 2000000", "\"gating\": \"B\"",
+     "\"shared_intermediate_size\": 2000000"},
     {"no sharing", "'sharing' is not an array", "\"sharing\": [", "\"shared\": ["},
     {"sharing twice", "each at most once", "\"none\",\n  \"all\"", "\"all\",\n  \"all\""},
     {"unknown sharing", "is not none or all", "\"none\",\n  \"all\"", "\"none\",\n  \"half\""},
@@ -242,6 +266,8 @@ static const struct {
      "model.layers.1.attn.mha.norm.weight", "model.layers.2.attn.mha.norm.weight"},
     {"a gate of a plain FFN", "'model.shared.ffn.gelu.gate_proj.weight' is not part", RENAME,
      "model.shared.ffn.gelu.up_proj.weight", "model.shared.ffn.gelu.gate_proj.weight"},
+    {"a bias of the choice without sigmoid gating", "'model.shared.ffn.moe.route_bias.weight' is not part",
+     RENAME, "model.norm.weight", "model.shared.ffn.moe.route_bias.weight"},
     {"a bias", "'model.norm.bias' is not part", RENAME, "model.norm.weight", "model.norm.bias"},
     {"no suffix", "'model.norm' is not part", RENAME, "model.norm.weight", "model.norm"},
     {"projection of positions too short", "'model.linformer.f.weight' is [12, 39], expected [12, 40]", COLS,
@@ -298,6 +324,24 @@ static void all_faults_in_one_list(void **state) {
     close_fixture(&x);
 }
 
+/* Gating D: its bias may be there or not, and has a number for each expert. */
+static void bias_of_the_choice(void **state) {
+    (void)state;
+    struct fixture x;
+    struct qn_err err;
+    open_fixture(&x, "tests/golden/quern/all");
+    char *text = changed(x.config, "\"gating\": \"B\"",
+                         "\"gating\": \"D\", \"groups\": 2, \"top_groups\": 1, \"route_scale\": 2.5");
+    assert_non_null(text);
+    assert_int_equal(open_changed(&x, text, strlen(text), NOTHING, NULL, NULL, &err), QN_OK);
+    int rc = open_changed(&x, text, strlen(text), RENAME, "model.norm.weight",
+                          "model.layers.1.ffn.moe.route_bias.weight", &err);
+    assert_int_equal(rc, QN_ERR_FORMAT);
+    assert_non_null(strstr(err.msg, "'model.layers.1.ffn.moe.route_bias.weight' is [32], expected [4]"));
+    free(text);
+    close_fixture(&x);
+}
+
 /* E for all heads beside an F for each. */
 static void uneven_projections(void **state) {
     (void)state;
@@ -333,6 +377,7 @@ int main(void) {
         cmocka_unit_test(bad_configs),
         cmocka_unit_test(bad_tensors),
         cmocka_unit_test(all_faults_in_one_list),
+        cmocka_unit_test(bias_of_the_choice),
         cmocka_unit_test(uneven_projections),
         cmocka_unit_test(spoiled_text),
     };

@@ -102,6 +102,44 @@ static void every_type_and_form_runs(void **state) {
     }
 }
 
+/* Every way of choosing experts, with what only some have; keys that gating B has no use for are left out. */
+static void every_gating_runs(void **state) {
+    (void)state;
+    static const char *const ways[] = {"A",
+                                       "B",
+                                       "C",
+                                       "D",
+                                       "D,route_groups=4,top_groups=2,route_scale=2.5",
+                                       "D,shared_dim=64,shared_gate=true",
+                                       "B,shared_dim=64"};
+    static const char *const mixture =
+        "synthetic:hidden=64,layers=2,vocab=320,n=128,ffn=moe,type=f16,gating=%s";
+    char text[256];
+    struct qn_synthetic s;
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        snprintf(text, sizeof text, mixture, ways[i]);
+        run_it(text);
+        struct qn_model *m = open_it(text, NULL);
+        assert_int_equal(m->ckpt->spec.ffn[0].gating, QN_GATING_TOPK_SOFTMAX + (ways[i][0] - 'A'));
+        for (uint32_t b = 0; b < 2; b++) {
+            const struct qn_ffn_weights *w = &m->ckpt->ffn[b];
+            assert_true((w->route_bias != NULL) == (ways[i][0] == 'D'));
+            assert_true((w->shared_gate != NULL) == (strstr(ways[i], "gate") != NULL));
+            assert_true((w->dense.up.data != NULL) == (strstr(ways[i], "shared_dim") != NULL));
+        }
+        qn_model_close(&m);
+    }
+    snprintf(text, sizeof text, mixture, ways[4]);
+    assert_int_equal(qn_synthetic_parse(text, &s, NULL), QN_OK);
+    assert_true(s.spec.ffn[0].groups == 4 && s.spec.ffn[0].top_groups == 2 &&
+                s.spec.ffn[0].route_scale == 2.5f);
+    snprintf(text, sizeof text, mixture, "B,route_groups=3,top_groups=9,route_scale=2");
+    assert_int_equal(qn_synthetic_parse(text, &s, NULL), QN_OK);
+    assert_true(s.spec.ffn[0].groups == 0 && s.spec.ffn[0].route_scale == 0);
+    assert_int_equal(qn_synthetic_parse("synthetic:ffn=moe,experts=1", &s, NULL), QN_OK);
+    assert_int_equal(s.spec.ffn[0].used, 1);
+}
+
 static void defaults_and_keys(void **state) {
     (void)state;
     struct qn_synthetic s;
@@ -148,6 +186,14 @@ static void refusals(void **state) {
         {"tied=yes", "true or false"},
         {"rope_base=abc", "number above 1"},
         {"rope_base=1", "number above 1"},
+        {"ffn=moe,gating=D,route_scale=0", "number above 0"},
+        {"ffn=moe,gating=E", "must be A, B, C or D"},
+        {"ffn=moe,gating=AB", "must be A, B, C or D"},
+        {"ffn=moe,gating=D,route_groups=3,top_groups=2", "does not divide the number of experts"},
+        {"ffn=moe,gating=D,route_groups=4", "top_groups is 0"},
+        {"ffn=moe,gating=D,route_groups=4,top_groups=5", "top_groups is 5"},
+        {"ffn=moe,gating=D,experts_per_token=3,route_groups=4,top_groups=1", "open groups hold"},
+        {"ffn=moe,experts=4,experts_per_token=8", "above the 4 experts"},
         {"hidden=64,embedding=32", "narrower than the model are not supported"},
         {"norm=batch", "rms or layer"},
         {"pos=sine", "rope or learned"},
@@ -277,10 +323,11 @@ static void bytes_are_tokens(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_kind_runs),           cmocka_unit_test(every_type_and_form_runs),
-        cmocka_unit_test(defaults_and_keys),         cmocka_unit_test(refusals),
-        cmocka_unit_test(same_for_any_thread_count), cmocka_unit_test(rows_differ),
-        cmocka_unit_test(inspect_counts_the_same),   cmocka_unit_test(bytes_are_tokens),
+        cmocka_unit_test(every_kind_runs),   cmocka_unit_test(every_type_and_form_runs),
+        cmocka_unit_test(every_gating_runs), cmocka_unit_test(defaults_and_keys),
+        cmocka_unit_test(refusals),          cmocka_unit_test(same_for_any_thread_count),
+        cmocka_unit_test(rows_differ),       cmocka_unit_test(inspect_counts_the_same),
+        cmocka_unit_test(bytes_are_tokens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
