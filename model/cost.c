@@ -37,13 +37,14 @@ static void add_tables(const struct qn_checkpoint *c, struct qn_half_sizes *sum)
 }
 
 bool qn_structure_sizes(const struct qn_model *m, const struct qn_resolved *r, struct qn_structure *s,
-                        size_t *idle_ffn) {
+                        size_t *idle_ffn, size_t made[QN_HALVES]) {
     struct qn_half_sizes sum = {0}, half;
     add_tables(m->ckpt, &sum);
     for (int h = QN_HALF_ATTENTION; h < QN_HALVES; h++) {
         if (!qn_half_sizes(m, r, (enum qn_half)h, &half)) return false;
         sum.bytes += half.bytes;
         sum.active += half.active;
+        made[h] = qn_half_converted(r, (enum qn_half)h) ? half.made : 0;
         *idle_ffn = half.bytes - half.active; /* the FFN is the last */
     }
     s->weights_bytes = sum.bytes;

@@ -21,7 +21,6 @@
 
 #define QN_LOGIT_ROWS      32 /* rows of logits that are computed at once */
 #define QN_MAX_STEP_TOKENS 65536
-#define QN_IDLE_VARIANTS   64 /* unreferenced variants that are kept, so that their blocks stay findable */
 #define QN_KEY_MAX         (3 * QN_PART_TEXT)
 
 /* The spans of a step, cut where a copy of a fixed-size state is taken (cuts.c). Pass by pass: the first
@@ -70,6 +69,7 @@ struct qn_model {
     pthread_mutex_t lock; /* guards all below */
     bool has_lock;
     struct qn_variant *variants;
+    struct qn_past_id *past_ids; /* of variants that are gone */
     uint64_t last_variant, last_use;
     struct qn_conversion *conversions;
     size_t convert_budget;
@@ -112,7 +112,7 @@ struct qn_layer {
 
 struct qn_variant {
     struct qn_model *model;
-    uint64_t id; /* never used twice in a process: the prefix cache's domain */
+    uint64_t id; /* of this key alone in the life of a process: the prefix cache's domain */
     char key[QN_KEY_MAX];
     uint32_t refs;    /* under the model's lock */
     uint64_t used_at; /* when refs fell to 0 */
@@ -174,13 +174,17 @@ bool qn_half_sizes(const struct qn_model *m, const struct qn_resolved *r, enum q
                    struct qn_half_sizes *out);
 void qn_conversion_free_all(struct qn_model *m);
 
-/* structures.c: frees every variant; none may be referenced. */
+/* variants.c. The variant of these parts, with a reference: the one there, or a new one. QN_ERR_INVALID when
+ * its conversions can't fit into their budget, QN_ERR_NOMEM. free_all: none may be referenced. */
+int qn_variant_of(struct qn_model *m, const struct qn_resolved *r, struct qn_variant **out,
+                  struct qn_err *err);
 void qn_variant_free_all(struct qn_model *m);
 
 /* cost.c: fills weights_bytes, weights_active_bytes, state_bytes_per_token, state_fixed_bytes. *idle_ffn: as
- * in struct qn_variant. False as qn_half_sizes. */
+ * in struct qn_variant. made: per half, as in struct qn_half_sizes, 0 for one that needs no conversion. False
+ * as qn_half_sizes. */
 bool qn_structure_sizes(const struct qn_model *m, const struct qn_resolved *r, struct qn_structure *s,
-                        size_t *idle_ffn);
+                        size_t *idle_ffn, size_t made[QN_HALVES]);
 /* State of all layers with this attention, per block of tokens and per sequence. */
 struct qn_state_size qn_state_size_of(const struct qn_spec *spec, const struct qn_attention *a,
                                       enum qn_kv_type type);

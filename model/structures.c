@@ -1,6 +1,6 @@
 /* From what a request asks for to a variant: resolve each part through its registry, refuse with a list of
- * what the model can run, find or make the variant object. Also the rows of GET /v1/structures. No name of a
- * structure stands here. Thread: any; the model's lock guards the list of variants. */
+ * what the model can run, find or make the variant (variants.c). Also the rows of GET /v1/structures. No name
+ * of a structure stands here. Thread: any. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -193,118 +193,6 @@ static int resolve_sharing(const struct qn_model *m, const struct qn_structure_r
     return rc ? rc : admit(m, "sharing", &r->sharing.choice, req->convert, err);
 }
 
-/* --- variants --- */
-static void variant_free(struct qn_variant *v) {
-    free(v->layers);
-    free(v);
-}
-
-static void absorb(struct qn_structure *s, const struct qn_choice *c) {
-    if (c->origin == QN_ORIGIN_CONVERTED) s->origin = QN_ORIGIN_CONVERTED;
-    if (c->exactness > s->exactness) s->exactness = c->exactness;
-}
-
-static void lay_out(struct qn_variant *v) {
-    const struct qn_spec *spec = &v->model->ckpt->spec;
-    struct qn_state_size one = v->attention.ops->state(&v->attention, v->model->kv_type);
-    for (uint32_t i = 0; i < spec->layers; i++) {
-        v->layers[i] = (struct qn_layer){
-            .attention = &v->attention,
-            .ffn = &v->ffn,
-            .attn_block = qn_sharing_block(&v->sharing, spec, false, i),
-            .ffn_block = qn_sharing_block(&v->sharing, spec, true, i),
-            .state_offset = i * one.block_bytes,
-            .fixed_offset = i * one.fixed_bytes,
-        };
-    }
-    v->block_bytes = spec->layers * one.block_bytes;
-    v->fixed_bytes = spec->layers * one.fixed_bytes;
-}
-
-static struct qn_variant *variant_new(struct qn_model *m, const struct qn_resolved *r) {
-    struct qn_variant *v = calloc(1, sizeof *v);
-    if (!v) return NULL;
-    v->layers = calloc(m->ckpt->spec.layers, sizeof *v->layers);
-    if (!v->layers || !qn_structure_sizes(m, r, &v->info, &v->idle_ffn_bytes)) {
-        variant_free(v);
-        return NULL;
-    }
-    v->model = m;
-    v->refs = 1;
-    v->attention = r->attention;
-    v->ffn = r->ffn;
-    v->sharing = r->sharing;
-    v->info.attention = r->attention.choice.part;
-    v->info.ffn = r->ffn.choice.part;
-    v->info.sharing = r->sharing.choice.part;
-    v->info.causal = r->attention.causal;
-    absorb(&v->info, &r->attention.choice);
-    absorb(&v->info, &r->ffn.choice);
-    absorb(&v->info, &r->sharing.choice);
-    if (!qn_half_converted(r, QN_HALF_ATTENTION))
-        v->attn_weights = qn_checkpoint_attn(m->ckpt, r->attention.member);
-    if (!qn_half_converted(r, QN_HALF_FFN)) v->ffn_weights = qn_checkpoint_ffn(m->ckpt, r->ffn.member);
-    if (v->info.origin == QN_ORIGIN_NATIVE && m->ckpt->synthetic) v->info.origin = QN_ORIGIN_SYNTHETIC;
-    lay_out(v);
-    return v;
-}
-
-/* Keeps at most QN_IDLE_VARIANTS unreferenced variants: the oldest go. Their blocks in the prefix cache are
- * not found again, since ids are never used twice, and age out. */
-static void drop_idle(struct qn_model *m) {
-    size_t idle = 0;
-    struct qn_variant **oldest = NULL;
-    for (struct qn_variant **v = &m->variants; *v; v = &(*v)->next) {
-        if ((*v)->refs > 0) continue;
-        idle++;
-        if (!oldest || (*v)->used_at < (*oldest)->used_at) oldest = v;
-    }
-    if (idle <= QN_IDLE_VARIANTS || !oldest) return;
-    struct qn_variant *gone = *oldest;
-    *oldest = gone->next;
-    variant_free(gone);
-}
-
-static struct qn_variant *find_or_add(struct qn_model *m, const struct qn_resolved *r) {
-    char key[QN_KEY_MAX], a[QN_PART_TEXT], f[QN_PART_TEXT], s[QN_PART_TEXT - 4];
-    snprintf(key, sizeof key, "%s|%s|%s", qn_part_print(&r->attention.choice.part, a, sizeof a),
-             qn_part_print(&r->ffn.choice.part, f, sizeof f),
-             qn_part_print(&r->sharing.choice.part, s, sizeof s));
-    pthread_mutex_lock(&m->lock);
-    struct qn_variant *v = m->variants;
-    while (v && strcmp(v->key, key) != 0) v = v->next;
-    if (v) {
-        v->refs++;
-    } else if ((v = variant_new(m, r)) != NULL) {
-        v->id = ++m->last_variant;
-        memcpy(v->key, key, sizeof key);
-        v->next = m->variants;
-        m->variants = v;
-    }
-    pthread_mutex_unlock(&m->lock);
-    return v;
-}
-
-/* Conversions that could never be in memory together are refused here. */
-static int check_budget(const struct qn_model *m, const struct qn_resolved *r, struct qn_err *err) {
-    struct qn_half_sizes half[QN_HALVES] = {{0}};
-    size_t total = 0;
-    for (int h = 0; h < QN_HALVES; h++) {
-        if (!qn_half_converted(r, (enum qn_half)h)) continue;
-        if (!qn_half_sizes(m, r, (enum qn_half)h, &half[h]) || !qn_size_add(total, half[h].made, &total))
-            return qn_err_set(err, QN_ERR_NOMEM, "out of memory for a structure");
-    }
-    if (total <= m->convert_budget) return QN_OK;
-    bool ffn = half[QN_HALF_FFN].made > half[QN_HALF_ATTENTION].made;
-    const char *slot = r->sharing.mean ? "sharing" : ffn ? "ffn" : "attention";
-    const struct qn_choice *c = r->sharing.mean ? &r->sharing.choice
-                                : ffn           ? &r->ffn.choice
-                                                : &r->attention.choice;
-    return qn_err_param(err, QN_ERR_INVALID, slot,
-                        "converted weights for %s \"%s\" need %zu bytes, more than the budget of %zu", slot,
-                        c->part.type, total, m->convert_budget);
-}
-
 int qn_variant_resolve(struct qn_model *m, const struct qn_structure_request *req, struct qn_variant **out,
                        struct qn_err *err) {
     struct qn_resolved r = {0};
@@ -312,41 +200,5 @@ int qn_variant_resolve(struct qn_model *m, const struct qn_structure_request *re
     int rc = resolve_attention(m, req, &r, err);
     if (rc == QN_OK) rc = resolve_ffn(m, req, &r, err);
     if (rc == QN_OK) rc = resolve_sharing(m, req, &r, err);
-    if (rc == QN_OK) rc = check_budget(m, &r, err);
-    if (rc) return rc;
-    *out = find_or_add(m, &r);
-    return *out ? QN_OK : qn_err_set(err, QN_ERR_NOMEM, "out of memory for a structure");
-}
-
-void qn_variant_ref(struct qn_variant *v) {
-    pthread_mutex_lock(&v->model->lock);
-    v->refs++;
-    pthread_mutex_unlock(&v->model->lock);
-}
-
-void qn_variant_unref(struct qn_variant *v) {
-    if (!v) return;
-    struct qn_model *m = v->model;
-    pthread_mutex_lock(&m->lock);
-    if (--v->refs == 0) {
-        v->used_at = ++m->last_use;
-        drop_idle(m);
-    }
-    pthread_mutex_unlock(&m->lock);
-}
-
-void qn_variant_free_all(struct qn_model *m) {
-    while (m->variants) {
-        struct qn_variant *v = m->variants;
-        m->variants = v->next;
-        variant_free(v);
-    }
-}
-
-const struct qn_structure *qn_variant_structure(const struct qn_variant *v) {
-    return &v->info;
-}
-
-struct qn_model *qn_variant_model(const struct qn_variant *v) {
-    return v->model;
+    return rc ? rc : qn_variant_of(m, &r, out, err);
 }

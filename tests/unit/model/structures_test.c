@@ -266,7 +266,9 @@ static void conversions_stay_in_budget(void **state) {
     logits_of(a, logits_a);
     qn_variant_unref(a);
     m->convert_budget = 1;
-    assert_int_equal(resolve(m, "gqa", 4, true, &err, &a), QN_ERR_INVALID); /* can never fit */
+    assert_int_equal(resolve(m, "mqa", 0, true, &err, &a), QN_ERR_INVALID); /* can never fit */
+    assert_string_equal(err.param, "attention");
+    assert_null(a);
     qn_model_close(&m);
 }
 
@@ -282,11 +284,12 @@ static void active_bytes_are_what_a_token_reads(void **state) {
     struct qn_structure s = {0};
     struct qn_ffn_ops ops = *v->ffn.ops;
     struct qn_resolved r = {v->attention, v->ffn, v->sharing};
-    size_t block = qn_ffn_dense_weight_bytes(&r.ffn, &m->ckpt->ffn[0]), idle = 0;
+    size_t block = qn_ffn_dense_weight_bytes(&r.ffn, &m->ckpt->ffn[0]), idle = 0, made[QN_HALVES];
     ops.row_weight_bytes = half_of;
     r.ffn.ops = &ops;
-    assert_true(qn_structure_sizes(m, &r, &s, &idle));
+    assert_true(qn_structure_sizes(m, &r, &s, &idle, made));
     assert_int_equal(s.weights_bytes, v->info.weights_bytes);
+    assert_true(made[QN_HALF_ATTENTION] == 0 && made[QN_HALF_FFN] == 0);
     assert_int_equal(s.weights_bytes, m->ckpt->weights_bytes); /* the only structure of its file */
     assert_int_equal(idle, m->ckpt->spec.layers * (block / 2));
     assert_int_equal(s.weights_active_bytes + idle, v->info.weights_active_bytes);
