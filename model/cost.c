@@ -36,6 +36,27 @@ static void add_tables(const struct qn_checkpoint *c, struct qn_half_sizes *sum)
     if (failed) sum->made = SIZE_MAX;
 }
 
+/* Of the bytes of experts that one choice leaves unread, the share that `rows` rows leave unread, when they
+ * choose evenly: an expert is met by none of n choices with probability miss^n, and a block that serves
+ * several layers is chosen from once in each of them. Blocks are taken to weigh the same. */
+static double left_unread(const struct qn_spec *spec, const struct qn_sharing *s,
+                          const struct qn_ffn_member *mix, uint32_t rows) {
+    double miss = mix->experts ? 1 - (double)mix->used / mix->experts : 0, last = 0, sum = 0;
+    uint32_t blocks = 0, run = 0, before = 0;
+    for (uint32_t i = 0; i < spec->layers; i++) {
+        run++;
+        if (i + 1 < spec->layers &&
+            qn_sharing_block(s, spec, true, i + 1) == qn_sharing_block(s, spec, true, i))
+            continue;
+        if (run != before) last = pow(miss, (double)rows * run - 1);
+        sum += last;
+        blocks++;
+        before = run;
+        run = 0;
+    }
+    return sum / blocks; /* a model has layers */
+}
+
 bool qn_structure_sizes(const struct qn_model *m, const struct qn_resolved *r, struct qn_structure *s,
                         size_t *idle_ffn, size_t made[QN_HALVES]) {
     struct qn_half_sizes sum = {0}, half;
@@ -48,30 +69,38 @@ bool qn_structure_sizes(const struct qn_model *m, const struct qn_resolved *r, s
         *idle_ffn = half.bytes - half.active; /* the FFN is the last */
     }
     s->weights_bytes = sum.bytes;
-    s->weights_active_bytes = sum.active;
+    /* what the last layer chose may be what others of the same block chose */
+    double met = 1 - left_unread(&m->ckpt->spec, &r->sharing, &r->ffn.mix, 1);
+    s->weights_active_bytes = sum.active + (size_t)((double)*idle_ffn * met + 0.5);
     struct qn_state_size size = qn_state_size_of(&m->ckpt->spec, &r->attention, m->kv_type);
     s->state_bytes_per_token = size.block_bytes / QN_KV_BLOCK;
     s->state_fixed_bytes = size.fixed_bytes;
     return sum.made != SIZE_MAX;
 }
 
-/* Bytes of other experts that a step of `rows` rows reads besides what one row does, when rows choose evenly:
- * an expert is chosen by none of them with probability (1 - used / experts)^rows. */
-static double further_experts(const struct qn_variant *v, uint32_t rows) {
+struct qn_step_weights qn_variant_step_weights(const struct qn_variant *v, uint32_t rows) {
+    const struct qn_checkpoint *c = v->model->ckpt;
     const struct qn_ffn_member *mix = &v->ffn.mix;
-    if (mix->experts == 0) return 0;
-    double miss = 1 - (double)mix->used / mix->experts;
-    return (double)v->idle_ffn_bytes * (1 - pow(miss, (double)rows - 1));
+    double head = (double)(c->output.data ? &c->output : &c->embed)->bytes;
+    double more = left_unread(&c->spec, &v->sharing, mix, 1) - left_unread(&c->spec, &v->sharing, mix, rows);
+    double body = (double)v->info.weights_active_bytes - head + (double)v->idle_ffn_bytes * more;
+    return (struct qn_step_weights){.body = body > 0 ? body : 0, .head = head};
+}
+
+/* Weights that `rows` rows in steps of at most `chunk` read, in all. */
+static double weights_read(const struct qn_variant *v, uint32_t rows, uint32_t chunk, uint32_t logit_rows) {
+    uint32_t whole = rows / chunk, rest = rows % chunk, logit_steps = (logit_rows + chunk - 1) / chunk;
+    struct qn_step_weights w = qn_variant_step_weights(v, chunk);
+    double bytes = whole * w.body + logit_steps * w.head;
+    return rest ? bytes + qn_variant_step_weights(v, rest).body : bytes;
 }
 
 struct qn_cost qn_variant_cost(const struct qn_variant *v, uint32_t begin, uint32_t end, uint32_t logit_rows,
                                uint32_t rows_per_step) {
-    const struct qn_checkpoint *c = v->model->ckpt;
-    const struct qn_spec *s = &c->spec;
+    const struct qn_spec *s = &v->model->ckpt->spec;
     struct qn_cost cost = {0, 0};
     if (end <= begin) return cost;
     uint32_t rows = end - begin, chunk = rows_per_step ? rows_per_step : rows;
-    uint32_t steps = (rows + chunk - 1) / chunk, logit_steps = (logit_rows + chunk - 1) / chunk;
     double macs = 0;
     for (uint32_t i = 0; i < s->layers; i++) {
         const struct qn_layer *l = &v->layers[i];
@@ -83,10 +112,7 @@ struct qn_cost qn_variant_cost(const struct qn_variant *v, uint32_t begin, uint3
         cost.bytes += ac.state_bytes;
     }
     macs += (double)logit_rows * s->vocab * s->d_model;
-    const struct qn_matrix *out = c->output.data ? &c->output : &c->embed;
-    double body = (double)v->info.weights_active_bytes - (double)out->bytes +
-                  further_experts(v, chunk < rows ? chunk : rows);
     cost.flops += 2 * macs;
-    cost.bytes += steps * (body > 0 ? body : 0) + logit_steps * (double)out->bytes;
+    cost.bytes += weights_read(v, rows, chunk, logit_rows);
     return cost;
 }

@@ -98,7 +98,7 @@ struct qn_structure { /* what a variant is */
     enum qn_exactness exactness;
     bool causal;                  /* false: embed only, and the whole sequence must be one span of one step */
     size_t weights_bytes;         /* of all weights this structure uses */
-    size_t weights_active_bytes;  /* read for one token */
+    size_t weights_active_bytes;  /* read for one token; of experts, as many as an even choice meets */
     size_t state_bytes_per_token; /* all layers; 0 for fixed-size states */
     size_t state_fixed_bytes;     /* all layers; 0 for paged states */
 };
@@ -144,6 +144,12 @@ struct qn_cost {
 };
 struct qn_cost qn_variant_cost(const struct qn_variant *v, uint32_t begin, uint32_t end, uint32_t logit_rows,
                                uint32_t rows_per_step);
+/* Bytes of weights that one step of `rows` rows reads, whosever rows they are: body, of a mixture as many
+ * experts as an even choice meets; head, the output matrix, only when it gives logits. */
+struct qn_step_weights {
+    double body, head;
+};
+struct qn_step_weights qn_variant_step_weights(const struct qn_variant *v, uint32_t rows);
 
 /* ---- text ---- */
 struct qn_str_ref {

@@ -45,41 +45,13 @@ static int allocate(struct qn_sweep_run *r, struct qn_err *err) {
     return QN_OK;
 }
 
-static const struct qn_param *find_param(const struct qn_part *p, const char *name) {
-    for (uint32_t i = 0; i < p->n_params; i++) {
-        if (strcmp(p->params[i].name, name) == 0) return &p->params[i];
-    }
-    return NULL;
-}
-
-/* Weights that a step of `rows` single tokens reads. Of a mixture's E experts, of which each token uses k, an
- * even choice meets E (1 - (1 - k/E)^rows); what they weigh follows from what a token would read that used
- * all. */
-static double step_weights(struct qn_sweep_run *r, uint32_t rows) {
-    const struct qn_structure *info = &r->structure->info;
-    double active = (double)info->weights_active_bytes;
-    const struct qn_param *experts = find_param(&info->ffn, "experts"),
-                          *used = find_param(&info->ffn, "experts_per_token");
-    if (!experts || !used || rows < 2 || used->value >= experts->value) return active;
-    struct qn_structure_request ask = {.convert = true};
-    struct qn_variant *v;
-    struct qn_err err = {0};
-    memcpy(ask.ffn.type, info->ffn.type, sizeof ask.ffn.type);
-    ask.ffn.n_params = 1;
-    ask.ffn.params[0] =
-        (struct qn_param){.name = "experts_per_token", .kind = QN_PARAM_INT, .value = experts->value};
-    if (qn_variant_resolve(r->model, &ask, &v, &err)) return active;
-    double all = (double)qn_variant_structure(v)->weights_active_bytes;
-    qn_variant_unref(v);
-    return active + (all - active) * (1.0 - pow(1.0 - used->value / experts->value, rows - 1.0));
-}
-
 static void set_costs(struct qn_sweep_run *r, struct qn_sweep_cell *c) {
-    double active = (double)r->structure->info.weights_active_bytes;
     uint32_t chunk = r->sweep->step_tokens < c->length ? r->sweep->step_tokens : c->length;
     struct qn_cost one = qn_variant_cost(r->variant, c->length, c->length + 1, 1, 1);
     c->decode_cost.flops = one.flops * c->batch;
-    c->decode_cost.bytes = (one.bytes - active) * c->batch + step_weights(r, c->batch);
+    struct qn_step_weights alone = qn_variant_step_weights(r->variant, 1);
+    struct qn_step_weights all = qn_variant_step_weights(r->variant, c->batch);
+    c->decode_cost.bytes = (one.bytes - alone.body - alone.head) * c->batch + all.body + all.head;
     c->prefill_cost = qn_variant_cost(r->variant, 0, c->length, 1, chunk);
 }
 

@@ -101,7 +101,6 @@ struct qn_group {               /* sequences that share steps */
     struct qn_variant *variant; /* borrowed from its jobs */
     enum qn_math math;
     uint32_t users;
-    double body_bytes, head_bytes; /* weights that a step reads, without and for logits */
 };
 
 #define QN_DRAIN_RING 32

@@ -206,10 +206,7 @@ static uint32_t join_group(struct qn_engine *e, const struct qn_run *r) {
     uint32_t g = 0;
     while (g < e->n_groups && (e->groups[g].variant != v || e->groups[g].math != math)) g++;
     if (g == e->n_groups) {
-        double active = (double)qn_variant_structure(v)->weights_active_bytes;
-        double head = qn_variant_cost(v, 0, 1, 1, 0).bytes - qn_variant_cost(v, 0, 1, 0, 0).bytes;
-        e->groups[g] =
-            (struct qn_group){.variant = v, .math = math, .body_bytes = active - head, .head_bytes = head};
+        e->groups[g] = (struct qn_group){.variant = v, .math = math};
         e->deficits[g] = 0;
         e->n_groups++;
     }

@@ -229,14 +229,33 @@ static void check_memory(struct qn_engine *e, struct qn_job_run *js) {
         if (js->runs[i].no_memory) qn_job_fail(e, js, QN_API_OUT_OF_MEMORY, "out of memory");
 }
 
-/* One span's analytic cost. A step reads the weights once for all its rows, so each gets its share of them.
- */
-static struct qn_cost span_cost(const struct qn_group *g, const struct qn_span *s, uint32_t rows) {
-    uint32_t end = qn_seq_length(s->seq);
-    uint32_t logits = s->want == QN_WANT_ALL ? s->n : s->want == QN_WANT_LAST ? 1 : 0;
-    struct qn_cost c = qn_variant_cost(g->variant, end - s->n, end, logits, 0);
-    double weights = g->body_bytes + (logits ? g->head_bytes : 0);
-    c.bytes -= weights * (1 - (double)s->n / (double)rows);
+/* Rows of a step, and the weights that it reads once for all of them. */
+struct shares {
+    uint32_t rows, logit_rows; /* logit_rows: of the spans that want any */
+    struct qn_step_weights weights;
+};
+
+static uint32_t logits_of(const struct qn_span *s) {
+    return s->want == QN_WANT_ALL ? s->n : s->want == QN_WANT_LAST ? 1 : 0;
+}
+
+static struct shares shares_of(const struct qn_step *st) {
+    struct shares s = {0, 0, {0, 0}};
+    for (uint32_t i = 0; i < st->n_spans; i++) {
+        s.rows += st->spans[i].n;
+        if (logits_of(&st->spans[i])) s.logit_rows += st->spans[i].n;
+    }
+    s.weights = qn_variant_step_weights(st->variant, s.rows);
+    return s;
+}
+
+/* One span's analytic cost: in place of the weights that it would read alone, its share of the step's. */
+static struct qn_cost span_cost(const struct qn_step *st, const struct qn_span *s, const struct shares *all) {
+    uint32_t end = qn_seq_length(s->seq), logits = logits_of(s);
+    struct qn_cost c = qn_variant_cost(st->variant, end - s->n, end, logits, 0);
+    struct qn_step_weights alone = qn_variant_step_weights(st->variant, s->n);
+    c.bytes += all->weights.body * s->n / all->rows - alone.body;
+    if (logits) c.bytes += all->weights.head * s->n / all->logit_rows - alone.head;
     return c;
 }
 
@@ -256,13 +275,13 @@ static void account_run(struct qn_engine *e, struct qn_run *r, const struct qn_s
 }
 
 /* Shares the step's time out by analytic arithmetic. */
-static void account(struct qn_engine *e, const struct qn_step *st, uint32_t rows, uint64_t ns) {
-    const struct qn_group *g = &e->groups[e->span_runs[0]->group];
+static void account(struct qn_engine *e, const struct qn_step *st, uint64_t ns) {
+    const struct shares all = shares_of(st);
     double total = 0;
-    for (uint32_t i = 0; i < st->n_spans; i++) total += span_cost(g, &st->spans[i], rows).flops;
+    for (uint32_t i = 0; i < st->n_spans; i++) total += span_cost(st, &st->spans[i], &all).flops;
     for (uint32_t i = 0; i < st->n_spans; i++) {
         struct qn_run *r = e->span_runs[i];
-        struct qn_cost c = span_cost(g, &st->spans[i], rows);
+        struct qn_cost c = span_cost(st, &st->spans[i], &all);
         account_run(e, r, &st->spans[i]);
         if (r->fid.on) continue;
         r->flops += c.flops;
@@ -278,7 +297,7 @@ static void step_failed(struct qn_engine *e, uint32_t n_spans, const struct qn_e
             qn_job_fail(e, e->span_runs[i]->job, QN_API_INTERNAL, err->msg[0] ? err->msg : "the step failed");
 }
 
-static void run_step(struct qn_engine *e, struct qn_step *st, uint32_t rows) {
+static void run_step(struct qn_engine *e, struct qn_step *st) {
     struct qn_err err = {0};
     uint64_t start = qn_now_ns();
     int rc = qn_step_run(st, &err);
@@ -290,7 +309,7 @@ static void run_step(struct qn_engine *e, struct qn_step *st, uint32_t rows) {
         step_failed(e, st->n_spans, &err);
         return;
     }
-    account(e, st, rows, e->now_ns - start);
+    account(e, st, e->now_ns - start);
     for (uint32_t i = 0; i < st->n_spans; i++) {
         struct qn_run *r = e->span_runs[i];
         apply_run(e, r);
@@ -368,8 +387,7 @@ static void preempt_all(struct qn_engine *e, const struct qn_sched_step *s) {
 
 /* The plan as spans of the model. In two passes: growing may end a job, and with it sequences before this
  * one. */
-static uint32_t make_spans(struct qn_engine *e, const struct qn_sched_step *s, struct qn_step *st) {
-    uint32_t rows = 0;
+static void make_spans(struct qn_engine *e, const struct qn_sched_step *s, struct qn_step *st) {
     for (uint32_t i = 0; i < s->n_spans; i++) {
         struct qn_run *r = e->plan_runs[i];
         if (r->state != QN_RUN_RUNNING || !grow_state(e, r, s->spans[i].n)) e->plan_runs[i] = NULL;
@@ -385,9 +403,7 @@ static uint32_t make_spans(struct qn_engine *e, const struct qn_sched_step *s, s
                              .want = want_of(r, n),
                              .snapshot = r->cap && !r->out->n_tokens && n == qn_run_todo(r)};
         e->span_runs[st->n_spans++] = r;
-        rows += n;
     }
-    return rows;
 }
 
 bool qn_engine_step(struct qn_engine *e) {
@@ -402,7 +418,7 @@ bool qn_engine_step(struct qn_engine *e) {
     st.math = e->groups[s.group].math;
     for (uint32_t i = 0; i < s.n_spans; i++) e->plan_runs[i] = e->running[s.spans[i].seq];
     preempt_all(e, &s);
-    uint32_t rows = make_spans(e, &s, &st);
-    if (st.n_spans) run_step(e, &st, rows);
+    make_spans(e, &s, &st);
+    if (st.n_spans) run_step(e, &st);
     return true;
 }

@@ -561,17 +561,53 @@ static void groups(void **state) {
     kit_stop(&k);
 }
 
+/* Sequences that share a step share the weights that it reads once: what they are charged is what one step of
+ * all their rows costs, in whatever portions. */
+static void shares_add_up(void **state) {
+    struct kit k;
+    struct kit_call c;
+    (void)state;
+    start(&k, 1024, 256, (struct qn_engine_options){.step_tokens = 512});
+    struct qn_api_infer r = kit_text("the first sequence", 0);
+    r.task = QN_TASK_SCORE;
+    double states = 17 * 64.0;
+    uint32_t rows = 17;
+    for (uint32_t i = 0; i < 5; i++) {
+        static const char text[] = "one of the others, each of them longer";
+        kit_add_seq(&r, text, NULL, 5 + 7 * i);
+        rows += 4 + 7 * i;
+        states += (4 + 7 * i) * 64.0;
+    }
+    kit_run(&k, &c, r);
+    assert_int_equal(c.job->error, QN_API_OK);
+    assert_int_equal(c.job->timings.steps, 6); /* one for each of the six */
+    assert_true(fabs(c.job->timings.mean_batch - 6) < 1e-9);
+    struct qn_step_weights w = qn_variant_step_weights(c.job->variant, rows);
+    assert_true(fabs(c.job->cost.bytes - (w.body + w.head + states)) < 1.0);
+    kit_free(&c);
+    kit_stop(&k);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(generate),      cmocka_unit_test(stream),
-        cmocka_unit_test(stops),         cmocka_unit_test(end_tokens),
-        cmocka_unit_test(edges),         cmocka_unit_test(refused),
-        cmocka_unit_test(score),         cmocka_unit_test(embed),
-        cmocka_unit_test(choices),       cmocka_unit_test(deadlines),
-        cmocka_unit_test(cancels),       cmocka_unit_test(failures),
-        cmocka_unit_test(bounded_queue), cmocka_unit_test(preemption),
-        cmocka_unit_test(slow_reader),   cmocka_unit_test(slow_readers_give_way),
-        cmocka_unit_test(pools_apart),   cmocka_unit_test(stop_with_work),
-        cmocka_unit_test(groups)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(shares_add_up),
+                                       cmocka_unit_test(generate),
+                                       cmocka_unit_test(stream),
+                                       cmocka_unit_test(stops),
+                                       cmocka_unit_test(end_tokens),
+                                       cmocka_unit_test(edges),
+                                       cmocka_unit_test(refused),
+                                       cmocka_unit_test(score),
+                                       cmocka_unit_test(embed),
+                                       cmocka_unit_test(choices),
+                                       cmocka_unit_test(deadlines),
+                                       cmocka_unit_test(cancels),
+                                       cmocka_unit_test(failures),
+                                       cmocka_unit_test(bounded_queue),
+                                       cmocka_unit_test(preemption),
+                                       cmocka_unit_test(slow_reader),
+                                       cmocka_unit_test(slow_readers_give_way),
+                                       cmocka_unit_test(pools_apart),
+                                       cmocka_unit_test(stop_with_work),
+                                       cmocka_unit_test(groups)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

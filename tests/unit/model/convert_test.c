@@ -308,6 +308,23 @@ static size_t weights_of(struct qn_model *m, const char *a, const char *f, const
     return n;
 }
 
+/* More rows of a step meet more of the 4 experts, of which each choice takes 2: `blocks` blocks, each chosen
+ * from `layers` times by every row. */
+static void check_steps(const struct qn_variant *v, double expert, int layers, int blocks) {
+    double one = qn_variant_step_weights(v, 1).body, state = (double)v->info.state_bytes_per_token;
+    for (int rows = 1; rows < 6; rows++) {
+        double met = 4 * (1 - pow(0.5, rows * layers)) - 4 * (1 - pow(0.5, layers));
+        struct qn_step_weights w = qn_variant_step_weights(v, (uint32_t)rows);
+        assert_true(fabs(w.body - one - blocks * met * expert) < 1.0);
+        assert_true(fabs(w.body + w.head - (double)v->info.weights_bytes) < 5 * blocks * expert);
+        double bytes = qn_variant_cost(v, 0, (uint32_t)rows, 1, 0).bytes;
+        assert_true(fabs(bytes - w.body - w.head - 2 * rows * state) < 1.0);
+    }
+    /* steps of 2, 2 and 1 rows, the last one without logits */
+    double steps = 2 * (qn_variant_step_weights(v, 2).body + qn_variant_step_weights(v, 2).head) + one;
+    assert_true(fabs(qn_variant_cost(v, 0, 5, 4, 2).bytes - steps - (5 + 2 + 4 + 5) * state) < 1.0);
+}
+
 static void a_structure_counts_its_own_weights(void **state) {
     (void)state;
     struct qn_model *m = open_it("tests/golden/quern/all", NULL);
@@ -331,12 +348,15 @@ static void a_structure_counts_its_own_weights(void **state) {
     const struct qn_ffn_weights *moe = v->ffn_weights + v->layers[0].ffn_block;
     size_t expert = qn_ffn_matrices_bytes(&moe->experts[0]);
     assert_int_equal(v->info.weights_bytes, tables + attn + d + moe->router.bytes + 4 * expert);
+    size_t lags = 3 * (c->lags[0].bytes - c->lags[0].bytes / 44);
     assert_int_equal(v->idle_ffn_bytes, 2 * expert);
-    assert_int_equal(v->info.weights_bytes - v->info.weights_active_bytes,
-                     2 * expert + 3 * (c->lags[0].bytes - c->lags[0].bytes / 44));
-    /* more rows of a step meet more experts */
-    double one = qn_variant_cost(v, 0, 1, 0, 1).bytes, two = qn_variant_cost(v, 0, 2, 0, 2).bytes;
-    assert_true(fabs(two - one - (double)expert - (double)v->info.state_bytes_per_token * 2) < 1.0);
+    /* two layers choose from the block: of the two experts that one leaves, the other meets one */
+    assert_int_equal(v->info.weights_bytes - v->info.weights_active_bytes, expert + lags);
+    check_steps(v, (double)expert, 2, 1);
+    qn_variant_unref(v);
+    v = variant(m, "gqa", "moe", "none", 0);
+    assert_int_equal(v->info.weights_bytes - v->info.weights_active_bytes, 2 * 2 * expert + lags);
+    check_steps(v, (double)expert, 1, 2);
     qn_variant_unref(v);
     qn_model_close(&m);
 }
