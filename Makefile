@@ -74,6 +74,13 @@ isa_flags = $(if $(findstring _avx512bf16.,$(1)),-mavx512f -mavx512bw -mavx512dq
             $(if $(findstring _avx512.,$(1)),-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c,\
             $(if $(findstring _avx2.,$(1)),-mavx2 -mfma -mf16c,))))
 
+# The built-in model's files become part of the binary when they are in the tree (model/zoo/zoo.c).
+GRIST := $(wildcard model/zoo/grist/config.json model/zoo/grist/*.safetensors model/zoo/grist/tok*.json)
+ifneq ($(filter %.safetensors,$(GRIST)),)
+$(B)/obj/model/zoo/zoo.o: PKG_CFLAGS += -DQN_ZOO_GRIST='"model/zoo/grist"'
+$(B)/obj/model/zoo/zoo.o: $(GRIST)
+endif
+
 # Files of kernels/x86 and kernels/ref walk arrays with size_t and intrinsics; all warnings stay on there too.
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 LIB_OBJ := $(call obj,$(LIB_SRC))

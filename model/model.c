@@ -11,6 +11,7 @@
 #include "kernels/cpu.h"
 #include "kernels/mem.h"
 #include "model/internal.h"
+#include "model/zoo/zoo.h"
 
 #define DEFAULT_STEP_TOKENS 512
 #define MAX_DEFAULT_STATE   ((size_t)4 << 30)
@@ -166,6 +167,11 @@ size_t qn_model_held_out(const struct qn_model *m, struct qn_held_out *out, size
 
 void qn_model_drop_cache(struct qn_model *m) {
     qn_kv_drop(m->kv);
+}
+
+const char *qn_model_builtin(void) {
+    const struct qn_zoo_model *z = qn_zoo_default();
+    return z ? z->name : NULL;
 }
 
 /* --- open and close --- */

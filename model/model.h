@@ -38,6 +38,8 @@ struct qn_open_options {
 
 int qn_model_open(const char *path, const struct qn_open_options *opt, struct qn_model **out,
                   struct qn_err *err);
+/* The path under which the model inside this binary opens; NULL when it was built without one. */
+const char *qn_model_builtin(void);
 /* All variants and sequences must be gone. NULL is fine; clears *m. */
 void qn_model_close(struct qn_model **m);
 

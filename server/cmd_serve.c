@@ -382,6 +382,8 @@ static int serve(struct serve *s) {
 const char *qn_default_model(void) {
     static const char name[] = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
     static char path[4096];
+    const char *builtin = qn_model_builtin();
+    if (builtin) return builtin;
     if (access(name, R_OK) == 0) return name;
     ssize_t n = readlink("/proc/self/exe", path, sizeof path - sizeof name - 8);
     if (n <= 0) return NULL;

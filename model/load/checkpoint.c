@@ -19,6 +19,7 @@
 #include "model/load/quern_weights.h"
 #include "model/load/weights.h"
 #include "model/synthetic.h"
+#include "model/zoo/zoo.h"
 
 static const struct qn_json_limits config_limits = {.depth = 32, .nodes = 100000};
 /* tokenizer_config.json says "model_max_length": 1000000000000000019884624838656 when there is no limit. */
@@ -141,6 +142,46 @@ static int read_side_files(const char *dir, struct hf_files *f, struct qn_err *e
     return rc;
 }
 
+static int parse_builtin(const struct qn_zoo_model *z, struct hf_files *f, struct qn_tensor_dir *dir,
+                         struct qn_err *err) {
+    const char *config = (const char *)z->config.begin, *tokenizer = (const char *)z->tokenizer.begin,
+               *settings = (const char *)z->settings.begin;
+    int rc = qn_json_parse(config, (size_t)(z->config.end - z->config.begin), "config.json", config_limits,
+                           &f->config, err);
+    if (rc == QN_OK)
+        rc = qn_open_tokenizer_json(tokenizer, (size_t)(z->tokenizer.end - z->tokenizer.begin), &f->tokenizer,
+                                    err);
+    if (rc == QN_OK)
+        rc = qn_json_parse(settings, (size_t)(z->settings.end - z->settings.begin), "tokenizer_config.json",
+                           settings_limits, &f->settings, err);
+    if (rc == QN_OK)
+        rc = qn_safetensors_parse(z->weights.begin, (size_t)(z->weights.end - z->weights.begin), dir, err);
+    return rc == QN_OK ? qn_tensor_dir_index(dir, err) : rc;
+}
+
+static void free_side_files(struct hf_files *f) {
+    json_decref(f->config);
+    json_decref(f->tokenizer);
+    json_decref(f->settings);
+    json_decref(f->generation);
+}
+
+/* A model that lies in the binary. */
+static int load_builtin(const struct qn_zoo_model *z, const struct qn_load_options *opt,
+                        struct qn_checkpoint *c, struct qn_err *err) {
+    struct hf_files f = {0};
+    struct qn_tensor_dir dir = {0};
+    progress(opt, "map", 1);
+    snprintf(c->name, sizeof c->name, "%s", z->name);
+    c->file_bytes = (size_t)(z->weights.end - z->weights.begin);
+    int rc = parse_builtin(z, &f, &dir, err);
+    struct qn_hf_vocab files = {f.tokenizer, f.settings, f.generation, f.config};
+    if (rc == QN_OK) rc = qn_open_hf(&files, &dir, opt, c, err);
+    qn_tensor_dir_free(&dir);
+    free_side_files(&f);
+    return rc;
+}
+
 static int load_hf(const char *path, const char *dir, const struct qn_load_options *opt,
                    struct qn_checkpoint *c, struct qn_err *err) {
     struct hf_files f = {0};
@@ -158,10 +199,7 @@ static int load_hf(const char *path, const char *dir, const struct qn_load_optio
         rc = qn_open_hf(&files, &s.dir, opt, c, err);
     }
     qn_safetensors_close(&s);
-    json_decref(f.config);
-    json_decref(f.tokenizer);
-    json_decref(f.settings);
-    json_decref(f.generation);
+    free_side_files(&f);
     return rc;
 }
 
@@ -219,7 +257,9 @@ static int load_file(const char *path, const struct qn_load_options *opt, struct
 static int load_path(const char *path, const struct qn_load_options *opt, struct qn_checkpoint *c,
                      struct qn_err *err) {
     struct stat st;
+    const struct qn_zoo_model *builtin = qn_zoo_find(path);
     if (qn_synthetic_is(path)) return qn_synthetic_load(path, opt, c, err);
+    if (builtin) return load_builtin(builtin, opt, c, err);
     if (stat(path, &st) != 0)
         return qn_err_set(err, QN_ERR_IO, "cannot open '%s': %s", path, strerror(errno));
     progress(opt, "map", 0);

@@ -180,6 +180,10 @@ int qn_model_open(const char *path, const struct qn_open_options *opt, struct qn
     return *out ? QN_OK : qn_err_set(err, QN_ERR_NOMEM, "out of memory");
 }
 
+const char *qn_model_builtin(void) {
+    return NULL;
+}
+
 void qn_model_close(struct qn_model **m) {
     if (!*m) return;
     free((*m)->blocks);
