@@ -74,16 +74,14 @@ isa_flags = $(if $(findstring _avx512bf16.,$(1)),-mavx512f -mavx512bw -mavx512dq
             $(if $(findstring _avx512.,$(1)),-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c,\
             $(if $(findstring _avx2.,$(1)),-mavx2 -mfma -mf16c,))))
 
-# The built-in model's files become part of the binary when they are in the tree (model/zoo/zoo.c).
-GRIST := $(wildcard model/zoo/grist/config.json model/zoo/grist/*.safetensors model/zoo/grist/tok*.json)
-ifneq ($(filter %.safetensors,$(GRIST)),)
-$(B)/obj/model/zoo/zoo.o: PKG_CFLAGS += -DQN_ZOO_GRIST='"model/zoo/grist"'
-$(B)/obj/model/zoo/zoo.o: $(GRIST)
-endif
-
 # Files of kernels/x86 and kernels/ref walk arrays with size_t and intrinsics; all warnings stay on there too.
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 LIB_OBJ := $(call obj,$(LIB_SRC))
+# The built-in model's files become part of quern itself (model/zoo/zoo.c) when they are in the tree. Test programs and
+# fuzz targets are linked without them: dozens of copies of 24 MiB.
+GRIST := $(wildcard model/zoo/grist/config.json model/zoo/grist/*.safetensors model/zoo/grist/tok*.json)
+WITH_GRIST := $(if $(filter %.safetensors,$(GRIST)),$(B)/obj/model/zoo/zoo_grist.o,$(B)/obj/model/zoo/zoo.o)
+FULL_OBJ := $(filter-out $(B)/obj/model/zoo/zoo.o,$(LIB_OBJ)) $(WITH_GRIST)
 SRV_OBJ := $(call obj,$(SRV_SRC))
 MAIN_OBJ := $(B)/obj/server/main.o
 BIN := $(B)/quern
@@ -119,8 +117,12 @@ $(B)/obj/%.o: %.c
 	$(SAY) CC $<
 	$(Q)$(CC) $(CFLAGS) -I$(B) $(PKG_CFLAGS) $(call isa_flags,$<) -MMD -MP -c $< -o $@
 $(call obj,$(shell grep -l '"rev.h"' server/*.c)): | $(B)/rev.h
+$(B)/obj/model/zoo/zoo_grist.o: model/zoo/zoo.c $(GRIST)
+	@mkdir -p $(@D)
+	$(SAY) CC "$< (with grist)"
+	$(Q)$(CC) $(CFLAGS) -DQN_ZOO_GRIST='"model/zoo/grist"' -MMD -MP -c $< -o $@
 
-$(BIN): $(MAIN_OBJ) $(SRV_OBJ) $(LIB_OBJ)
+$(BIN): $(MAIN_OBJ) $(SRV_OBJ) $(FULL_OBJ)
 	$(SAY) LINK $@
 	$(Q)$(CC) $(SAN) $(LDFLAGS) $^ $(LIBS) -o $@
 
@@ -135,7 +137,10 @@ SUPPORT_OBJ  := $(call obj,$(wildcard tests/support/*.c))
 STUB_OBJ     := $(call obj,$(wildcard api/*.c) $(wildcard tests/stub/*.c) model/err.c kernels/mem.c kernels/cpu.c kernels/pool.c $(wildcard kernels/x86/cpuid.c))
 WRAP_ALLOC   := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign,--wrap=aligned_alloc
 
-$(REAL_TESTS): $(B)/tests/%_test: $(B)/obj/tests/%_test.o $(SUPPORT_OBJ) $(SRV_OBJ) $(LIB_OBJ)
+ZOO_TEST := $(B)/tests/unit/model/zoo_test
+$(ZOO_TEST): $(FULL_OBJ)
+$(filter-out $(ZOO_TEST),$(REAL_TESTS)): $(LIB_OBJ)
+$(REAL_TESTS): $(B)/tests/%_test: $(B)/obj/tests/%_test.o $(SUPPORT_OBJ) $(SRV_OBJ)
 	@mkdir -p $(@D)
 	$(SAY) LINK $@
 	$(Q)$(CC) $(SAN) $(LDFLAGS) $(if $(findstring /oom/,$@),$(WRAP_ALLOC)) $^ -lcmocka $(LIBS) -o $@
@@ -163,7 +168,7 @@ $(B)/fuzz/%_fuzz: $(B)/obj/tests/fuzz/%_fuzz.o $(LIB_OBJ)
 	$(Q)$(CC) -fsanitize=fuzzer,address,undefined $(LDFLAGS) $^ $(LIBS) -o $@
 
 .PHONY: objects unit-bins fuzz-bins
-objects: $(LIB_OBJ) $(SRV_OBJ) $(MAIN_OBJ)
+objects: $(LIB_OBJ) $(WITH_GRIST) $(SRV_OBJ) $(MAIN_OBJ)
 unit-bins: $(REAL_TESTS) $(STUB_TESTS)
 fuzz-bins: $(FUZZ_BIN)
 

@@ -1,6 +1,8 @@
 # Targets that run things: dependencies, the model, tests, checks, load, containers. Included by the Makefile.
 
-MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
+# The model of run and demo when MODEL=… is given: none means grist, the one inside the binary. What measures takes SmolLM2.
+SMOL  := models/SmolLM2-135M-Instruct.Q4_1.gguf
+MODEL :=
 VENV  := build/venv
 
 help: ## this list
@@ -18,11 +20,15 @@ deps-bench:
 model: ## fetch SmolLM2-135M-Instruct (GGUF, Q4_1) into models/
 	@tools/model.sh
 
-run: all model ## build, serve the model, send a demonstration request, keep serving until Ctrl-C
+run: all ## build, serve grist (or MODEL=FILE), compare structures in a demonstration, keep serving until Ctrl-C
 	@tools/demo.sh build/quern $(MODEL)
 
-demo: all model ## the same, and stop after the demonstration
+demo: all ## the same, and stop after the demonstration
 	@QUERN_DEMO_ONCE=1 tools/demo.sh build/quern $(MODEL) </dev/null
+
+quality: all ## held-out quality of every structure of grist (or MODEL=FILE) on the last tenth of TEXT=FILE
+	@tools/quality.py $(if $(MODEL),--model $(MODEL)) $(QUALITY_ARGS) build/quern $(TEXT)
+.PHONY: quality
 
 # --- test ---------------------------------------------------------------------------------------------------
 $(VENV)/ok: tests/requirements.txt
@@ -66,7 +72,7 @@ bench-structures: all ## every structure at two published shapes, and the goals 
 .PHONY: bench-structures
 
 load: all model deps-bench ## wrk scripts of tests/load against a fresh server; one table
-	@tests/load/run.sh build/quern $(MODEL)
+	@tests/load/run.sh build/quern $(SMOL)
 
 docker: ## build the container image from docker/Dockerfile
 	docker build -f docker/Dockerfile -t quern:$(VERSION) .

@@ -2,10 +2,10 @@
 # Builds the image of docker/Dockerfile without a registry and runs it: a debian:bookworm-slim work-alike is made
 # from the package mirror of this machine (mmdebstrap), buildah builds, podman runs it read-only and unprivileged,
 # curl asks it, SIGTERM must end it with exit 0. Needs root. Everything lies in build/e2e and is removed at the end.
-# Usage: docker/e2e.sh MODEL-FILE
+# Usage: docker/e2e.sh [MODEL-FILE]   (without: grist, the built-in model)
 set -eu
 cd "$(dirname "$0")/.."
-model=$(realpath "$1")
+model=${1:+$(realpath "$1")}
 work=$PWD/build/e2e
 port=18188
 mkdir -p "$work"
@@ -71,8 +71,8 @@ podman images quern
 
 echo "== run"
 podman run -d --name quern-e2e --network host --no-healthcheck --read-only --tmpfs /tmp --cap-drop ALL \
-    --security-opt no-new-privileges --memory 1g --cpus 2 -v "$(dirname "$model"):/models:ro" \
-    -e QUERN_LISTEN=127.0.0.1:$port -e QUERN_MODEL="/models/$(basename "$model")" -e QUERN_DRAIN_DELAY=0s quern:e2e > /dev/null
+    --security-opt no-new-privileges --memory 1g --cpus 2 ${model:+-v "$(dirname "$model"):/models:ro"} \
+    ${model:+-e QUERN_MODEL="/models/$(basename "$model")"} -e QUERN_LISTEN=127.0.0.1:$port -e QUERN_DRAIN_DELAY=0s quern:e2e > /dev/null
 for _ in $(seq 100); do
     curl -fs "http://127.0.0.1:$port/readyz" > /dev/null && break
     sleep 0.2

@@ -15,11 +15,9 @@ int qn_cmd_bench(int argc, char **argv);
 /* quern healthcheck [--url http://HOST:PORT/PATH]: 0 when it answers 200. Used by container health checks. */
 int qn_cmd_healthcheck(int argc, char **argv);
 
-/* The model to use when none is named: models/SmolLM2-135M-Instruct.Q4_1.gguf below the working directory,
- * then below the folder above the binary's. Static storage; NULL when there is none. */
-const char *qn_default_model(void);
-/* What to tell the user then. */
-#define QN_NO_MODEL_HINT                                                                                     \
-    "no model: give --model PATH, or run `make model` to fetch models/SmolLM2-135M-Instruct.Q4_1.gguf"
+/* What to tell the user when no model is named and none is built in (qn_model_builtin). */
+#define QN_NO_MODEL_HINT "no model: give --model PATH (this binary was built without model/zoo/grist)"
+/* What --model takes, for the help texts. */
+#define QN_MODEL_HELP "grist (built in, the default), a GGUF or safetensors file, a directory, or synthetic:…"
 
 #endif

@@ -231,9 +231,9 @@ int qn_cmd_bench(int argc, char **argv) {
     struct bench b = {
         .state_type = "f16", .prompt = 512, .generate = 128, .batch = 1, .repeats = 5, .step_tokens = 512};
     b.threads = qn_cpu_threads(NULL);
-    b.model_path = qn_default_model();
+    b.model_path = qn_model_builtin();
     const struct qn_cli_option options[] = {
-        {"model", QN_CLI_STRING, &b.model_path, 0, 0, "PATH", "checkpoint: GGUF, safetensors or a directory"},
+        {"model", QN_CLI_STRING, &b.model_path, 0, 0, "MODEL", QN_MODEL_HELP},
         {"prompt", QN_CLI_UINT, &b.prompt, 0, 1u << 20, "N", "tokens of the prompt row, 0 leaves it out"},
         {"generate", QN_CLI_UINT, &b.generate, 0, 1u << 20, "N",
          "tokens of the generation row, 0 leaves it out"},

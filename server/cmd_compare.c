@@ -148,8 +148,7 @@ static int compare(const struct options *o, struct qn_local *l, struct qn_api_co
 /* ---- the command ---- */
 static int parse(struct options *o, int argc, char **argv) {
     const struct qn_cli_option options[] = {
-        {"model", QN_CLI_STRING, &o->model_path, 0, 0, "PATH",
-         "checkpoint: GGUF, safetensors or a directory"},
+        {"model", QN_CLI_STRING, &o->model_path, 0, 0, "MODEL", QN_MODEL_HELP},
         {"prompt", QN_CLI_STRING, &o->prompt, 0, 0, "TEXT", "the sequence"},
         {"file", QN_CLI_STRING, &o->file, 0, 0, "FILE", "the sequence from a file, - for standard input"},
         {"structures", QN_CLI_STRING, &o->structures, 0, 0, "LIST",
@@ -194,7 +193,7 @@ int qn_cmd_compare(int argc, char **argv) {
                         .repeats = 5,
                         .max_tokens = 64,
                         .threads = qn_cpu_threads(NULL),
-                        .model_path = qn_default_model()};
+                        .model_path = qn_model_builtin()};
     struct qn_api_compare r;
     struct qn_local l;
     struct qn_err err = {0};

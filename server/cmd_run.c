@@ -190,8 +190,7 @@ static void release(struct run *r) {
 
 static int parse(struct run *r, int argc, char **argv, const char **text) {
     const struct qn_cli_option options[] = {
-        {"model", QN_CLI_STRING, &r->model_path, 0, 0, "PATH",
-         "checkpoint: GGUF, safetensors or a directory"},
+        {"model", QN_CLI_STRING, &r->model_path, 0, 0, "MODEL", QN_MODEL_HELP},
         {"threads", QN_CLI_UINT, &r->threads, 1, 256, "N", "compute threads"},
         {"state-type", QN_CLI_STRING, &r->state_type, 0, 0, "f16|f32",
          "storage of keys and values (default f16)"},
@@ -224,7 +223,7 @@ int qn_cmd_run(int argc, char **argv) {
     struct run r = {.state_type = "f16"};
     const char *text = NULL;
     r.threads = qn_cpu_threads(NULL);
-    r.model_path = qn_default_model();
+    r.model_path = qn_model_builtin();
     qn_api_infer_init(&r.req);
     int code = parse(&r, argc, argv, &text);
     if (code) {

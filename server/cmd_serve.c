@@ -379,21 +379,6 @@ static int serve(struct serve *s) {
     return rc;
 }
 
-const char *qn_default_model(void) {
-    static const char name[] = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
-    static char path[4096];
-    const char *builtin = qn_model_builtin();
-    if (builtin) return builtin;
-    if (access(name, R_OK) == 0) return name;
-    ssize_t n = readlink("/proc/self/exe", path, sizeof path - sizeof name - 8);
-    if (n <= 0) return NULL;
-    path[n] = '\0';
-    char *slash = strrchr(path, '/');
-    if (!slash) return NULL;
-    snprintf(slash, sizeof path - (size_t)(slash - path), "/../%s", name);
-    return access(path, R_OK) == 0 ? path : NULL;
-}
-
 int qn_cmd_serve(int argc, char **argv) {
     static struct serve s; /* zeroed; too large for comfort on a stack, and strings of its config live on */
     int rc = qn_config_load(&s.srv.cfg, argc, argv);
@@ -407,7 +392,7 @@ int qn_cmd_serve(int argc, char **argv) {
         return 0;
     }
     if (s.srv.cfg.n_models == 0) {
-        const char *model = qn_default_model();
+        const char *model = qn_model_builtin();
         if (model) s.srv.cfg.models[s.srv.cfg.n_models++] = model;
     }
     if (s.srv.cfg.want_print) {

@@ -15,8 +15,10 @@ const struct qn_option qn_options[] = {
      0,
      NULL,
      {NULL},
-     "PATH",
-     "model file or folder; may be given several times, the first one is the default model"},
+     "MODEL",
+     "grist (built in, the default), a GGUF or safetensors file, a directory, or synthetic:…; may be given "
+     "several "
+     "times, the first one is the default model"},
     {"listen",
      QN_OPT_LISTEN,
      AT(listen_host),

@@ -1,10 +1,10 @@
 #!/bin/bash
-# Starts quern on a model, asks it one question with several structures, prints the answers with their time and
-# memory, and keeps serving until Ctrl-C. Without a terminal, or with QUERN_DEMO_ONCE set, it stops after the
-# demonstration with exit 0. Usage: tools/demo.sh BINARY MODEL
+# Starts quern (on the built-in model, or on MODEL), asks it one question with several structures, prints the answers
+# with their time and memory, and keeps serving until Ctrl-C. Without a terminal, or with QUERN_DEMO_ONCE set, it stops
+# after the demonstration with exit 0. Usage: tools/demo.sh BINARY [MODEL]
 set -eu
 bin=$1
-model=$2
+model=${2:-}
 addr=${QUERN_LISTEN:-127.0.0.1:8080}
 log=$(mktemp)
 pid=
@@ -16,7 +16,7 @@ stop() {
 trap stop EXIT
 trap 'exit 0' INT TERM
 
-"$bin" serve --model "$model" --listen "$addr" 2>"$log" &
+"$bin" serve ${model:+--model "$model"} --listen "$addr" 2>"$log" &
 pid=$!
 i=0
 until curl -fs "http://$addr/readyz" >/dev/null 2>&1; do
@@ -27,36 +27,49 @@ until curl -fs "http://$addr/readyz" >/dev/null 2>&1; do
     fi
     sleep 0.1
 done
-echo "quern is serving $model on http://$addr"
+echo "quern is serving ${model:-grist, the built-in model,} on http://$addr"
 echo
 
-prompt='<|im_start|>user\nWhat is a mill used for? Answer in one sentence.<|im_end|>\n<|im_start|>assistant\n'
-ask() { # structure fields as JSON members
-    curl -sS "http://$addr/v1/infer" -H 'content-type: application/json' \
-        -d "{\"sequence\":\"$prompt\",\"max_tokens\":48$1}"
-}
-row='[.structure.attention.type, .structure.attention.kv_heads, .structure.origin, .structure.exactness, .timings.prefill_ms,
-      .timings.decode_tokens_per_second, .memory.state_bytes]
-     | "\(.[0])\t\(.[1])\t\(.[2])/\(.[3])\t\(.[4] * 10 | round / 10)\t\(.[5] // 0 | . * 10 | round / 10)\t\(.[6])"'
-table="attention\tKV heads\torigin\tprefill ms\ttokens/s\tstate bytes\n"
-for fields in '' ',"attention":"mha"' ',"attention":"mqa","convert":true'; do
-    reply=$(ask "$fields")
+if [ -z "$model" ]; then
+    prompt='ROMEO:\n'
+    more=',"max_tokens":160,"temperature":0.6,"seed":7'
+    asks=('' ',"attention":"mqa","ffn":"moe"' ',"attention":"linformer","ffn":"gelu"' ',"attention":"performer","ffn":"moe"'
+        ',"attention":"mha","ffn":"swiglu","sharing":"all"')
+    note='All 30 combinations of its attentions, FFNs and ways of sharing were trained; GET /v1/structures lists them.'
+else
+    prompt='<|im_start|>user\nWhat is a mill used for? Answer in one sentence.<|im_end|>\n<|im_start|>assistant\n'
+    more=',"max_tokens":48'
+    asks=('' ',"attention":"mha"' ',"attention":"mqa","convert":true')
+    note='Exact conversions answer as the checkpoint does; untrained ones are made here, to show what they cost.'
+fi
+quality=$(curl -fsS "http://$addr/v1/structures" | jq -c '[.data[0].held_out // [] | .[] |
+    {key: "\(.attention)+\(.ffn)+\(.sharing)", value: .bits_per_byte}] | from_entries')
+# shellcheck disable=SC2016 # jq's variables
+row='.structure as $s | ($quality["\($s.attention.type)+\($s.ffn.type)+\($s.sharing.type)"]) as $bits
+     | [$s.attention.type, $s.ffn.type, $s.sharing.type, "\($s.origin), \($s.exactness)", (.timings.prefill_ms * 10 | round / 10),
+        (.timings.decode_tokens_per_second // 0 | round), .memory.state_bytes, .memory.weights_active_bytes,
+        ($bits // "-" | tostring)] | map(tostring) | join("\t")'
+table="attention\tffn\tsharing\torigin\tprefill ms\ttokens/s\tstate bytes\tweight bytes/token\theld-out bits/byte\n"
+for fields in "${asks[@]}"; do
+    body="{\"sequence\":\"$prompt\"$more$fields}"
+    reply=$(curl -sS "http://$addr/v1/infer" -H 'content-type: application/json' -d "$body")
     if ! echo "$reply" | jq -e .outputs >/dev/null; then
         echo "$reply" >&2
         exit 1
     fi
-    echo "POST /v1/infer {…$fields}"
+    echo "POST /v1/infer $body"
     echo "$reply" | jq -r '"  " + (.outputs[0].text | gsub("\n"; "\n  "))'
     echo
-    table="$table$(echo "$reply" | jq -r "$row")\n"
+    table="$table$(echo "$reply" | jq -r --argjson quality "$quality" "$row")\n"
 done
 printf '%b' "$table" | column -t -s "$(printf '\t')"
 echo
-echo "Exact conversions answer as the checkpoint does; mqa is made untrained, by averaging KV heads, to show its cost."
+echo "$note"
 
 if [ -t 0 ] && [ -z "${QUERN_DEMO_ONCE:-}" ]; then
     echo
     echo "Serving on http://$addr until Ctrl-C. Try:"
     echo "  curl http://$addr/v1/infer -d '{\"sequence\":\"Once upon a time\",\"max_tokens\":32}'"
+    echo "  curl http://$addr/v1/compare -d '{\"sequence\":\"Once upon a time\",\"structures\":[{},{\"attention\":\"performer\"}]}'"
     wait "$pid"
 fi
