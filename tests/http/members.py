@@ -1,0 +1,50 @@
+"""The models that the structure tests serve, and what they have in common: every attention, FFN and sharing as a member.
+
+`all` is tests/golden/quern/all: tiny, random weights, token ids only. `grist` is the model inside the binary; a binary
+that was built without it has none to test.
+"""
+import itertools
+import os
+import subprocess
+
+import pytest
+
+from conftest import REAL, ROOT, Server
+
+ALL = os.path.join(ROOT, "tests", "golden", "quern", "all")
+ATTENTION = ("mha", "gqa", "mqa", "linformer", "performer")
+FFN = ("gelu", "swiglu", "moe")
+SHARING = ("none", "all")
+THIRTY = [{"attention": a, "ffn": f, "sharing": s} for a, f, s in itertools.product(ATTENTION, FFN, SHARING)]
+MODELS = ("all", "grist")
+
+
+def need(name):
+    """Skips the test when the binary was built without the model."""
+    if name == "grist" and subprocess.run([REAL, "inspect", "grist"], capture_output=True).returncode != 0:
+        pytest.skip("this binary has no model inside")
+
+
+class Served:
+    """A server with one of the MODELS; `prompt` is a short sequence that it can read."""
+
+    def __init__(self, name, *options):
+        need(name)
+        self.name = name
+        self.server = Server(*options, model=ALL if name == "all" else None, binary=REAL)
+        self.about = self.server.get("/v1/models").json()["data"][0]
+        assert self.about["id"] == name
+        self.prompt = [35, 3, 7, 10, 7, 35, 38, 25, 1, 4, 14] if name == "all" else "ROMEO:\nThe mill is"
+        self.vocab, self.context = self.about["vocabulary"], self.about["context"]
+
+    def infer(self, **body):
+        body.setdefault("sequence", self.prompt)
+        return self.server.infer(**body)
+
+    def rows(self, slot=None):
+        rows = self.server.get("/v1/structures").json()["data"][0]["structures"]
+        return [r for r in rows if slot in (None, r["slot"])]
+
+
+def types(structure):
+    return {slot: structure[slot]["type"] for slot in ("attention", "ffn", "sharing")}
