@@ -19,13 +19,15 @@ static void add_tables(const struct qn_checkpoint *c, struct qn_half_sizes *sum)
     const struct qn_spec *spec = &c->spec;
     struct qn_distinct d = {0};
     struct qn_half_sizes own = {0};
-    size_t norm = spec->d_model * sizeof(float), pos = (size_t)spec->context * spec->d_model * sizeof(float);
+    size_t norm = spec->d_model * sizeof(float), row = qn_spec_table_width(spec) * sizeof(float);
     qn_distinct_add(&d, c->embed.data, c->embed.bytes,
                     spec->tied ? c->embed.bytes : c->embed.bytes / spec->vocab);
     qn_distinct_add(&d, c->output.data, c->output.bytes, c->output.bytes);
     for (uint32_t i = 0; i < spec->embed_lags; i++)
         qn_distinct_add(&d, c->lags[i].data, c->lags[i].bytes, c->lags[i].bytes / spec->vocab);
-    qn_distinct_add(&d, c->pos_embed, pos, norm);
+    qn_distinct_add(&d, c->embed_map.data, c->embed_map.bytes, c->embed_map.bytes);
+    qn_distinct_add(&d, c->output_map.data, c->output_map.bytes, c->output_map.bytes);
+    qn_distinct_add(&d, c->pos_embed, spec->context * row, row);
     qn_distinct_add(&d, c->rope_factors, spec->rope_dim / 2 * sizeof(float), 0);
     qn_distinct_add(&d, c->out_norm.g, norm, norm);
     qn_distinct_add(&d, c->out_norm.b, norm, norm);
@@ -97,7 +99,8 @@ static double weights_read(const struct qn_variant *v, uint32_t rows, uint32_t c
 
 struct qn_cost qn_variant_cost(const struct qn_variant *v, uint32_t begin, uint32_t end, uint32_t logit_rows,
                                uint32_t rows_per_step) {
-    const struct qn_spec *s = &v->model->ckpt->spec;
+    const struct qn_checkpoint *c = v->model->ckpt;
+    const struct qn_spec *s = &c->spec;
     struct qn_cost cost = {0, 0};
     if (end <= begin) return cost;
     uint32_t rows = end - begin, chunk = rows_per_step ? rows_per_step : rows;
@@ -111,7 +114,9 @@ struct qn_cost qn_variant_cost(const struct qn_variant *v, uint32_t begin, uint3
         cost.flops += ac.flops;
         cost.bytes += ac.state_bytes;
     }
-    macs += (double)logit_rows * s->vocab * s->d_model;
+    const struct qn_matrix *out = c->output.data ? &c->output : &c->embed;
+    macs += (double)rows * s->d_embed * s->d_model + (double)logit_rows * s->vocab * out->cols;
+    if (c->output_map.data) macs += (double)logit_rows * s->d_embed * s->d_model;
     cost.flops += 2 * macs;
     cost.bytes += weights_read(v, rows, chunk, logit_rows);
     return cost;

@@ -1,7 +1,8 @@
 /* The forward pass: one step over a ragged batch.
  *
- *   tokens -> embedding rows [M, d] -> per layer: norm, q k v, rotate, attention (append + read), output
- * projection, residual, norm, FFN, residual -> wanted rows: last norm -> logits in groups, or the hidden row
+ *   tokens -> embedding rows [M, d], through a map from narrower tables if there is one -> per layer: norm, q
+ * k v, rotate, attention (append + read), output projection, residual, norm, FFN, residual -> wanted rows:
+ * last norm -> logits in groups, or the hidden row
  * -> on_row
  *
  * It reads spec, weights and the variant's per-layer choices, never a family's or a structure's name. Rows
@@ -120,7 +121,7 @@ static void normalise(const struct qn_spec *spec, const struct qn_norm_weights *
 static void add_lags(struct forward *f, const struct qn_row *row, float *x, float *work) {
     for (uint32_t i = 1; i <= f->spec->embed_lags && i <= row->pos; i++) {
         qn_matrix_get_row(&f->m->ckpt->lags[i - 1], (uint32_t)row->tokens[row->pos - i], work);
-        qn_ops()->add(x, work, f->spec->d_model);
+        qn_ops()->add(x, work, qn_spec_table_width(f->spec));
     }
 }
 
@@ -128,8 +129,8 @@ static void add_lags(struct forward *f, const struct qn_row *row, float *x, floa
  */
 static void embed_row(struct forward *f, size_t r) {
     const struct qn_row *row = &f->s->rows[r];
-    size_t d = f->spec->d_model, half = f->spec->rope_dim / 2;
-    float *x = f->s->x + r * d;
+    size_t d = qn_spec_table_width(f->spec), half = f->spec->rope_dim / 2;
+    float *x = (f->spec->d_embed ? f->s->h : f->s->x) + r * d;
     qn_matrix_get_row(&f->m->ckpt->embed, (uint32_t)row->token, x);
     if (f->spec->embed_scale != 1.0f) qn_ops()->scale(x, f->spec->embed_scale, d);
     add_lags(f, row, x, f->s->y + r * d);
@@ -140,6 +141,15 @@ static void embed_row(struct forward *f, size_t r) {
         cs[i] = (float)cos(angle);
         cs[half + i] = (float)sin(angle);
     }
+}
+
+/* Rows of x. Tables narrower than the model go through a map (ALBERT's factorised embedding). */
+static void embed(struct forward *f) {
+    uint32_t e = f->spec->d_embed, d = f->spec->d_model;
+    each_row(f, embed_row);
+    if (!e) return;
+    struct qn_act in = qn_linear_input(f->s->h, e, f->rows, e);
+    qn_linear_apply(&f->env, &f->m->ckpt->embed_map, &in, NULL, f->s->x, d);
 }
 
 static void norm_row(struct forward *f, size_t r) {
@@ -257,7 +267,12 @@ static void flush(struct forward *f, struct group *g) {
     if (g->n == 0) return;
     const struct qn_checkpoint *c = f->m->ckpt;
     const struct qn_matrix *out = c->output.data ? &c->output : &c->embed;
-    struct qn_act in = qn_linear_input(f->s->h, f->spec->d_model, g->n, f->spec->d_model);
+    uint32_t d = f->spec->d_model, e = f->spec->d_embed;
+    struct qn_act in = qn_linear_input(f->s->h, d, g->n, d);
+    if (c->output_map.data) { /* back to the width of the table; the sub-layers' rows are free by now */
+        qn_linear_apply(&f->env, &c->output_map, &in, NULL, f->s->y, e);
+        in = qn_linear_input(f->s->y, e, g->n, e);
+    }
     qn_linear_apply(&f->env, out, &in, NULL, f->s->logits, f->spec->vocab);
     for (uint32_t i = 0; i < g->n; i++) {
         float *row = f->s->logits + (size_t)i * f->spec->vocab;
@@ -319,7 +334,7 @@ int qn_step_run(const struct qn_step *step, struct qn_err *err) {
     };
     int rc = plan(&f, err);
     if (rc) return rc;
-    each_row(&f, embed_row);
+    embed(&f);
     for (uint32_t i = 0; i < f.spec->layers; i++) {
         f.layer = &f.v->layers[i];
         f.aw = &f.v->attn_weights[f.layer->attn_block];

@@ -87,8 +87,8 @@ static int check_ffn(const struct qn_ffn_member *f, struct qn_err *err) {
     if (f->dim < 8 || f->dim > QN_FFN_DIM_MAX) return out_of_range(err, "ffn_dim", f->dim, 8, QN_FFN_DIM_MAX);
     if (f->type[0] == 0) return refuse(err, "ffn", "is empty");
     if ((unsigned)f->act >= QN_ACT_COUNT) return refuse(err, "act", "is unknown");
-    if (f->shared_dim > QN_FFN_DIM_MAX)
-        return out_of_range(err, "shared_dim", f->shared_dim, 0, QN_FFN_DIM_MAX);
+    if (f->shared_dim != 0 && (f->shared_dim < 8 || f->shared_dim > QN_FFN_DIM_MAX))
+        return out_of_range(err, "shared_dim", f->shared_dim, 8, QN_FFN_DIM_MAX);
     if (f->experts > QN_EXPERTS_MAX) return out_of_range(err, "experts", f->experts, 0, QN_EXPERTS_MAX);
     if (f->experts == 0) return QN_OK;
     if (f->used < 1 || f->used > f->experts)
@@ -134,6 +134,8 @@ int qn_spec_check(const struct qn_spec *s, struct qn_err *err) {
     if (s->head_dim % 8 != 0)
         return qn_err_param(err, QN_ERR_UNSUPPORTED, "head_dim",
                             "hyper-parameter head_dim (%" PRIu32 ") is not a multiple of 8", s->head_dim);
+    if (s->d_embed != 0 && (s->d_embed < 8 || s->d_embed > s->d_model))
+        return out_of_range(err, "d_embed", s->d_embed, 8, s->d_model);
     if (s->window > 16777216) return refuse(err, "window", "is above 16777216");
     if ((unsigned)s->norm > QN_NORM_LAYER) return refuse(err, "norm", "is unknown");
     if (!(s->norm_eps > 0 && s->norm_eps < 1)) return refuse(err, "norm_eps", "is not between 0 and 1");

@@ -77,6 +77,8 @@ struct qn_spec {
     char family[24];   /* "llama", "qwen2", … : for people, not for code */
     uint32_t layers;   /* [1, 1024] */
     uint32_t d_model;  /* [8, 65536] */
+    uint32_t d_embed;  /* width of the embedding tables when a map leads from them to d_model, [8, d_model];
+                          0: they are as wide as the model, and there is no map */
     uint32_t heads;    /* query heads, [1, 1024] */
     uint32_t head_dim; /* multiple of 8, [8, 512]; not always d_model / heads */
     uint32_t vocab;    /* [2, 2097152] */
@@ -104,6 +106,11 @@ struct qn_spec {
 
 /* Checks every range and cross-rule above. QN_OK, or QN_ERR_UNSUPPORTED naming the value. */
 int qn_spec_check(const struct qn_spec *spec, struct qn_err *err);
+
+/* Width of the tables that a token's embedding is read from. */
+static inline uint32_t qn_spec_table_width(const struct qn_spec *spec) {
+    return spec->d_embed ? spec->d_embed : spec->d_model;
+}
 
 /* "mha", "gqa" or "mqa": what softmax attention with so many KV heads is called. */
 const char *qn_softmax_name(uint32_t heads, uint32_t kv_heads);

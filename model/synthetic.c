@@ -210,12 +210,11 @@ static int set_body(const struct ask *a, struct qn_synthetic *out, struct qn_err
     int norm = one_of(a->norm, "rms", "layer"), pos = one_of(a->pos, "rope", "learned");
     if (norm < 0) return bad(err, "\"norm\" must be rms or layer");
     if (pos < 0) return bad(err, "\"pos\" must be rope or learned");
-    if (a->embedding && a->embedding != a->hidden)
-        return bad(err,
-                   "\"embedding\" must equal \"hidden\": tables narrower than the model are not supported");
+    if (a->embedding > a->hidden) return bad(err, "\"embedding\" must be at most \"hidden\"");
     snprintf(s->family, sizeof s->family, "synthetic");
     s->layers = a->layers;
     s->d_model = a->hidden;
+    s->d_embed = a->embedding;
     s->heads = either(a->heads, a->hidden < 128 ? 1 : a->hidden / 64);
     s->head_dim = either(a->head_dim, s->d_model / s->heads);
     s->vocab = a->vocab;

@@ -260,15 +260,16 @@ static void walk(struct builder *b) {
     struct qn_checkpoint *c = b->c;
     struct qn_attn_weights attn = {0};
     struct qn_ffn_weights ffn = {0};
+    size_t e = qn_spec_table_width(s);
     b->tensor = 0;
     /* A tied table is the output matrix as well: a larger one would answer each token with itself. */
-    matrix(b, &c->embed, b->s->type, s->vocab, s->d_model, s->tied ? gain(s->d_model) : 1);
+    matrix(b, &c->embed, b->s->type, s->vocab, e, s->tied ? gain(e) : 1);
+    if (s->d_embed) matrix(b, &c->embed_map, b->s->type, s->d_model, e, gain(e));
+    if (s->d_embed && s->tied) matrix(b, &c->output_map, b->s->type, e, s->d_model, gain(s->d_model));
     if (!s->tied) matrix(b, &c->output, b->s->type, s->vocab, s->d_model, 2 * gain(s->d_model));
-    for (uint32_t i = 0; i < s->embed_lags; i++)
-        matrix(b, &c->lags[i], b->s->type, s->vocab, s->d_model, gain(s->d_model));
+    for (uint32_t i = 0; i < s->embed_lags; i++) matrix(b, &c->lags[i], b->s->type, s->vocab, e, gain(e));
     if (s->pos == QN_POS_LEARNED)
-        c->pos_embed =
-            values(b, (struct spread){.n = (size_t)s->context * s->d_model, .sd = gain(s->d_model)});
+        c->pos_embed = values(b, (struct spread){.n = (size_t)s->context * e, .sd = gain(e)});
     norm(b, &c->out_norm);
     for (uint32_t i = 0; i < s->attn_blocks; i++) attention_block(b, b->counting ? &attn : &c->attn[i]);
     for (uint32_t i = 0; i < s->ffn_blocks; i++) ffn_block(b, b->counting ? &ffn : &c->ffn[i]);

@@ -66,13 +66,16 @@ struct qn_ffn_weights {
 
 struct qn_checkpoint {
     struct qn_spec spec;
-    char name[96];                      /* general.name, or the file's stem */
-    char format[16];                    /* "gguf" or "safetensors" */
-    struct qn_matrix embed;             /* [vocab, d_model] */
+    char name[96];   /* general.name, or the file's stem */
+    char format[16]; /* "gguf" or "safetensors" */
+    /* e = qn_spec_table_width */
+    struct qn_matrix embed;             /* [vocab, e] */
+    struct qn_matrix embed_map;         /* [d_model, e], with spec.d_embed; data NULL else */
+    struct qn_matrix output_map;        /* [e, d_model], from the last norm to a tied table; data NULL else */
     struct qn_matrix output;            /* [vocab, d_model]; data NULL when tied */
-    float *pos_embed;                   /* [context, d_model] for learned positions, else NULL */
+    float *pos_embed;                   /* [context, e] for learned positions, else NULL */
     float *rope_factors;                /* [rope_dim/2] from rope_freqs, else NULL */
-    struct qn_matrix lags[QN_LAGS_MAX]; /* [vocab, d_model] each: spec.embed_lags of them, lag 1 first */
+    struct qn_matrix lags[QN_LAGS_MAX]; /* [vocab, e] each: spec.embed_lags of them, lag 1 first */
     struct qn_norm_weights out_norm;
     struct qn_attn_weights *attn;   /* [n_attn * attn_blocks] */
     struct qn_ffn_weights *ffn;     /* [n_ffn * ffn_blocks] */

@@ -76,6 +76,9 @@ static int read_body(const json_t *c, struct qn_spec *s, struct qn_err *err) {
     s->head_dim = s->d_model / s->heads;
     if ((rc = qn_json_u32(c, "head_dim", &s->head_dim, err)) < 0) return rc;
     if ((rc = qn_json_u32(c, "embedding_lags", &s->embed_lags, err)) < 0) return rc;
+    if ((rc = qn_json_u32(c, "embedding_size", &s->d_embed, err)) < 0) return rc;
+    if (qn_json_has(c, "embedding_size") && s->d_embed == 0)
+        return fault(err, QN_ERR_UNSUPPORTED, "embedding_size", "", "is 0");
     s->norm_eps = 1e-5f;
     if ((rc = qn_json_f32(c, "rms_norm_eps", &s->norm_eps, err)) < 0) return rc;
     s->rope_base = 10000.0f;

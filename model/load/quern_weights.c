@@ -257,14 +257,24 @@ static void ffn_block(const struct place *at, const struct qn_ffn_member *m, str
     }
 }
 
+/* What lies before the first block and behind the last. */
+static void tables(struct loader *l) {
+    struct qn_checkpoint *c = l->c;
+    const struct qn_spec *s = &c->spec;
+    uint32_t e = qn_spec_table_width(s);
+    matrix(l, &c->embed, name("model.embed_tokens"), NULL, s->vocab, e);
+    if (s->d_embed) matrix(l, &c->embed_map, name("model.embed_map"), NULL, s->d_model, e);
+    if (s->d_embed && s->tied) matrix(l, &c->output_map, name("model.output_map"), NULL, e, s->d_model);
+    if (!s->tied) matrix(l, &c->output, name("lm_head"), NULL, s->vocab, s->d_model);
+    for (uint32_t i = 0; i < s->embed_lags; i++)
+        matrix(l, &c->lags[i], name("model.embed_lags.%" PRIu32, i + 1), NULL, s->vocab, e);
+    vector(l, &c->out_norm.g, name("model.norm"), NULL, s->d_model);
+}
+
 static void walk(struct loader *l) {
     struct qn_checkpoint *c = l->c;
     const struct qn_spec *s = &c->spec;
-    matrix(l, &c->embed, name("model.embed_tokens"), NULL, s->vocab, s->d_model);
-    if (!s->tied) matrix(l, &c->output, name("lm_head"), NULL, s->vocab, s->d_model);
-    for (uint32_t i = 0; i < s->embed_lags; i++)
-        matrix(l, &c->lags[i], name("model.embed_lags.%" PRIu32, i + 1), NULL, s->vocab, s->d_model);
-    vector(l, &c->out_norm.g, name("model.norm"), NULL, s->d_model);
+    tables(l);
     for (uint32_t b = 0; b < s->attn_blocks && l->rc == QN_OK; b++) {
         struct place at = {.l = l};
         qn_quern_block_name(s, b, at.block);

@@ -176,6 +176,12 @@ static void other_forms(void **state) {
     check_fixture("tests/golden/quern/forms");
 }
 
+/* Tables narrower than the model, E and F of each block, gating D. */
+static void factored(void **state) {
+    (void)state;
+    check_fixture("tests/golden/quern/factored");
+}
+
 /* The default is the first member of each list; the held-out table comes through. */
 static void defaults_and_table(void **state) {
     (void)state;
@@ -206,6 +212,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_thirty),
         cmocka_unit_test(other_forms),
+        cmocka_unit_test(factored),
         cmocka_unit_test(defaults_and_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

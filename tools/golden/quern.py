@@ -7,7 +7,8 @@ structure that they hold, computed in float64 by tools/train/twin.py.
 
 `all` has every member that grist has. `forms` has what the format allows besides: projections for each KV head, F = E,
 ReLU features, members that share all their matrices, gating C, other experts, no RoPE, an output matrix, one way of
-sharing, mixed types. A few plausible faults are run as well: a fixture that would not notice them is not written.
+sharing, mixed types. `factored` has tables narrower than the model with the maps to it and back, E and F of each block,
+and gating D with groups, a scale, a bias of the choice and a gated shared expert. A few plausible faults are run as well: a fixture that would not notice them is not written.
 """
 import argparse
 import filecmp
@@ -33,6 +34,8 @@ class Forms(Twin):
 
     def find(self, *names):
         swap = {".f": ".e"} if self.fault == "f=e" else {}
+        if self.fault == "first e":
+            names = [n.replace("layers.1.attn.linformer.e", "layers.0.attn.linformer.e") for n in names]
         return super().find(*[n[:-2] + swap.get(n[-2:], n[-2:]) for n in names])
 
     def performer(self, q, k, v, w):
@@ -49,10 +52,53 @@ class Forms(Twin):
         if m.get("gating", "B") == "B" or self.fault == "gating":
             return super().ffn(h, f, block)
         at, out = f"{block}.ffn.{f}", np.zeros_like(h)
-        p = softmax(h @ self.find(f"{at}.router").T)
+        l = h @ self.find(f"{at}.router").T
         for t in range(len(h)):
-            for e in np.argsort(-p[t], kind="stable")[:m["num_experts_per_tok"]]:
-                out[t] += p[t, e] * self.mlp(h[t:t + 1], f"{at}.experts.{e}", None)[0]
+            chosen, _ = self.choose(l[t], m, at)
+            if m["gating"] == "C":
+                w = softmax(l[t])[chosen]
+            else:
+                w = self.scores(l[t], m, at, self.fault == "bias")[chosen]
+                w = w / w.sum() * (1 if self.fault == "scale" else m.get("route_scale", 1))
+            for e, x in zip(chosen, w):
+                out[t] += x * self.mlp(h[t:t + 1], f"{at}.experts.{e}", None)[0]
+        if "shared_intermediate_size" in m:
+            gate = self.find(f"{at}.shared_gate") if m.get("shared_gate") and self.fault != "ungated" else None
+            y = self.mlp(h, f"{at}.shared_expert", None)
+            out += y if gate is None else y / (1 + np.exp(-(h @ gate)))[:, None]
+        return out
+
+    def scores(self, l, m, at, biased=True):
+        """What experts of one token are ranked by: logits, or with gating D sigmoids and a bias."""
+        if m.get("gating", "B") != "D":
+            return l
+        bias = self.find(f"{at}.route_bias") if biased else None
+        return 1 / (1 + np.exp(-l)) + (0 if bias is None else bias)
+
+    def choose(self, l, m, at):
+        """Experts of one token, and how near the choice came to being another one."""
+        s, k, n = self.scores(l, m, at), m["num_experts_per_tok"], m.get("groups", 1)
+        gap = np.inf
+        if n > 1 and self.fault != "groups":
+            best = np.sort(s.reshape(n, -1), -1)[:, -2:].sum(-1)
+            order = np.argsort(-best, kind="stable")
+            top = m["top_groups"]
+            gap = best[order[top - 1]] - best[order[top]] if top < n else gap
+            s = np.where(np.isin(np.arange(len(s)) * n // len(s), order[:top]), s, -np.inf)
+        order = np.argsort(-s, kind="stable")
+        return order[:k], min(gap, s[order[k - 1]] - s[order[k]])
+
+    def logits(self, ids, structure):
+        """With an embedding map: its product with each table is one table, and so it is on the way back."""
+        if "embedding_size" not in self.cfg:
+            return super().logits(ids, structure)
+        plain = self.w
+        to, back = plain["model.embed_map.weight"], plain["model.output_map.weight"]
+        back = to.T if self.fault == "one map" else back
+        self.w = {n: x @ to.T if x.shape[-1] == to.shape[1] and "embed_" in n else x for n, x in plain.items()}
+        self.w["lm_head.weight"] = plain["model.embed_tokens.weight"] @ back
+        out = super().logits(ids, structure)
+        self.w = plain
         return out
 
     def mlp(self, h, at, _):
@@ -198,6 +244,38 @@ def make_forms(path):
     m.save(path, c)
 
 
+def make_factored(path):
+    """Narrow tables with maps, E and F of each block, gating D with all that belongs to it."""
+    c = config(24, 3, 2, 48, 2, embedding_size=16, attention={
+        "mha": {"kv_heads": 3}, "linformer": {"kv_heads": 3, "k": 9}}, ffn={
+        "swiglu": {"intermediate_size": 40},
+        "moe": {"expert": "swiglu", "num_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 16, "gating": "D",
+                "groups": 4, "top_groups": 2, "route_scale": 2.5, "shared_intermediate_size": 24, "shared_gate": True}},
+        sharing=["none", "all"])
+    m, d = Maker(5), 24
+    m.add("model.embed_tokens", 44, 16, scale=0.7)
+    for i in (1, 2):
+        m.add(f"model.embed_lags.{i}", 44, 16, scale=0.4)
+    m.add("model.embed_map", d, 16, scale=0.3)
+    m.add("model.output_map", 16, d, scale=0.3, dtype="F32")
+    m.norm("model.norm", d)
+    for b in ("model.layers.0", "model.layers.1", "model.shared"):
+        m.norm(f"{b}.attn.norm", d)
+        m.norm(f"{b}.ffn.norm", d)
+        for p in "qkvo":
+            m.add(f"{b}.attn.{p}_proj", d, d, scale=0.3)
+        for e in "ef":
+            m.add(f"{b}.attn.linformer.{e}", 9, 48, scale=0.5)
+        network(m, f"{b}.ffn.swiglu", True, 40, d)
+        m.add(f"{b}.ffn.moe.router", 8, d, scale=0.5)
+        m.add(f"{b}.ffn.moe.route_bias", 8, scale=0.2, dtype="F32")
+        for e in range(8):
+            network(m, f"{b}.ffn.moe.experts.{e}", True, 16, d)
+        network(m, f"{b}.ffn.moe.shared_expert", True, 24, d)
+        m.add(f"{b}.ffn.moe.shared_gate", d, scale=0.3)
+    m.save(path, c)
+
+
 # ---- golden files -----------------------------------------------------------------------------------------
 
 
@@ -212,9 +290,8 @@ def watch_gaps(twin):
     def ffn(h, f, block):
         m = twin.cfg["ffn"][f]
         if "num_experts" in m:
-            l = np.sort(h @ twin.find(f"{block}.ffn.{f}.router").T, -1)[:, ::-1]
-            k = m["num_experts_per_tok"]
-            twin.gap = min(twin.gap, (l[:, k - 1] - l[:, k]).min())
+            at = f"{block}.ffn.{f}"
+            twin.gap = min(twin.gap, *(twin.choose(l, m, at)[1] for l in h @ twin.find(f"{at}.router").T))
         return plain(h, f, block)
 
     twin.ffn = ffn
@@ -252,7 +329,11 @@ def main():
     golden(os.path.join(out, "all"), [("f=e", ("linformer", "gelu", "none")), ("shared", ("mha", "moe", "all"))])
     make_forms(os.path.join(out, "forms"))
     golden(os.path.join(out, "forms"), [("gating", ("mha", "moe", "all"))])
-    for name in ("all", "forms"):
+    make_factored(os.path.join(out, "factored"))
+    golden(os.path.join(out, "factored"), [
+        ("one map", ("mha", "swiglu", "none")), ("first e", ("linformer", "swiglu", "none")),
+        *((fault, ("mha", "moe", "none")) for fault in ("bias", "groups", "scale", "ungated"))])
+    for name in ("all", "forms", "factored"):
         for file in ("config.json", "model.safetensors", "golden.bin"):
             a, b = os.path.join(out, name, file), os.path.join(home, name, file)
             print(f"{os.path.getsize(a):8} {name}/{file}")

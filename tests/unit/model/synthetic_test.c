@@ -87,9 +87,19 @@ static void every_kind_runs(void **state) {
 
 static void every_type_and_form_runs(void **state) {
     (void)state;
-    static const char *const forms[] = {
-        "",           "norm=layer", "pos=learned", "tied=false",    "lags=3",
-        "rope=false", "window=8",   "seed=99",     "rope_base=5e5", "head_dim=40,heads=3,attention=mqa"};
+    static const char *const forms[] = {"",
+                                        "norm=layer",
+                                        "pos=learned",
+                                        "tied=false",
+                                        "lags=3",
+                                        "rope=false",
+                                        "window=8",
+                                        "seed=99",
+                                        "rope_base=5e5",
+                                        "head_dim=40,heads=3,attention=mqa",
+                                        "embedding=48",
+                                        "embedding=16,tied=false",
+                                        "embedding=32,lags=2,pos=learned"};
     char text[256];
     for (int t = 0; t < QN_TYPE_COUNT; t++) {
         snprintf(text, sizeof text, "synthetic:hidden=256,layers=2,vocab=320,n=64,type=%s",
@@ -194,7 +204,10 @@ static void refusals(void **state) {
         {"ffn=moe,gating=D,route_groups=4,top_groups=5", "top_groups is 5"},
         {"ffn=moe,gating=D,experts_per_token=3,route_groups=4,top_groups=1", "open groups hold"},
         {"ffn=moe,experts=4,experts_per_token=8", "above the 4 experts"},
-        {"hidden=64,embedding=32", "narrower than the model are not supported"},
+        {"hidden=64,embedding=72", "at most \"hidden\""},
+        {"hidden=64,embedding=4", "integer from 8"},
+        {"hidden=64,embedding=24", "whole blocks of 32"},
+        {"hidden=64,ffn=moe,shared_dim=4", "integer from 8"},
         {"norm=batch", "rms or layer"},
         {"pos=sine", "rope or learned"},
         {"type=q3_k", "q8_0"},
