@@ -1,19 +1,22 @@
-/* Drawing random directions: own generator (splitmix64, Box-Muller in double), so that a seed means the same
- * features everywhere. Pure but for its buffer. Thread: any. */
+/* Drawing random directions: own generator (splitmix64, Box-Muller), so that a seed means the same features
+ * everywhere; orthogonal ones by Gram-Schmidt on the kernels' products, which have the same bits at every
+ * level.
+ *
+ *   key -> normals [head_dim, head_dim] -[orthogonal: each less its parts along those before]-> columns of w
+ *
+ * A request may bring a new seed, and the engine's thread waits while its directions are drawn: a block of
+ * layers takes well below a millisecond for the usual number of features. Pure but for its buffer.
+ * Thread: any. */
 #include "model/attention/features.h"
 
 #include <math.h>
 #include <string.h>
 
+#include "kernels/kernels.h"
 #include "kernels/mem.h"
 
-#define TAU 6.283185307179586476925286766559
-
-struct gauss {
-    uint64_t state;
-    double spare;
-    bool has_spare;
-};
+#define TAU    6.2831853f
+#define PASSES 5
 
 static uint64_t mix64(uint64_t z) {
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
@@ -21,64 +24,68 @@ static uint64_t mix64(uint64_t z) {
     return z ^ (z >> 31);
 }
 
-static uint64_t next(struct gauss *g) {
-    return mix64(g->state += 0x9e3779b97f4a7c15ull);
-}
-
-static double uniform(struct gauss *g) { /* (0, 1) */
-    return ((double)(next(g) >> 11) + 0.5) * 0x1p-53;
-}
-
-static double normal(struct gauss *g) {
-    if (g->has_spare) {
-        g->has_spare = false;
-        return g->spare;
+/* n values, an even number, of N(0, 1). */
+static void normals(uint64_t *state, float *x, size_t n) {
+    for (size_t i = 0; i < n; i += 2) {
+        uint64_t bits = mix64(*state += 0x9e3779b97f4a7c15ull);
+        float u = (float)(((double)(bits >> 32) + 0.5) * 0x1p-32); /* (0, 1] */
+        float angle = TAU * (float)((uint32_t)bits >> 8) * 0x1p-24f;
+        float r = sqrtf(-2.0f * logf(u));
+        x[i] = r * cosf(angle);
+        x[i + 1] = r * sinf(angle);
     }
-    double r = sqrt(-2.0 * log(uniform(g))), angle = TAU * uniform(g);
-    g->spare = r * sin(angle);
-    g->has_spare = true;
-    return r * cos(angle);
 }
 
-/* Four sums, so that the additions don't wait for each other. n is a multiple of 4. */
-static double dot(const double *a, const double *b, size_t n) {
-    double s[4] = {0};
-    for (size_t i = 0; i < n; i += 4) {
-        for (size_t k = 0; k < 4; k++) s[k] += a[i + k] * b[i + k];
-    }
-    return (s[0] + s[1]) + (s[2] + s[3]);
+/* Scales r to length 1; returns the length it had. */
+static float unit(float *r, size_t n) {
+    float square;
+    qn_ops()->dots(&square, r, r, 0, 1, n);
+    float length = sqrtf(square);
+    qn_ops()->scale(r, 1.0f / length, n);
+    return length;
 }
 
-/* Row i less its parts along rows 0 .. i-1, of length 1. Twice is enough for full precision. */
-static void orthonormalise(double *rows, size_t i, size_t n) {
-    double *r = rows + i * n;
-    for (int pass = 0; pass < 2; pass++) {
-        for (size_t k = 0; k < i; k++) {
-            double along = dot(r, rows + k * n, n);
-            for (size_t d = 0; d < n; d++) r[d] -= along * rows[k * n + d];
-        }
+/* Row i less its parts along rows 0 .. i-1, of length 1; returns the length it had before. Again while that
+ * took most of it away, since then most of what is left is rounding. along: [i]. */
+static float orthonormalise(float *rows, size_t i, size_t n, float *along) {
+    float *r = rows + i * n, length = unit(r, n), left = 0;
+    struct qn_mix less = {.x = along,
+                          .x_k = 1,
+                          .b = rows,
+                          .ldb = n,
+                          .y = r,
+                          .ldy = n,
+                          .rows = 1,
+                          .depth = i,
+                          .cols = n,
+                          .start = QN_MIX_ADD};
+    for (int pass = 0; i > 0 && left < 0.7f && pass < PASSES; pass++) {
+        qn_ops()->dots(along, r, rows, n, i, n);
+        qn_ops()->scale(along, -1.0f, i);
+        qn_ops()->mix(&less);
+        left = unit(r, n);
     }
-    double inv = 1.0 / sqrt(dot(r, r, n));
-    for (size_t d = 0; d < n; d++) r[d] *= inv;
+    return length;
 }
 
 bool qn_features_draw(const struct qn_features_key *key, uint32_t head_dim, uint32_t m, bool orthogonal,
                       float *w) {
     size_t n = head_dim;
-    double *rows = qn_mem_alloc_array(n * n, sizeof *rows);
+    float *rows = qn_mem_alloc_array(n * (n + 2), sizeof *rows);
     if (!rows) return false;
-    struct gauss g = {0};
-    g.state = mix64(mix64(key->seed + 0x9e3779b97f4a7c15ull) ^ ((uint64_t)key->block << 32 | key->head));
-    for (size_t j = 0; j < m; j++) {
-        double *r = rows + j % n * n, length = 1;
-        for (size_t d = 0; d < n; d++) r[d] = normal(&g);
-        if (orthogonal) {
+    float *length = rows + n * n, *along = length + n;
+    uint64_t state = mix64(mix64(key->seed + 0x9e3779b97f4a7c15ull) ^ key->block);
+    for (size_t first = 0; first < m; first += n) {
+        size_t count = m - first < n ? m - first : n;
+        normals(&state, rows, count * n);
+        for (size_t j = 0; j < count; j++) {
             /* Lengths of Gaussian rows are a function of R in their decomposition into Q R, and Q is
              * independent of R: so this is an independent chi(head_dim) length without a second draw. */
-            length = sqrt(dot(r, r, n));
-            orthonormalise(rows, j % n, n);
+            length[j] = orthogonal ? orthonormalise(rows, j, n, along) : 1.0f;
         }
-        for (size_t d = 0; d < n; d++) w[d * m + j] = (float)(length * r[d]);
+        for (size_t d = 0; d < n; d++) {
+            for (size_t j = 0; j < count; j++) w[d * m + first + j] = length[j] * rows[j * n + d];
+        }
     }
     qn_mem_free(rows);
     return true;

@@ -8,7 +8,7 @@
 
 struct qn_features_key { /* same key, same directions, on every machine of one libm */
     uint64_t seed;
-    uint32_t block, head; /* weight block of the checkpoint, KV head */
+    uint32_t block; /* weight block of the checkpoint: its KV heads share the directions */
 };
 
 /* w [head_dim, m], head_dim a multiple of 4: column j is direction j, distributed as N(0, I). orthogonal:

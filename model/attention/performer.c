@@ -106,7 +106,9 @@ static void label(const struct qn_attn_member *m, const struct options *o, struc
                  "every row reads the whole sequence; the weights read backwards only");
     } else if (o->relu && !(native && m->relu)) {
         snprintf(c->why, sizeof c->why, "ReLU features estimate no softmax: structure only");
-    } else if (native && m->relu && (!o->relu || o->drawn)) {
+    } else if (native && m->relu && !o->relu) {
+        snprintf(c->why, sizeof c->why, "exponential features with weights trained for ReLU features");
+    } else if (native && m->relu && o->drawn) {
         snprintf(c->why, sizeof c->why, "ReLU features with other directions than those trained");
     } else if (!o->drawn) {
         c->origin = QN_ORIGIN_NATIVE;

@@ -277,21 +277,56 @@ static void kernel_is_unbiased(void **state) {
     }
 }
 
-/* Directions of one block of head_dim are orthogonal, their lengths are not equal, another block, head or
- * seed gives others, the same key the same. */
+/* Largest |cosine| of two directions of one block of dh. */
+static double worst_cosine(const float *w, size_t dh, size_t m) {
+    double worst = 0;
+    for (size_t i = 0; i < m; i++) {
+        for (size_t j = i / dh * dh; j < i; j++) {
+            double dot = 0, a = 0, b = 0;
+            for (size_t d = 0; d < dh; d++) {
+                dot += (double)w[d * m + i] * (double)w[d * m + j];
+                a += (double)w[d * m + i] * (double)w[d * m + i];
+                b += (double)w[d * m + j] * (double)w[d * m + j];
+            }
+            worst = fmax(worst, fabs(dot) / sqrt(a * b));
+        }
+    }
+    return worst;
+}
+
+/* To single precision, also where a direction is nearly spanned by those before it: the last of many. */
+static void wide_directions_are_orthogonal(void **state) {
+    (void)state;
+    enum { WIDE = 128, COUNT = 300 };
+    static float w[WIDE * COUNT];
+    for (uint64_t seed = 0; seed < 8; seed++) {
+        double square = 0, top = 0;
+        draw(seed, WIDE, COUNT, true, w);
+        assert_true(worst_cosine(w, WIDE, COUNT) <= 5e-7);
+        for (size_t i = 0; i < (size_t)WIDE * COUNT; i++) {
+            square += (double)w[i] * (double)w[i];
+            top = fmax(top, fabs((double)w[i]));
+        }
+        /* entries of variance 1, within 5 standard errors */
+        assert_true(fabs(square / (WIDE * COUNT) - 1) <= 5 * sqrt(2.0 / (WIDE * COUNT)));
+        assert_true(top > 3 && top < 7);
+    }
+}
+
+/* Directions of one block of head_dim are orthogonal, their lengths are not equal, another block or seed
+ * gives others, the same key the same. */
 static void directions_are_orthogonal(void **state) {
     (void)state;
     static float w[DH * M], u[DH * M];
     draw(7, DH, M, true, w);
+    assert_true(worst_cosine(w, DH, M) <= 5e-7);
     for (size_t i = 0; i < M; i++) {
         for (size_t j = 0; j < i; j++) {
-            double dot = 0, a = 0, b = 0;
+            double a = 0, b = 0;
             for (size_t d = 0; d < DH; d++) {
-                dot += (double)w[d * M + i] * (double)w[d * M + j];
                 a += (double)w[d * M + i] * (double)w[d * M + i];
                 b += (double)w[d * M + j] * (double)w[d * M + j];
             }
-            if (i / DH == j / DH) assert_true(fabs(dot) <= 1e-6 * sqrt(a * b));
             assert_true(fabs(a - b) > 1e-9);
         }
     }
@@ -299,10 +334,8 @@ static void directions_are_orthogonal(void **state) {
     assert_memory_equal(u, w, sizeof w);
     draw(8, DH, M, true, u);
     assert_memory_not_equal(u, w, sizeof w);
-    struct qn_features_key block = {.seed = 7, .block = 1}, head = {.seed = 7, .head = 1};
+    struct qn_features_key block = {.seed = 7, .block = 1};
     assert_true(qn_features_draw(&block, DH, M, true, u));
-    assert_memory_not_equal(u, w, sizeof w);
-    assert_true(qn_features_draw(&head, DH, M, true, u));
     assert_memory_not_equal(u, w, sizeof w);
 }
 
@@ -391,10 +424,19 @@ static void labels(void **state) {
     qn_part_add(&p, "seed", QN_PARAM_INT, 0);
     c = choice_of(&native, &p, &rc);
     assert_true(c.origin == QN_ORIGIN_CONVERTED && c.exactness == QN_APPROXIMATE);
-    assert_int_equal(choice_of(&relu, &p, &rc).exactness, QN_UNTRAINED);
+    c = choice_of(&relu, &p, &rc);
+    assert_int_equal(c.exactness, QN_UNTRAINED);
+    assert_string_equal(c.why, "ReLU features with other directions than those trained");
+    p = ask("performer");
+    qn_part_add(&p, "relu", QN_PARAM_BOOL, 0);
+    c = choice_of(&relu, &p, &rc);
+    assert_int_equal(c.exactness, QN_UNTRAINED);
+    assert_string_equal(c.why, "exponential features with weights trained for ReLU features");
     p = ask("performer");
     qn_part_add(&p, "relu", QN_PARAM_BOOL, 1);
-    assert_int_equal(choice_of(&softmax, &p, &rc).exactness, QN_UNTRAINED);
+    c = choice_of(&softmax, &p, &rc);
+    assert_int_equal(c.exactness, QN_UNTRAINED);
+    assert_non_null(strstr(c.why, "estimate no softmax"));
     assert_int_equal(choice_of(&relu, &p, &rc).origin, QN_ORIGIN_NATIVE);
     p = ask("performer");
     qn_part_add(&p, "causal", QN_PARAM_BOOL, 0);
@@ -425,6 +467,7 @@ int main(void) {
         cmocka_unit_test(no_drift),
         cmocka_unit_test(kernel_is_unbiased),
         cmocka_unit_test(directions_are_orthogonal),
+        cmocka_unit_test(wide_directions_are_orthogonal),
         cmocka_unit_test(error_falls_with_features),
         cmocka_unit_test(state_is_constant),
         cmocka_unit_test(labels),
