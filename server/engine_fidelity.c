@@ -5,7 +5,9 @@
  * Both are teacher-forced on the same tokens. One run record stands for both: it holds state for both from
  * one admission (so that two of them can never wait for each other), and moves between the groups of the two
  * structures, one chunk per turn, as any other sequence does. The engine has one buffer; who holds it always
- * has rows to run, so it comes free. After a preemption both states are computed again, the sums are kept.
+ * has rows to run, so it comes free. A finished output is measured at once or not at all. Where the
+ * measurement is all that a job does, it queues as others do, and after a preemption both states are computed
+ * again and the sums are kept.
  * Engine thread. */
 #include <math.h>
 #include <string.h>
@@ -18,12 +20,11 @@ struct qn_variant *qn_run_variant(const struct qn_run *r) {
     return r->fid.on && r->fid.side == 0 ? j->baseline : j->variant;
 }
 
-bool qn_fidelity_begin(struct qn_engine *e, struct qn_run *r) {
+bool qn_fidelity_begin(struct qn_run *r) {
     const struct qn_job *j = r->job->job;
     struct qn_fidelity_run *f = &r->fid;
     uint32_t n = r->n_hist < j->fidelity_tokens ? r->n_hist : j->fidelity_tokens;
     size_t vocab = qn_model_info(j->model)->vocab;
-    (void)e;
     if (!j->baseline || n < 2) return false;
     size_t chunk = QN_FIDELITY_BYTES / (vocab * sizeof(float));
     *f = (struct qn_fidelity_run){.on = true, .rows = n - 1};
@@ -41,7 +42,6 @@ static bool make_buffer(struct qn_engine *e) {
         if (vocab > floats) floats = vocab;
     }
     e->ref_rows = qn_mem_alloc_array(floats, sizeof *e->ref_rows);
-    e->ref_floats = floats;
     return e->ref_rows != NULL;
 }
 

@@ -141,7 +141,6 @@ struct qn_engine {
     float *row;
     void *sample_work;
     float *ref_rows;               /* logits of one fidelity chunk; made when first needed */
-    size_t ref_floats;             /* that it has room for */
     struct qn_run *ref_owner;      /* whose chunk is in it, or NULL */
     struct qn_sched_key *key_snap; /* [cap_keys] */
     uint32_t cap_keys;
@@ -177,9 +176,8 @@ void qn_run_flush_text(struct qn_engine *e, struct qn_run *r);
 /* engine_fidelity.c */
 #define QN_FIDELITY_ROWS  32u               /* most rows of one chunk */
 #define QN_FIDELITY_BYTES ((size_t)8 << 20) /* most bytes of the buffer, unless one row needs more */
-/* The output has ended well: is it to be held against the baseline? Then its record is set up for that, and
- * is to be queued again. */
-bool qn_fidelity_begin(struct qn_engine *e, struct qn_run *r);
+/* Are r's tokens to be held against a baseline? Then its record is set up for that. */
+bool qn_fidelity_begin(struct qn_run *r);
 /* Weights and state of both structures: all or nothing. QN_OK, QN_ERR_NO_STATE (wait), QN_ERR_TOO_LONG (both
  * never fit), QN_ERR_NOMEM. */
 int qn_fidelity_take_state(struct qn_engine *e, struct qn_run *r, struct qn_err *err);
@@ -196,7 +194,8 @@ void qn_fidelity_reset(struct qn_engine *e, struct qn_run *r); /* gives state an
 void qn_fidelity_free(struct qn_engine *e, struct qn_run *r);
 /* Weights that r's next step runs with. */
 struct qn_variant *qn_run_variant(const struct qn_run *r);
-/* Makes v's converted weights when they are not there; the time counts as r's. */
+/* Makes v's converted weights when they are not there; the time counts as r's, unless it measures fidelity.
+ */
 int qn_run_prepare(struct qn_engine *e, struct qn_run *r, struct qn_variant *v, struct qn_err *err);
 /* Bytes of text that token i of r's tokens stands for. */
 size_t qn_run_token_bytes(const struct qn_run *r, uint32_t i, uint64_t before);

@@ -21,10 +21,15 @@ uint32_t qn_run_todo(const struct qn_run *r) {
 }
 
 /* ---- queue of a key ---- */
+/* Its reader is slow. Fidelity gives the reader nothing yet, so it goes on. */
+static bool held_up(const struct qn_run *r) {
+    return r->job->paused_ns && !r->fid.on;
+}
+
 /* Is r the one of its key that is admitted next from its pool? */
 static bool leads_pool(const struct qn_run *r) {
     const struct qn_run *p = r->prev;
-    while (p && (p->pool != r->pool || p->job->paused_ns)) p = p->prev;
+    while (p && (p->pool != r->pool || held_up(p))) p = p->prev;
     return !p;
 }
 
@@ -144,8 +149,8 @@ static bool init_run(struct qn_engine *e, struct qn_job_run *js, struct qn_run *
 }
 
 /* Holds nothing but a sequence of known tokens against the baseline. */
-static bool only_fidelity(struct qn_engine *e, struct qn_run *r) {
-    return r->job->job->fidelity_only && qn_fidelity_begin(e, r);
+static bool only_fidelity(struct qn_run *r) {
+    return r->job->job->fidelity_only && qn_fidelity_begin(r);
 }
 
 /* Does its longest form fit an empty pool at all? If it did not, it would be preempted for ever. */
@@ -164,7 +169,7 @@ bool qn_engine_enqueue(struct qn_engine *e, struct qn_job_run *js) {
     for (uint32_t i = 0; i < js->n_runs && !code; i++) {
         if (!init_run(e, js, &js->runs[i]))
             code = QN_API_OUT_OF_MEMORY;
-        else if (!only_fidelity(e, &js->runs[i]) && !fits(&js->runs[i], probe))
+        else if (!only_fidelity(&js->runs[i]) && !fits(&js->runs[i], probe))
             code = QN_API_TOO_LARGE_WORK;
     }
     qn_seq_free(&probe);
@@ -313,10 +318,6 @@ static void admit_head(struct qn_engine *e, struct qn_run *r) {
     struct qn_state_stats st = qn_model_state(r->job->job->model);
     int rc = take_state(e, r, &err);
     if (rc == QN_ERR_NO_STATE) rc = last_resort(e, r, &err);
-    if (rc && rc != QN_ERR_NO_STATE && r->fid.on && !r->job->job->fidelity_only) {
-        qn_run_end(e, r, r->out->finish); /* the output is there; what can't be measured is not reported */
-        return;
-    }
     if (rc == QN_ERR_NO_STATE) {
         e->pool_tried[r->pool] = st.budget - st.used + 1;
         return;
@@ -331,11 +332,6 @@ static void admit_head(struct qn_engine *e, struct qn_run *r) {
     dequeue(e, r);
     admitted(e, r);
     if (!qn_run_todo(r)) qn_run_end(e, r, QN_FINISH_COMPLETE); /* one token to score: nothing to run */
-}
-
-/* Its reader is slow. Fidelity gives the reader nothing yet, so it goes on. */
-static bool held_up(const struct qn_run *r) {
-    return r->job->paused_ns && !r->fid.on;
 }
 
 /* A slow reader waits without holding up others; who waits for memory holds up its own pool, no other one. */
@@ -446,7 +442,17 @@ void qn_engine_fork(struct qn_engine *e, struct qn_run *leader) {
 }
 
 /* ---- preemption and end ---- */
+/* Its output is there, and is only held against the baseline still. */
+static bool measured(const struct qn_run *r) {
+    return r->fid.on && !r->job->job->fidelity_only;
+}
+
 void qn_engine_preempt(struct qn_engine *e, struct qn_run *r) {
+    if (measured(r)) { /* its answer does not wait for state to come free again */
+        r->out->fidelity = (struct qn_fidelity){0};
+        qn_run_end(e, r, r->out->finish);
+        return;
+    }
     stop_running(e, r);
     r->reserved = 0;
     if (r->fid.on) {
@@ -473,6 +479,23 @@ static bool ended_well(enum qn_finish f) {
     return f == QN_FINISH_STOP || f == QN_FINISH_LENGTH || f == QN_FINISH_COMPLETE;
 }
 
+/* An output that is there is measured at once, in the place that it just had, or not at all: neither its
+ * reader nor who waits behind it is to wait for that. Who needs the state meanwhile takes it from here first.
+ */
+static bool measure(struct qn_engine *e, struct qn_run *r) {
+    struct qn_err err = {0};
+    if (e->n_running >= e->lim.max_running || !qn_fidelity_begin(r)) return false;
+    int rc = take_state(e, r, &err);
+    if (rc == QN_ERR_NO_STATE) rc = last_resort(e, r, &err);
+    if (rc) {
+        qn_fidelity_free(e, r);
+        return false;
+    }
+    r->order = ++e->next_order;
+    start_running(e, r, 0);
+    return true;
+}
+
 void qn_run_end(struct qn_engine *e, struct qn_run *r, enum qn_finish finish) {
     if (r->state == QN_RUN_ENDED) return;
     qn_run_mark(r, e->now_ns, r->phase);
@@ -486,10 +509,7 @@ void qn_run_end(struct qn_engine *e, struct qn_run *r, enum qn_finish finish) {
         if (finish == QN_FINISH_ERROR || r->job->job->fidelity_only) end_output(e, r, finish);
     } else {
         end_output(e, r, finish);
-        if (ended_well(finish) && !r->no_memory && qn_fidelity_begin(e, r)) {
-            enqueue(e, r);
-            return;
-        }
+        if (ended_well(finish) && !r->no_memory && measure(e, r)) return;
     }
     r->state = QN_RUN_ENDED;
     if (r->key) r->key->users--;

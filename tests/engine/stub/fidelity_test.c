@@ -203,6 +203,16 @@ static void pairs(void **state) {
     }
 }
 
+static unsigned long counted(const struct qn_metrics *metrics, const char *name) {
+    struct qn_buf page = {0};
+    qn_metrics_write(metrics, &page);
+    const char *at = strstr(page.p, name);
+    assert_non_null(at);
+    unsigned long n = strtoul(at + strlen(name), NULL, 10);
+    qn_buf_free(&page);
+    return n;
+}
+
 /* Several at once, other requests between them, and little memory, so that they are preempted: the same sums.
  */
 static void crowd(void **state) {
@@ -239,12 +249,7 @@ static void crowd(void **state) {
         }
         assert_int_equal(qn_stub_check_pool(k.models.models[0]), 0);
         kit_stop(&k);
-        struct qn_buf page = {0};
-        qn_metrics_write(metrics, &page);
-        const char *at = strstr(page.p, "\nquern_preemptions_total ");
-        assert_non_null(at);
-        preempted += strtoul(at + strlen("\nquern_preemptions_total "), NULL, 10);
-        qn_buf_free(&page);
+        preempted += counted(metrics, "\nquern_preemptions_total ");
         qn_metrics_free(metrics);
     }
     assert_true(preempted > 10);
@@ -268,6 +273,90 @@ static void what_never_fits(void **state) {
     assert_int_equal(c.job->outputs[0].finish, QN_FINISH_LENGTH);
     kit_free(&c);
     kit_stop(&k);
+}
+
+/* Somebody holds the state that measuring would take: the answer comes without it, and so does who is next.
+ */
+static void answers_do_not_wait(void **state) {
+    struct kit k;
+    struct kit_call holder, c, next;
+    char text[300];
+    (void)state;
+    fill(text, 250, 7);
+    start(&k, 1024, 70, (struct qn_engine_options){.reserve_tokens = 1000});
+    qn_stub.step_us = 2000;
+    assert_int_equal(kit_submit(&k, &holder, in_structure("gqa", "holds", 750), 0), 0); /* 48 blocks */
+    assert_int_equal(kit_submit(&k, &c, in_structure("mqa", text, 4), 0), 0); /* 16; to measure 32 */
+    assert_int_equal(kit_submit(&k, &next, in_structure("gqa", text, 4), 0), 0);
+    kit_wait(&k, &c);
+    kit_wait(&k, &next);
+    assert_false(holder.done);
+    assert_int_equal(c.job->error, QN_API_OK);
+    assert_int_equal(c.job->outputs[0].n_tokens, 4);
+    assert_int_equal(c.job->outputs[0].finish, QN_FINISH_LENGTH);
+    assert_int_equal(c.job->outputs[0].fidelity.positions, 0);
+    qn_engine_cancel(k.engine, holder.job);
+    kit_wait(&k, &holder);
+    kit_free(&holder);
+    kit_free(&c);
+    kit_free(&next);
+    /* all places are taken, and somebody waits for one: it is measured in the place that it had */
+    qn_engine_free(&k.engine);
+    struct qn_engine_options opt = {
+        .models = &k.models, .max_running = 2, .reserve_tokens = 1, .wake = kit_wake, .wake_ctx = &k};
+    k.engine = qn_engine_new(&opt);
+    assert_int_equal(qn_engine_start(k.engine), 0);
+    text[60] = 0;
+    assert_int_equal(kit_submit(&k, &holder, in_structure("gqa", "holds", 750), 0), 0);
+    assert_int_equal(kit_submit(&k, &c, in_structure("mqa", text, 4), 0), 0);
+    assert_int_equal(kit_submit(&k, &next, in_structure("gqa", text, 600), 0), 0);
+    kit_wait(&k, &c);
+    assert_false(holder.done || next.done);
+    check_outputs(&c, 2);
+    qn_engine_cancel(k.engine, holder.job);
+    qn_engine_cancel(k.engine, next.job);
+    kit_wait(&k, &holder);
+    kit_wait(&k, &next);
+    kit_free(&holder);
+    kit_free(&c);
+    kit_free(&next);
+    kit_stop(&k);
+}
+
+/* What grows takes the state of measurements first, and ends them: all or nothing is reported. */
+static void measuring_gives_way(void **state) {
+    unsigned taken = 0, whole = 0;
+    (void)state;
+    for (uint32_t blocks = 34; blocks <= 60; blocks += 2) {
+        struct kit k;
+        struct kit_call grows, c;
+        char text[300];
+        struct qn_metrics *metrics = qn_metrics_new();
+        start(&k, 1024, blocks,
+              (struct qn_engine_options){
+                  .step_tokens = 24, .prefill_chunk = 7, .reserve_tokens = 1, .metrics = metrics});
+        fill(text, 250, blocks);
+        assert_int_equal(kit_submit(&k, &grows, in_structure("gqa", "grows", 300), 0), 0);
+        assert_int_equal(kit_submit(&k, &c, in_structure("mqa", text, 4), 0), 0);
+        kit_wait(&k, &c);
+        kit_wait(&k, &grows);
+        assert_int_equal(c.job->error, QN_API_OK);
+        assert_int_equal(c.job->outputs[0].n_tokens, 4);
+        assert_int_equal(c.job->outputs[0].finish, QN_FINISH_LENGTH);
+        assert_int_equal(grows.job->outputs[0].n_tokens, 300);
+        if (c.job->outputs[0].fidelity.positions) {
+            check_outputs(&c, 2);
+            whole++;
+        } else {
+            taken += counted(metrics, "\nquern_prompt_tokens_total ") > 5 + 250;
+        }
+        assert_int_equal(counted(metrics, "\nquern_preemptions_total "), 0);
+        kit_free(&c);
+        kit_free(&grows);
+        kit_stop(&k);
+        qn_metrics_free(metrics);
+    }
+    assert_true(taken > 0 && whole > 0);
 }
 
 /* A deadline or a client that leaves ends it within a step; an answer that is there stays one. */
@@ -384,6 +473,8 @@ int main(void) {
                                        cmocka_unit_test(pairs),
                                        cmocka_unit_test(crowd),
                                        cmocka_unit_test(what_never_fits),
+                                       cmocka_unit_test(answers_do_not_wait),
+                                       cmocka_unit_test(measuring_gives_way),
                                        cmocka_unit_test(ends_early),
                                        cmocka_unit_test(stopped),
                                        cmocka_unit_test(whole_sequences)};
