@@ -45,14 +45,20 @@ static bool preempted(const struct qn_sched_step *s, uint32_t i) {
     return false;
 }
 
+/* Runs whole and keeps nothing behind: it has no memory to give, and nobody waits for it to finish. */
+static bool stateless(const struct qn_sched_seq *q) {
+    return q->whole && q->held == 0;
+}
+
 /* Who gives up memory so that sequence i can grow: a paused one first (it makes no progress anyway), then the
- * newest that is younger than i, then i itself unless it is the pool's oldest. */
+ * newest that is younger than i, then i itself unless it is the oldest in the pool that holds any. Nothing
+ * may be counted as held where all of it is shared: that comes free once its other holders are gone. */
 static uint32_t victim_for(const struct qn_sched_step *s, uint32_t i) {
     uint32_t best = QN_SCHED_NONE;
     bool oldest = true;
     for (uint32_t k = 0; k < s->n_seqs; k++) {
         const struct qn_sched_seq *q = &s->seqs[k], *b = best == QN_SCHED_NONE ? NULL : &s->seqs[best];
-        if (q->pool != s->seqs[i].pool || preempted(s, k)) continue;
+        if (q->pool != s->seqs[i].pool || stateless(q) || preempted(s, k)) continue;
         if (q->order < s->seqs[i].order) oldest = false;
         if (k == i || (!q->paused && q->order < s->seqs[i].order)) continue;
         if (!b || q->paused > b->paused || (q->paused == b->paused && q->order > b->order)) best = k;

@@ -6,8 +6,10 @@
  * step runs. Groups (sequences that can share a step) alternate by deficit round robin on tokens. Within the
  * group all decode rows go first, then prefill chunks, the one that waited longest first. While anything
  * decodes, all prefill of a step together is at most one chunk: that is the most that a long prompt can add
- * to anybody's token. Growth that finds no memory takes it from paused sequences and then from the newest;
- * the oldest sequence of a pool is never taken from, so it finishes.
+ * to anybody's token. A sequence that has to run whole (no causality) is not cut: it begins within the chunk
+ * and may take the step's whole budget, and then it is the last of its step. Growth that finds no memory
+ * takes it from paused sequences and then from the newest; the oldest that holds any of a pool is never taken
+ * from, so it finishes, and those that hold none are left alone.
  *
  * Thread: any; the engine calls both. */
 #ifndef QN_SERVER_SCHED_H
@@ -27,7 +29,8 @@
 
 struct qn_sched_limits {
     uint32_t step_tokens;   /* most rows of a step, >= max_running */
-    uint32_t prefill_chunk; /* most prefill rows of a step while anything decodes, >= 1 */
+    uint32_t prefill_chunk; /* most prefill rows of a step while anything decodes, but for a last whole
+                               sequence, >= 1 */
     uint32_t max_running;   /* >= 1 */
 };
 
@@ -56,7 +59,7 @@ struct qn_sched_seq {   /* one sequence that holds state */
     uint32_t todo; /* known tokens that its state lacks; 0 = nothing to run */
     bool decode;   /* todo == 1 and its prompt is done */
     bool paused;   /* keeps its state, runs nothing */
-    bool whole;    /* its rows must run in one step: todo <= step_tokens, never decode */
+    bool whole;    /* its rows must run in one step: todo <= step_tokens, never decode; keeps no state */
     size_t grow;   /* bytes that its next row takes beyond what it has reserved (decode only) */
     size_t held;   /* bytes that come free when it is preempted */
 };

@@ -1,8 +1,9 @@
 /* Properties of the scheduler over random worlds, on a fake engine that only counts: tokens, blocks, keys,
  * groups. Each seed is one world with its own limits; all of it is printed on failure by its seed.
  *
- *   budget      rows <= step_tokens, spans within todo, prefill <= one chunk while anything decodes
- *   state       what is held never exceeds the pool
+ *   budget      rows <= step_tokens, spans within todo, prefill <= one chunk while anything decodes but for a
+ *               whole sequence at the end, which is never cut
+ *   state       what is held never exceeds the pool; who holds none gives none up
  *   progress    the oldest sequence of a pool is never preempted; every job finishes within a bound
  *   waiting     a prefilling sequence gets a chunk within as many steps of its group as there are others
  *   fairness    two busy groups and two busy keys are served alike, up to a constant */
@@ -19,7 +20,8 @@
 
 #define JOBS   40
 #define BLOCK  16u
-#define GROUPS 3
+#define GROUPS 4
+#define WHOLES 3 /* the group whose sequences run whole and keep no state */
 #define KEYS   3
 #define POOLS  2
 
@@ -57,6 +59,10 @@ static uint32_t blocks_of(uint32_t tokens) {
     return (tokens + BLOCK - 1) / BLOCK;
 }
 
+static uint32_t blocks_at(const struct fake *f, uint32_t tokens) {
+    return f->group == WHOLES ? 0 : blocks_of(tokens);
+}
+
 static uint32_t known(const struct fake *f) {
     return f->prompt + f->made;
 }
@@ -76,6 +82,10 @@ static void make_world(struct world *w, uint64_t seed) {
         f->prompt = 1 + rnd(rnd(2) ? 10 : 120);
         f->max = 1 + rnd(rnd(2) ? 10 : 80); /* at most 200 tokens: 13 blocks, less than any pool */
         f->group = rnd(GROUPS);
+        if (f->group == WHOLES) {
+            f->max = 1; /* nothing is decoded */
+            if (f->prompt > w->lim.step_tokens) f->prompt = w->lim.step_tokens;
+        }
         f->pool = f->group % POOLS; /* a group is one model's */
         f->key = rnd(KEYS);
         f->arrives = rnd(100);
@@ -130,7 +140,7 @@ static void admit(struct world *w) {
         CHECK(keys[k].waiting && w->n_running < w->lim.max_running);
         struct fake *f = &w->f[head[k]];
         uint32_t left = f->max - f->made,
-                 need = blocks_of(known(f) + (left < w->reserve ? left : w->reserve));
+                 need = blocks_at(f, known(f) + (left < w->reserve ? left : w->reserve));
         if (w->used[f->pool] + need > w->pool_blocks[f->pool]) {
             pools[f->pool].blocked = true;
             continue;
@@ -145,7 +155,7 @@ static void admit(struct world *w) {
 }
 
 static void check_plan(const struct world *w, const struct qn_sched_step *s) {
-    uint32_t rows = 0, prefill = 0;
+    uint32_t rows = 0, prefill = 0, last_whole = 0;
     bool decoding = false, seen[JOBS] = {false};
     for (uint32_t i = 0; i < s->n_seqs; i++) {
         bool gone = false;
@@ -160,13 +170,16 @@ static void check_plan(const struct world *w, const struct qn_sched_step *s) {
         CHECK(s->spans[i].n >= 1 && s->spans[i].n <= q->todo);
         rows += s->spans[i].n;
         if (!q->decode) prefill += s->spans[i].n;
+        if (q->whole) CHECK(s->spans[i].n == q->todo);
+        last_whole = q->whole ? s->spans[i].n : 0;
     }
     CHECK(rows == s->rows && rows <= w->lim.step_tokens);
-    if (decoding) CHECK(prefill <= w->lim.prefill_chunk);
+    if (decoding)
+        CHECK(last_whole ? prefill - last_whole < w->lim.prefill_chunk : prefill <= w->lim.prefill_chunk);
     for (uint32_t k = 0; k < s->n_preempt; k++) {
         const struct qn_sched_seq *v = &s->seqs[s->preempt[k]];
         bool oldest = true;
-        CHECK(!seen[s->preempt[k]]);
+        CHECK(!seen[s->preempt[k]] && !v->whole);
         for (uint32_t i = 0; i < s->n_seqs; i++)
             oldest = oldest && (s->seqs[i].pool != v->pool || s->seqs[i].order >= v->order);
         CHECK(!oldest || v->paused);
@@ -176,7 +189,7 @@ static void check_plan(const struct world *w, const struct qn_sched_step *s) {
 static void run_spans(struct world *w, const struct qn_sched_step *s, const uint32_t *ids) {
     for (uint32_t i = 0; i < s->n_spans; i++) {
         struct fake *f = &w->f[ids[s->spans[i].seq]];
-        uint32_t need = blocks_of(f->state + s->spans[i].n);
+        uint32_t need = blocks_at(f, f->state + s->spans[i].n);
         if (need > f->blocks) {
             w->used[f->pool] += need - f->blocks;
             f->blocks = need;
@@ -217,6 +230,7 @@ static void step(struct world *w) {
                                         .todo = todo,
                                         .decode = decode,
                                         .paused = f->paused,
+                                        .whole = f->group == WHOLES,
                                         .grow = decode && blocks_of(f->state + 1) > f->blocks,
                                         .held = f->blocks};
     }
