@@ -352,3 +352,32 @@ int qn_variant_prepare(struct qn_variant *v, double *ms, struct qn_err *err) {
     if (ms && made) *ms = (double)(qn_now_ns() - start) * 1e-6;
     return rc;
 }
+
+/* Does one of the n variants run with the conversion of this key? */
+static bool shared_with(struct qn_variant *const *v, uint32_t n, enum qn_half half, const char *key) {
+    char other[QN_KEY_MAX];
+    for (uint32_t i = 0; i < n; i++) {
+        const struct qn_resolved r = {v[i]->attention, v[i]->ffn, v[i]->sharing};
+        if (!qn_half_converted(&r, half)) continue;
+        print_key(&v[i]->model->ckpt->spec, &r, half, other);
+        if (strcmp(other, key) == 0) return true;
+    }
+    return false;
+}
+
+bool qn_variants_fit(struct qn_variant *const *v, uint32_t n, size_t *bytes, size_t *budget) {
+    size_t sum = 0, most = n ? v[0]->model->convert_budget : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct qn_resolved r = {v[i]->attention, v[i]->ffn, v[i]->sharing};
+        for (int h = QN_HALF_ATTENTION; h < QN_HALVES; h++) {
+            char key[QN_KEY_MAX];
+            if (!qn_half_converted(&r, (enum qn_half)h)) continue;
+            print_key(&v[i]->model->ckpt->spec, &r, (enum qn_half)h, key);
+            if (shared_with(v, i, (enum qn_half)h, key)) continue;
+            if (!qn_size_add(sum, v[i]->made[h], &sum)) sum = SIZE_MAX;
+        }
+    }
+    if (bytes) *bytes = sum;
+    if (budget) *budget = most;
+    return sum <= most;
+}

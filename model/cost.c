@@ -4,6 +4,7 @@
  * cent. Thread: any. */
 #include <math.h>
 
+#include "kernels/mem.h"
 #include "model/internal.h"
 
 struct qn_state_size qn_state_size_of(const struct qn_spec *spec, const struct qn_attention *a,
@@ -78,6 +79,13 @@ bool qn_structure_sizes(const struct qn_model *m, const struct qn_resolved *r, s
     s->state_bytes_per_token = size.block_bytes / QN_KV_BLOCK;
     s->state_fixed_bytes = size.fixed_bytes;
     return sum.made != SIZE_MAX;
+}
+
+size_t qn_variant_state_bytes(const struct qn_variant *v, uint32_t tokens) {
+    size_t blocks = tokens / QN_KV_BLOCK + (tokens % QN_KV_BLOCK != 0), bytes = 0;
+    if (!qn_size_mul(blocks, v->block_bytes, &bytes) || !qn_size_add(bytes, v->fixed_bytes, &bytes))
+        return SIZE_MAX;
+    return bytes;
 }
 
 struct qn_step_weights qn_variant_step_weights(const struct qn_variant *v, uint32_t rows) {

@@ -127,10 +127,10 @@ struct qn_variant {
     const struct qn_attn_weights *attn_weights;
     const struct qn_ffn_weights *ffn_weights;
     struct qn_conversion *conversion[QN_HALVES];
-    size_t
-        idle_ffn_bytes; /* of the FFN's weights, what one choice in each block leaves unread: other experts */
-    uint32_t holders;   /* sequences with state reserved: their next step reads the weights; engine thread */
-    bool preparing;     /* its weights are being made: half of them may be there already */
+    size_t made[QN_HALVES]; /* bytes that its conversions take */
+    size_t idle_ffn_bytes;  /* what one choice of experts in each FFN block leaves unread */
+    uint32_t holders; /* sequences with state reserved: their next step reads the weights; engine thread */
+    bool preparing;   /* its weights are being made: half of them may be there already */
     struct qn_variant *next;
 };
 

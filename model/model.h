@@ -120,6 +120,13 @@ struct qn_model *qn_variant_model(const struct qn_variant *v);
  * QN_ERR_NO_STATE when the conversion budget is held by such sequences, QN_ERR_NOMEM. */
 int qn_variant_prepare(struct qn_variant *v, double *ms, struct qn_err *err);
 
+/* Bytes of state of an empty sequence that takes `tokens` tokens: whole blocks, as reserving them does. */
+size_t qn_variant_state_bytes(const struct qn_variant *v, uint32_t tokens);
+/* Whether the converted weights of n structures of one model can be there at the same time. *bytes: what they
+ * take together, those that several share once (SIZE_MAX on overflow); *budget: what there is. Both may be
+ * NULL. */
+bool qn_variants_fit(struct qn_variant *const *v, uint32_t n, size_t *bytes, size_t *budget);
+
 struct qn_structure_entry { /* one row of GET /v1/structures */
     const char *slot;       /* "attention" | "ffn" | "sharing" */
     struct qn_part part;    /* resolved parameters */

@@ -81,13 +81,12 @@ static void lay_out(struct qn_variant *v) {
     v->fixed_bytes = spec->layers * one.fixed_bytes;
 }
 
-/* made: what its conversions will take. NULL: out of memory, or sizes overflow. */
-static struct qn_variant *variant_new(struct qn_model *m, const struct qn_resolved *r,
-                                      size_t made[QN_HALVES]) {
+/* NULL: out of memory, or sizes overflow. */
+static struct qn_variant *variant_new(struct qn_model *m, const struct qn_resolved *r) {
     struct qn_variant *v = calloc(1, sizeof *v);
     if (!v) return NULL;
     v->layers = calloc(m->ckpt->spec.layers, sizeof *v->layers);
-    if (!v->layers || !qn_structure_sizes(m, r, &v->info, &v->idle_ffn_bytes, made)) {
+    if (!v->layers || !qn_structure_sizes(m, r, &v->info, &v->idle_ffn_bytes, v->made)) {
         variant_free(v);
         return NULL;
     }
@@ -177,16 +176,15 @@ static struct qn_variant *add(struct qn_model *m, struct qn_variant *v) {
 int qn_variant_of(struct qn_model *m, const struct qn_resolved *r, struct qn_variant **out,
                   struct qn_err *err) {
     char key[QN_KEY_MAX];
-    size_t made[QN_HALVES] = {0};
     print_key(r, key);
     pthread_mutex_lock(&m->lock);
     *out = find(m, key);
     pthread_mutex_unlock(&m->lock);
     if (*out) return QN_OK;
     /* Sizes mean a list of all tensors: once per variant, and while nobody waits for the lock. */
-    struct qn_variant *v = variant_new(m, r, made);
+    struct qn_variant *v = variant_new(m, r);
     if (!v) return qn_err_set(err, QN_ERR_NOMEM, "out of memory for a structure");
-    int rc = check_budget(m, r, made, err);
+    int rc = check_budget(m, r, v->made, err);
     if (rc) {
         variant_free(v);
         return rc;

@@ -14,6 +14,7 @@ struct result { /* one structure */
     struct qn_variant *variant;
     struct qn_job *first; /* its first measured run: outputs, memory, cost */
     struct qn_api_timings warmup, *samples;
+    double *gflops, *gbytes; /* achieved by each sample */
     struct qn_fidelity fidelity;
     struct qn_api_fidelity shown;
     struct qn_job_view view;
@@ -35,6 +36,7 @@ struct qn_comparison {
     uint32_t n_tokens, n_known;     /* n_known: with the baseline's own output */
     struct result *results;         /* [req.n_structures], owned */
     struct qn_api_timings *samples; /* [n_structures * repeats], owned */
+    double *achieved;               /* [n_structures * 2 * repeats], owned */
     double *work;                   /* [repeats], owned */
     struct qn_api_compared *shown;  /* [n_structures], owned */
     struct qn_api_comparison reply;
@@ -93,6 +95,20 @@ static int tokenize(struct qn_comparison *c, struct qn_api_err *err) {
     return 0;
 }
 
+/* Structures take turns: were their converted weights not there all at once, each turn would make its own
+ * again, while everybody waits. */
+static int check_conversions(const struct qn_comparison *c, struct qn_api_err *err) {
+    struct qn_variant *v[QN_COMPARE_STRUCTURES];
+    size_t bytes, budget;
+    for (uint32_t i = 0; i < count(c); i++) v[i] = c->results[i].variant;
+    if (qn_variants_fit(v, count(c), &bytes, &budget)) return 0;
+    return qn_api_fail(
+        err, QN_API_TOO_LARGE_WORK, "structures",
+        "converted weights of these structures need %zu bytes together, more than the budget of "
+        "%zu: compare fewer at once",
+        bytes, budget);
+}
+
 /* Everything that the call will take is known now, so it is refused now. */
 static int check_work(const struct qn_comparison *c, struct qn_api_err *err) {
     uint64_t length = (uint64_t)c->n_tokens + c->req.run.max_tokens;
@@ -103,9 +119,10 @@ static int check_work(const struct qn_comparison *c, struct qn_api_err *err) {
                            "%llu tokens, at most %u are allowed in one comparison",
                            count(c), c->req.repeats, (unsigned long long)runs, (unsigned long long)length,
                            (unsigned long long)runs * (unsigned long long)length, QN_COMPARE_TOKENS);
+    if (check_conversions(c, err)) return -1;
     for (uint32_t i = 0; i < count(c); i++) {
         char param[32];
-        if (qn_variant_fits(c->results[i].variant, (size_t)length)) continue;
+        if (qn_variant_fits(c->results[i].variant, (uint32_t)length - !generates(c))) continue;
         snprintf(param, sizeof param, "structures[%u]", i);
         return qn_api_fail(err, QN_API_TOO_LARGE_WORK, param,
                            "structures[%u]: %llu tokens can never fit the state budget of %zu bytes", i,
@@ -118,10 +135,16 @@ static int allocate(struct qn_comparison *c, struct qn_api_err *err) {
     c->results = calloc(count(c), sizeof *c->results);
     c->shown = calloc(count(c), sizeof *c->shown);
     c->samples = calloc((size_t)count(c) * c->req.repeats, sizeof *c->samples);
+    c->achieved = calloc((size_t)count(c) * c->req.repeats, 2 * sizeof *c->achieved);
     c->work = calloc(c->req.repeats, sizeof *c->work);
-    if (!c->results || !c->shown || !c->samples || !c->work)
+    if (!c->results || !c->shown || !c->samples || !c->achieved || !c->work)
         return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
-    for (uint32_t i = 0; i < count(c); i++) c->results[i].samples = c->samples + (size_t)i * c->req.repeats;
+    for (uint32_t i = 0; i < count(c); i++) {
+        size_t at = (size_t)i * c->req.repeats;
+        c->results[i].samples = c->samples + at;
+        c->results[i].gflops = c->achieved + 2 * at;
+        c->results[i].gbytes = c->achieved + 2 * at + c->req.repeats;
+    }
     return 0;
 }
 
@@ -169,6 +192,7 @@ void qn_comparison_free(struct qn_comparison *c) {
     qn_job_unref(c->job);
     free(c->results);
     free(c->samples);
+    free(c->achieved);
     free(c->work);
     free(c->shown);
     free(c->tokens);
@@ -256,6 +280,10 @@ static bool take_run(struct qn_comparison *c, struct qn_api_sample *s) {
     uint32_t k = warmup ? 0 : c->round - ROUND_FIRST;
     struct qn_api_timings *t = warmup ? &r->warmup : &r->samples[k];
     *t = *qn_job_timings(j);
+    if (!warmup) {
+        r->gflops[k] = j->cost.gflops;
+        r->gbytes[k] = j->cost.gbytes;
+    }
     if (c->round == ROUND_FIRST) {
         qn_job_ref(j);
         r->first = j;
@@ -314,6 +342,14 @@ static void show_fidelity(struct qn_comparison *c, struct result *r) {
     if (bytes > 0) r->shown.bits_per_byte_delta = (f->log_prob[0] - f->log_prob[1]) / M_LN2 / bytes;
 }
 
+/* Each sample's own: what a run is charged for a step depends on who else was in it, as its time does. */
+static double median_of(struct qn_comparison *c, const double *achieved) {
+    double median, spread;
+    memcpy(c->work, achieved, c->req.repeats * sizeof *c->work);
+    qn_quartiles(c->work, c->req.repeats, &median, &spread);
+    return c->work[0] < 0 ? -1 : median; /* sorted: one of them has none */
+}
+
 static void show_result(struct qn_comparison *c, uint32_t i) {
     struct result *r = &c->results[i];
     struct qn_api_compared *a = &c->shown[i];
@@ -329,9 +365,8 @@ static void show_result(struct qn_comparison *c, uint32_t i) {
                                   .cost = r->first->cost,
                                   .fidelity = r->has_fidelity ? &r->shown : NULL};
     qn_timing_quartiles(r->samples, c->req.repeats, c->work, &a->median, &a->spread);
-    double seconds = a->median.compute * 1e-3;
-    a->cost.gflops = seconds > 0 ? a->cost.flops / seconds * 1e-9 : -1;
-    a->cost.gbytes = seconds > 0 ? a->cost.bytes / seconds * 1e-9 : -1;
+    a->cost.gflops = median_of(c, r->gflops);
+    a->cost.gbytes = median_of(c, r->gbytes);
 }
 
 const struct qn_api_comparison *qn_comparison_result(struct qn_comparison *c) {

@@ -274,14 +274,14 @@ static unsigned retry_after(const struct qn_engine *e) {
     return wait < 1 ? 1 : wait > 30 ? 30 : (unsigned)(wait + 0.5);
 }
 
-/* A lower bound of what the longest sequence needs against the whole budget: the exact check is the engine
- * thread's, this one answers before anything waits. */
+/* What the longest sequence needs against the whole budget: answered before anything waits. */
 static bool can_ever_fit(const struct qn_job *j) {
-    size_t most = 0;
-    const struct qn_model_info *info = qn_model_info(j->model);
+    uint32_t most = 0, context = qn_model_info(j->model)->context;
     for (uint32_t i = 0; i < j->req.n_seqs; i++) {
-        size_t n = j->n_prompts[i] + (j->req.task == QN_TASK_GENERATE ? (size_t)j->req.max_tokens : 0);
-        if (n > info->context) n = info->context;
+        uint32_t n = j->n_prompts[i]; /* <= context */
+        if (j->req.task == QN_TASK_GENERATE)
+            n = j->req.max_tokens < context - n ? n + j->req.max_tokens : context;
+        if (j->req.task == QN_TASK_SCORE) n--; /* nothing follows the last token */
         if (n > most) most = n;
     }
     return qn_variant_fits(j->variant, most);
@@ -356,7 +356,7 @@ int qn_engine_submit(struct qn_engine *e, struct qn_job *j, struct qn_api_err *e
     if (!after) after = &unused;
     *after = 0;
     for (uint32_t i = 0; i < j->req.n_seqs; i++) tokens += j->n_prompts[i];
-    if (tokens > e->opt.max_queue_tokens)
+    if (tokens > e->opt.max_queue_tokens && !j->seated)
         return qn_api_fail(err, QN_API_TOO_LARGE_WORK, "sequence",
                            "%llu tokens in one request; at most %llu may wait", (unsigned long long)tokens,
                            (unsigned long long)e->opt.max_queue_tokens);

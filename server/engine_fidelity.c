@@ -56,6 +56,9 @@ int qn_fidelity_take_state(struct qn_engine *e, struct qn_run *r, struct qn_err 
     struct qn_job *j = r->job->job;
     struct qn_variant *v[2] = {j->baseline, j->variant};
     size_t need, sum = 0;
+    if (!qn_variants_fit(v, 2, NULL, NULL))
+        return qn_err_set(err, QN_ERR_TOO_LONG,
+                          "converted weights of both structures can never be there at once");
     if (!make_buffer(e)) return qn_err_set(err, QN_ERR_NOMEM, "out of memory");
     for (unsigned s = 0; s < 2; s++) {
         int rc = f->seqs[s] ? QN_OK : qn_seq_new(v[s], j->salt, false, &f->seqs[s], err);

@@ -69,11 +69,8 @@ static int resolve(struct qn_job *j, struct qn_api_err *err) {
     return 0;
 }
 
-bool qn_variant_fits(const struct qn_variant *v, size_t tokens) {
-    const struct qn_structure *s = qn_variant_structure(v);
-    size_t budget = qn_model_state(qn_variant_model(v)).budget, bytes;
-    return qn_size_mul(tokens ? tokens - 1 : 0, s->state_bytes_per_token, &bytes) &&
-           qn_size_add(bytes, s->state_fixed_bytes, &bytes) && bytes <= budget;
+bool qn_variant_fits(const struct qn_variant *v, uint32_t tokens) {
+    return qn_variant_state_bytes(v, tokens) <= qn_model_state(qn_variant_model(v)).budget;
 }
 
 /* ---- tokens ---- */

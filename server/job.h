@@ -132,9 +132,8 @@ struct qn_job_sequence {
 };
 int qn_job_tokenize(struct qn_model *m, const struct qn_job_sequence *s, int32_t **out, uint32_t *n,
                     struct qn_api_err *err);
-/* Could `tokens` tokens of this structure fit an empty pool? A lower bound: the engine's own check is exact.
- */
-bool qn_variant_fits(const struct qn_variant *v, size_t tokens);
+/* Could `tokens` tokens of this structure fit an empty pool? */
+bool qn_variant_fits(const struct qn_variant *v, uint32_t tokens);
 /* "inf-" or another prefix of four characters, and 24 hex digits. */
 void qn_job_id(const char prefix[5], char id[40]);
 void qn_job_ref(struct qn_job *j);

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "kernels/cpu.h"
 #include "server/cli.h"
 
 #define MAX_TEXT ((size_t)1 << 20)
@@ -42,6 +43,7 @@ int qn_local_open(struct qn_local *l, const struct qn_local_options *opt, struct
     l->pool = qn_pool_new(opt->threads);
     if (!l->pool) return qn_err_set(err, QN_ERR_NOMEM, "out of memory");
     struct qn_open_options oo = {.pool = l->pool,
+                                 .convert_bytes = qn_cpu_memory_bytes() / 2, /* one user: what there is */
                                  .prefix_cache = false,
                                  .progress = qn_cli_progress,
                                  .state_type =

@@ -16,17 +16,21 @@ static const char *const kinds[] = {"", "mha", "mqa", "performer", "linformer"};
 static struct qn_pool *threads;
 static int32_t tokens[LENGTH];
 
-static struct qn_model *open_model(size_t state_bytes, uint32_t step) {
+static struct qn_model *open_budget(size_t state_bytes, uint32_t step, size_t convert_bytes) {
     struct qn_test_tiny t = qn_test_tiny_default("llama");
     uint64_t seed = 5;
     t.context = 320;
     struct qn_open_options opt = {.pool = threads,
                                   .state_bytes = state_bytes,
-                                  .convert_bytes = (size_t)64 << 20,
+                                  .convert_bytes = convert_bytes,
                                   .max_step_tokens = step,
                                   .prefix_cache = true};
     for (uint32_t i = 0; i < LENGTH; i++) tokens[i] = (int32_t)qn_test_below(&seed, t.vocab);
     return qn_test_tiny_open(&t, &opt);
+}
+
+static struct qn_model *open_model(size_t state_bytes, uint32_t step) {
+    return open_budget(state_bytes, step, (size_t)64 << 20);
 }
 
 /* Pair p: kinds[p / KINDS] is the baseline. */
@@ -143,8 +147,39 @@ static void every_pair(void **state) {
     qn_metrics_free(metrics);
 }
 
+/* Room for either conversion and not for both: nothing that anybody could wait for. */
+static void conversions_that_never_fit(void **state) {
+    struct kit k;
+    struct kit_call c;
+    size_t both = 0;
+    (void)state;
+    struct qn_model *m = open_budget((size_t)64 << 20, 512, (size_t)64 << 20);
+    for (int once = 0; once < 2; once++) {
+        kit_start(&k, &m, 1, (struct qn_engine_options){.step_tokens = 512});
+        submit(&k, &c, KINDS + 2, 50); /* mqa against mha */
+        struct qn_variant *v[4] = {c.job->baseline, c.job->variant, c.job->baseline, c.job->variant};
+        size_t all = 0, budget = 0;
+        bool fit = qn_variants_fit(v, 2, &all, &budget);
+        kit_wait(&k, &c);
+        if (once) {
+            assert_false(fit);
+            assert_int_equal(budget, both - 1);
+            assert_int_equal(c.job->error, QN_API_TOO_LARGE_WORK);
+        } else {
+            assert_true(fit);
+            assert_int_equal(c.job->error, QN_API_OK);
+            assert_int_equal(all, qn_model_memory(m).converted);
+            assert_true(qn_variants_fit(v, 4, &both, NULL) && both == all); /* once each */
+        }
+        kit_free(&c);
+        kit_stop(&k);
+        if (!once) m = open_budget((size_t)64 << 20, 512, both - 1);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_pair)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_pair),
+                                       cmocka_unit_test(conversions_that_never_fit)};
     qn_kernels_init(qn_cpu_isa());
     threads = qn_pool_new(2);
     int bad = cmocka_run_group_tests(tests, NULL, NULL);

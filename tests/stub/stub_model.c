@@ -266,6 +266,24 @@ int qn_variant_prepare(struct qn_variant *v, double *ms, struct qn_err *err) {
     return QN_OK;
 }
 
+bool qn_variants_fit(struct qn_variant *const *v, uint32_t n, size_t *bytes, size_t *budget) {
+    size_t sum = 0, most = atomic_load(&qn_stub.convert_budget);
+    for (uint32_t i = 0; i < n; i++) {
+        bool again = v[i]->structure.origin != QN_ORIGIN_CONVERTED;
+        for (uint32_t k = 0; k < i; k++) again = again || v[k] == v[i];
+        sum += again ? 0 : QN_STUB_CONVERTED;
+    }
+    if (!most) most = SIZE_MAX;
+    if (bytes) *bytes = sum;
+    if (budget) *budget = most;
+    return sum <= most;
+}
+
+size_t qn_variant_state_bytes(const struct qn_variant *v, uint32_t tokens) {
+    (void)v;
+    return (tokens + BLOCK - 1) / BLOCK * BLOCK_BYTES;
+}
+
 size_t qn_model_structures(const struct qn_model *m, struct qn_structure_entry *out, size_t max) {
     for (size_t i = 0; i < VARIANTS && i < max; i++) {
         const struct qn_structure *s = &m->variants[i].structure;

@@ -588,26 +588,35 @@ static void shares_add_up(void **state) {
     kit_stop(&k);
 }
 
+/* What goes on with admitted work was let in already, however many tokens it has by now. */
+static void seated(void **state) {
+    struct kit k;
+    struct kit_call c;
+    (void)state;
+    start(&k, 1024, 256, (struct qn_engine_options){.max_queue_tokens = 10});
+    assert_int_equal(kit_make(&k, &c, kit_text("eleven long", 4), 0), 0);
+    assert_int_equal(qn_engine_submit(k.engine, c.job, &c.err, NULL), -1);
+    assert_int_equal(c.err.code, QN_API_TOO_LARGE_WORK);
+    c.job->seated = true;
+    assert_int_equal(qn_engine_submit(k.engine, c.job, &c.err, NULL), 0);
+    kit_wait(&k, &c);
+    assert_int_equal(c.job->error, QN_API_OK);
+    kit_free(&c);
+    kit_stop(&k);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(shares_add_up),
-                                       cmocka_unit_test(generate),
-                                       cmocka_unit_test(stream),
-                                       cmocka_unit_test(stops),
-                                       cmocka_unit_test(end_tokens),
-                                       cmocka_unit_test(edges),
-                                       cmocka_unit_test(refused),
-                                       cmocka_unit_test(score),
-                                       cmocka_unit_test(embed),
-                                       cmocka_unit_test(choices),
-                                       cmocka_unit_test(deadlines),
-                                       cmocka_unit_test(cancels),
-                                       cmocka_unit_test(failures),
-                                       cmocka_unit_test(bounded_queue),
-                                       cmocka_unit_test(preemption),
-                                       cmocka_unit_test(slow_reader),
-                                       cmocka_unit_test(slow_readers_give_way),
-                                       cmocka_unit_test(pools_apart),
-                                       cmocka_unit_test(stop_with_work),
-                                       cmocka_unit_test(groups)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shares_add_up), cmocka_unit_test(seated),
+        cmocka_unit_test(generate),      cmocka_unit_test(stream),
+        cmocka_unit_test(stops),         cmocka_unit_test(end_tokens),
+        cmocka_unit_test(edges),         cmocka_unit_test(refused),
+        cmocka_unit_test(score),         cmocka_unit_test(embed),
+        cmocka_unit_test(choices),       cmocka_unit_test(deadlines),
+        cmocka_unit_test(cancels),       cmocka_unit_test(failures),
+        cmocka_unit_test(bounded_queue), cmocka_unit_test(preemption),
+        cmocka_unit_test(slow_reader),   cmocka_unit_test(slow_readers_give_way),
+        cmocka_unit_test(pools_apart),   cmocka_unit_test(stop_with_work),
+        cmocka_unit_test(groups)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
