@@ -12,11 +12,33 @@ import pytest
 from conftest import REAL, ROOT, Server
 
 ALL = os.path.join(ROOT, "tests", "golden", "quern", "all")
+LLAMA = os.path.join(ROOT, "tests", "golden", "models", "llama", "f32.gguf")
 ATTENTION = ("mha", "gqa", "mqa", "linformer", "performer")
 FFN = ("gelu", "swiglu", "moe")
 SHARING = ("none", "all")
 THIRTY = [{"attention": a, "ffn": f, "sharing": s} for a, f, s in itertools.product(ATTENTION, FFN, SHARING)]
 MODELS = ("all", "grist")
+
+# What may be asked of LLAMA, a dense checkpoint with 4 query heads, 2 KV heads, SwiGLU and 2 layers; the label of it; the
+# slot that decides.
+DENSE = [
+    ({"attention": "mha"}, "exact", None),
+    ({"attention": "mqa"}, "untrained", "attention"),
+    ({"attention": "performer"}, "approximate", "attention"),
+    ({"attention": {"type": "performer", "features": 16, "seed": 9}}, "approximate", "attention"),
+    ({"attention": {"type": "performer", "hyperbolic": True, "orthogonal": False}}, "approximate", "attention"),
+    ({"attention": "linformer"}, "untrained", "attention"),
+    ({"attention": {"type": "linformer", "k": 16}}, "untrained", "attention"),
+    ({"ffn": "moe"}, "exact", None),
+    ({"ffn": {"type": "moe", "experts": 3, "experts_per_token": 1}}, "exact", None),
+    ({"sharing": "all"}, "untrained", "sharing"),
+    ({"sharing": "attention"}, "untrained", "sharing"),
+    ({"sharing": "ffn"}, "untrained", "sharing"),
+    ({"sharing": {"type": "groups", "count": 1}}, "untrained", "sharing"),
+    ({"attention": "performer", "ffn": "moe"}, "approximate", "attention"),
+    ({"attention": "performer", "ffn": "moe", "sharing": "all"}, "untrained", "attention"),
+    ({"attention": {"type": "linformer", "k": 8}, "ffn": "moe", "sharing": "ffn"}, "untrained", "attention"),
+]
 
 
 def need(name):

@@ -6,32 +6,12 @@ import os
 import pytest
 
 from conftest import REAL, ROOT, Server, check_error
-from members import Served, types
+from members import DENSE, LLAMA, Served, types
 
 GOLDEN = os.path.join(ROOT, "tests", "golden", "models")
 SMOL = os.path.join(ROOT, "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
 FLAVOUR = os.environ.get("QUERN_FLAVOUR", "release")
 LONG = "synthetic:hidden=64,layers=2,heads=4,kv_heads=2,vocab=300,n=704,type=f32,attention="
-
-# what is asked of a llama with 4 query heads, 2 KV heads, SwiGLU and 2 layers; the label; the slot that decides
-DENSE = [
-    ({"attention": "mha"}, "exact", None),
-    ({"attention": "mqa"}, "untrained", "attention"),
-    ({"attention": "performer"}, "approximate", "attention"),
-    ({"attention": {"type": "performer", "features": 16, "seed": 9}}, "approximate", "attention"),
-    ({"attention": {"type": "performer", "hyperbolic": True, "orthogonal": False}}, "approximate", "attention"),
-    ({"attention": "linformer"}, "untrained", "attention"),
-    ({"attention": {"type": "linformer", "k": 16}}, "untrained", "attention"),
-    ({"ffn": "moe"}, "exact", None),
-    ({"ffn": {"type": "moe", "experts": 3, "experts_per_token": 1}}, "exact", None),
-    ({"sharing": "all"}, "untrained", "sharing"),
-    ({"sharing": "attention"}, "untrained", "sharing"),
-    ({"sharing": "ffn"}, "untrained", "sharing"),
-    ({"sharing": {"type": "groups", "count": 1}}, "untrained", "sharing"),
-    ({"attention": "performer", "ffn": "moe"}, "approximate", "attention"),
-    ({"attention": "performer", "ffn": "moe", "sharing": "all"}, "untrained", "attention"),
-    ({"attention": {"type": "linformer", "k": 8}, "ffn": "moe", "sharing": "ffn"}, "untrained", "attention"),
-]
 
 
 def logprobs(reply):
@@ -46,7 +26,7 @@ def served_file(*parts):
 
 @pytest.fixture(scope="module")
 def llama():
-    yield from served_file("llama", "f32.gguf")
+    yield from served_file(LLAMA)
 
 
 @pytest.fixture(scope="module", params=["mixtral", "qwen2_moe", "olmoe"])
