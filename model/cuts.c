@@ -15,6 +15,13 @@ static uint32_t next_stop(const struct qn_span *sp, uint32_t pos) {
     return sp->snapshot && pos < last && last < stop ? last : stop;
 }
 
+/* Copies that are due after the one at `to` in this step. */
+static uint32_t due_after(const struct qn_span *sp, uint32_t to) {
+    uint32_t end = sp->seq->length + sp->n, past = (end - 1) % QN_SNAPSHOT_TOKENS;
+    bool last = sp->snapshot && to < end - 1 && past >= QN_SNAPSHOT_GAP;
+    return end / QN_SNAPSHOT_TOKENS - to / QN_SNAPSHOT_TOKENS + (last ? 1 : 0);
+}
+
 /* Rows of the span's next part, from row `at` on; *keep: the copy to be taken after it, or NULL. */
 static uint32_t next_part(const struct qn_span *sp, uint32_t at, struct qn_kv_block **keep) {
     struct qn_seq *q = sp->seq;
@@ -22,7 +29,7 @@ static uint32_t next_part(const struct qn_span *sp, uint32_t at, struct qn_kv_bl
     *keep = NULL;
     if (!q->publish) return end - pos;
     for (uint32_t to = next_stop(sp, pos); to <= end; to = next_stop(sp, to)) {
-        *keep = qn_kv_snapshot_begin(&q->kv, q->tokens, to);
+        *keep = qn_kv_snapshot_begin(&q->kv, q->tokens, to, due_after(sp, to));
         if (*keep) return to - pos;
     }
     return end - pos;
@@ -32,10 +39,10 @@ static uint32_t next_part(const struct qn_span *sp, uint32_t at, struct qn_kv_bl
 static void copy_before(const struct qn_span *sp) {
     struct qn_seq *q = sp->seq;
     if (!sp->snapshot || sp->n != 1 || !q->publish) return;
-    struct qn_kv_block *b = qn_kv_snapshot_begin(&q->kv, q->tokens, q->length);
+    struct qn_kv_block *b = qn_kv_snapshot_begin(&q->kv, q->tokens, q->length, 0);
     if (!b) return;
     memcpy(b->data, q->kv.fixed->data, b->bytes);
-    qn_kv_snapshot_end(q->kv.pool, b, true);
+    qn_kv_snapshot_end(q->kv.pool, b);
 }
 
 void qn_cuts_plan(struct qn_cuts *c, const struct qn_step *step, const struct qn_row_span *rows) {
@@ -67,6 +74,6 @@ void qn_cuts_copy(const struct qn_cuts *c, uint32_t pass, size_t offset, size_t 
 void qn_cuts_finish(struct qn_cuts *c, struct qn_kv_pool *pool) {
     uint32_t n = c->n_passes > 0 ? c->end[c->n_passes - 1] : 0;
     for (uint32_t i = 0; i < n; i++) {
-        if (c->keep[i]) qn_kv_snapshot_end(pool, c->keep[i], true);
+        if (c->keep[i]) qn_kv_snapshot_end(pool, c->keep[i]);
     }
 }

@@ -151,8 +151,8 @@ int qn_model_from_checkpoint(struct qn_checkpoint *c, const char *path, const st
                              struct qn_model **out, struct qn_err *err);
 
 /* cuts.c. plan: rows: the spans as rows of the step; all have been checked, their tokens are in the
- * sequences. copy: the layer's part of the states, after a pass. finish: the copies enter the cache, as far
- * as their sequences may publish. */
+ * sequences. copy: the layer's part of the states, after a pass. finish: the copies enter the cache; sequences
+ * that may not publish have none. */
 void qn_cuts_plan(struct qn_cuts *c, const struct qn_step *step, const struct qn_row_span *rows);
 void qn_cuts_copy(const struct qn_cuts *c, uint32_t pass, size_t offset, size_t bytes);
 void qn_cuts_finish(struct qn_cuts *c, struct qn_kv_pool *pool);

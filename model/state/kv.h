@@ -12,8 +12,8 @@
  * snapshot: made at every multiple of QN_SNAPSHOT_TOKENS and where the caller says so (before a prompt's last
  * token), kept in the cache beside published blocks, with all the tokens that led to it, and copied back by
  * restore. A snapshot that saves fewer than QN_SNAPSHOT_GAP tokens over the last multiple is not worth its
- * bytes and is left out, and all snapshots together take at most half the budget: many short prompts, or one
- * long one, can't turn everything else out of the cache.
+ * bytes and is left out, and all snapshots together, those being made included, take at most half the budget:
+ * many short prompts, or one long one, can't turn everything else out of the cache.
  *
  * Rules. (1) used + cached + free <= budget, in bytes of data, always. (2) A block is published only when all
  * its tokens are final; a published block is never written. (3) A hash finds a cached block; the parent's
@@ -121,11 +121,13 @@ struct qn_seq_bytes qn_kv_bytes(const struct qn_kv_seq *s);
 
 /* --- snapshots of the fixed state (snapshot.c) --- */
 /* Room for a snapshot of s after tokens[0, n), or NULL: it is not worth it, it is there already (then it
- * counts as used just now), or the budget or memory does not give it. It counts as used until end. */
-struct qn_kv_block *qn_kv_snapshot_begin(struct qn_kv_seq *s, const int32_t *tokens, uint32_t n)
-    __attribute__((warn_unused_result));
-/* The caller has filled b->data: it enters the cache (keep) or is given up. */
-void qn_kv_snapshot_end(struct qn_kv_pool *p, struct qn_kv_block *b, bool keep);
+ * counts as used just now), or the budget or memory does not give it. It counts as used until end, and in the
+ * snapshots' half of the budget. more: snapshots of s that are due after this one before any of them ends;
+ * they come first, since one that reaches farther is worth more. */
+struct qn_kv_block *qn_kv_snapshot_begin(struct qn_kv_seq *s, const int32_t *tokens, uint32_t n,
+                                         uint32_t more) __attribute__((warn_unused_result));
+/* The caller has filled b->data: it enters the cache, or makes way for an equal one that is there. */
+void qn_kv_snapshot_end(struct qn_kv_pool *p, struct qn_kv_block *b);
 /* The longest snapshot, of at least `least` and at most `most` tokens and a multiple of `unit` long, whose
  * tokens are a prefix of tokens[0, most): copies it into s, whose fixed state is taken if need be. Returns
  * its tokens, 0 = none. Where the budget can't hold both, the snapshot itself becomes the sequence's state.

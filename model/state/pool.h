@@ -24,6 +24,7 @@ struct qn_kv_pool {
     struct qn_kv_class classes[QN_KV_CLASSES];
     struct qn_kv_block *spare;     /* headers without data */
     struct qn_kv_lru pages, snaps; /* paged blocks and snapshots; the older head is evicted first */
+    size_t begun;                  /* bytes of snapshots that are being made */
     struct qn_kv_seq *seqs;
     struct qn_kv_block **buckets; /* [n_buckets], a power of two */
     size_t n_buckets;
@@ -50,6 +51,15 @@ void qn_kv_block_unref(struct qn_kv_pool *p, struct qn_kv_block *b);
 void qn_kv_block_evict(struct qn_kv_pool *p, struct qn_kv_block *b);
 /* Gives free blocks back to the system until `bytes` more fit, or all (SIZE_MAX). */
 void qn_kv_pool_trim(struct qn_kv_pool *p, size_t bytes);
+
+/* A step of the hashes. */
+static inline uint64_t qn_kv_mix(uint64_t h) {
+    h ^= h >> 32;
+    h *= UINT64_C(0xd6e8feb86659fd93);
+    h ^= h >> 29;
+    h *= UINT64_C(0xa0761d6478bd642f);
+    return h ^ (h >> 32);
+}
 
 /* prefix.c: the hash table of published blocks. */
 uint64_t qn_kv_hash(const struct qn_kv_pool *p, const struct qn_kv_seq *s, uint64_t before,

@@ -5,20 +5,12 @@
 
 #include "model/state/pool.h"
 
-static uint64_t mix(uint64_t h) {
-    h ^= h >> 32;
-    h *= UINT64_C(0xd6e8feb86659fd93);
-    h ^= h >> 29;
-    h *= UINT64_C(0xa0761d6478bd642f);
-    return h ^ (h >> 32);
-}
-
 uint64_t qn_kv_hash(const struct qn_kv_pool *p, const struct qn_kv_seq *s, uint64_t before,
                     const int32_t *tokens) {
-    uint64_t h = mix(p->hash_seed ^ before);
-    h = mix(h ^ s->salt);
-    h = mix(h ^ s->domain);
-    for (size_t i = 0; i < QN_KV_BLOCK; i++) h = mix(h ^ (uint32_t)tokens[i] ^ ((uint64_t)i << 32));
+    uint64_t h = qn_kv_mix(p->hash_seed ^ before);
+    h = qn_kv_mix(h ^ s->salt);
+    h = qn_kv_mix(h ^ s->domain);
+    for (size_t i = 0; i < QN_KV_BLOCK; i++) h = qn_kv_mix(h ^ (uint32_t)tokens[i] ^ ((uint64_t)i << 32));
     return h;
 }
 

@@ -3,61 +3,75 @@
  *   begin -> the caller copies the state, layer by layer as the step reaches them -> end: cached
  *   restore: the longest one that begins a sequence -> copied back
  *
- * They stand in the hash table of published blocks under the chained hash of their tokens, 16 at a time,
- * rounded down: whoever looks for one walks its own tokens 16 at a time and compares all tokens of what it
- * finds. See kv.h for the rules. Thread: engine. */
+ * They stand in the hash table of published blocks under a hash of all their tokens, chained token by token:
+ * whoever looks for one walks its own tokens and compares all tokens of what it finds at each length.
+ * See kv.h for the rules. Thread: engine. */
 #include <string.h>
 
 #include "model/state/pool.h"
 
 #define FIRST_HASH UINT64_C(0x5ea50a5c0f1d2e3b) /* keeps the chains apart from those of paged blocks */
 
-static bool is_snapshot(const struct qn_kv_block *b, const struct qn_kv_seq *s, uint64_t hash) {
-    return b->prefix && b->hash == hash && b->salt == s->salt && b->domain == s->domain &&
-           b->bytes == s->fixed_bytes;
+static uint64_t hash_start(const struct qn_kv_seq *s) {
+    uint64_t h = qn_kv_mix(s->pool->hash_seed ^ FIRST_HASH);
+    return qn_kv_mix(qn_kv_mix(h ^ s->salt) ^ s->domain);
 }
 
-/* The longest one in the range that begins tokens, or NULL; *end_hash: that of tokens[0, most) rounded down.
- */
-static struct qn_kv_block *find(const struct qn_kv_seq *s, const int32_t *tokens, struct qn_kv_range r,
-                                uint64_t *end_hash) {
+static uint64_t hash_next(uint64_t h, int32_t token) {
+    return qn_kv_mix(h ^ (uint32_t)token);
+}
+
+/* The snapshot of s after tokens[0, n), whose hash is given, or NULL. */
+static struct qn_kv_block *lookup(const struct qn_kv_seq *s, uint64_t hash, const int32_t *tokens,
+                                  uint32_t n) {
     const struct qn_kv_pool *p = s->pool;
-    struct qn_kv_block *best = NULL;
-    uint64_t hash = FIRST_HASH;
-    for (uint32_t at = 0;; at += QN_KV_BLOCK) {
-        struct qn_kv_block *b = at + QN_KV_BLOCK > r.least ? p->buckets[hash & (p->n_buckets - 1)] : NULL;
-        for (; b; b = b->hash_next) {
-            if (!is_snapshot(b, s, hash)) continue;
-            uint32_t n = b->n_prefix;
-            if (n < r.least || n > r.most || n % r.unit != 0 || (best && n <= best->n_prefix)) continue;
-            if (memcmp(b->prefix, tokens, (size_t)n * sizeof *tokens) == 0) best = b;
-        }
-        if (r.most - at < QN_KV_BLOCK) break;
-        hash = qn_kv_hash(p, s, hash, tokens + at);
+    for (struct qn_kv_block *b = p->buckets[hash & (p->n_buckets - 1)]; b; b = b->hash_next) {
+        if (b->hash == hash && b->prefix && b->n_prefix == n && b->salt == s->salt &&
+            b->domain == s->domain && b->bytes == s->fixed_bytes &&
+            memcmp(b->prefix, tokens, (size_t)n * sizeof *tokens) == 0)
+            return b;
     }
-    *end_hash = hash;
+    return NULL;
+}
+
+/* The longest one in the range that begins tokens, or NULL. */
+static struct qn_kv_block *find(const struct qn_kv_seq *s, const int32_t *tokens, struct qn_kv_range r) {
+    struct qn_kv_block *best = NULL;
+    uint64_t hash = hash_start(s);
+    for (uint32_t n = 1; n <= r.most; n++) {
+        hash = hash_next(hash, tokens[n - 1]);
+        if (n < r.least || n % r.unit != 0) continue;
+        struct qn_kv_block *b = lookup(s, hash, tokens, n);
+        if (b) best = b;
+    }
     return best;
 }
 
-/* Evicts snapshots, the least recently used first, until `bytes` more keep to their half of the budget. */
-static void bound(struct qn_kv_pool *p, size_t bytes) {
-    while (p->snaps.head && p->snaps.bytes > p->budget / 2 - bytes) qn_kv_block_evict(p, p->snaps.head);
+/* Whether `more` later copies, each at most QN_SNAPSHOT_TOKENS longer than the one before, leave one of
+ * `bytes` after n tokens its place in the snapshots' half of the budget. */
+static bool outlives(const struct qn_kv_seq *s, uint32_t n, size_t bytes, uint32_t more) {
+    size_t longest = ((size_t)n + (size_t)more * QN_SNAPSHOT_TOKENS) * sizeof(int32_t);
+    return more == 0 || (s->pool->budget / 2 - bytes) / more >= s->fixed_bytes + longest;
 }
 
-struct qn_kv_block *qn_kv_snapshot_begin(struct qn_kv_seq *s, const int32_t *tokens, uint32_t n) {
+struct qn_kv_block *qn_kv_snapshot_begin(struct qn_kv_seq *s, const int32_t *tokens, uint32_t n,
+                                         uint32_t more) {
     struct qn_kv_pool *p = s->pool;
     uint32_t past = n % QN_SNAPSHOT_TOKENS;
-    size_t bytes = s->fixed_bytes + (size_t)n * sizeof *tokens;
-    uint64_t hash;
+    size_t bytes = s->fixed_bytes + (size_t)n * sizeof *tokens, half = p->budget / 2;
+    uint64_t hash = hash_start(s);
     int rc;
     if (s->block_bytes && n % QN_KV_BLOCK != 0) return NULL; /* no block ends there: not to be found */
-    if (n == 0 || (past > 0 && past < QN_SNAPSHOT_GAP) || bytes > p->budget / 2) return NULL;
-    struct qn_kv_block *b = find(s, tokens, (struct qn_kv_range){n, n, 1}, &hash);
+    if (n == 0 || (past > 0 && past < QN_SNAPSHOT_GAP) || bytes > half || p->begun > half - bytes)
+        return NULL;
+    if (!outlives(s, n, bytes, more)) return NULL;
+    for (uint32_t i = 0; i < n; i++) hash = hash_next(hash, tokens[i]);
+    struct qn_kv_block *b = lookup(s, hash, tokens, n);
     if (b) {
         qn_kv_block_touch(p, b);
         return NULL;
     }
-    bound(p, bytes);
+    while (p->snaps.head && p->snaps.bytes > half - bytes - p->begun) qn_kv_block_evict(p, p->snaps.head);
     b = qn_kv_block_take(p, s, s->fixed_bytes, &rc);
     if (!b) return NULL;
     b->owner = NULL;
@@ -66,17 +80,17 @@ struct qn_kv_block *qn_kv_snapshot_begin(struct qn_kv_seq *s, const int32_t *tok
         qn_kv_block_unref(p, b);
         return NULL;
     }
+    p->begun += bytes;
     return b;
 }
 
-void qn_kv_snapshot_end(struct qn_kv_pool *p, struct qn_kv_block *b, bool keep) {
+void qn_kv_snapshot_end(struct qn_kv_pool *p, struct qn_kv_block *b) {
     struct qn_kv_seq key = {.pool = p, .fixed_bytes = b->bytes, .salt = b->salt, .domain = b->domain};
-    uint64_t hash;
+    p->begun -= qn_kv_block_size(b);
     /* Two sequences of one step may have reached the same point. */
-    if (!keep || find(&key, b->prefix, (struct qn_kv_range){b->n_prefix, b->n_prefix, 1}, &hash)) {
+    if (lookup(&key, b->hash, b->prefix, b->n_prefix)) {
         qn_kv_block_drop_prefix(p, b);
     } else {
-        bound(p, qn_kv_block_size(b));
         qn_kv_insert(p, b, b->hash, 0);
     }
     qn_kv_block_unref(p, b);
@@ -84,10 +98,8 @@ void qn_kv_snapshot_end(struct qn_kv_pool *p, struct qn_kv_block *b, bool keep) 
 
 uint32_t qn_kv_restore(struct qn_kv_seq *s, const int32_t *tokens, struct qn_kv_range r) {
     struct qn_kv_pool *p = s->pool;
-    uint64_t hash;
     int rc;
-    if (r.most < r.least) return 0;
-    struct qn_kv_block *b = find(s, tokens, r, &hash);
+    struct qn_kv_block *b = find(s, tokens, r);
     if (!b) return 0;
     uint32_t n = b->n_prefix;
     qn_kv_block_ref(p, b, s); /* what is used is not evicted */

@@ -218,6 +218,47 @@ static void a_fixed_state_goes_back_to_its_copies(void **state) {
     qn_model_close(&m);
 }
 
+/* Copies that one step takes come in place of those it would have pushed out again, as cut prompts leave
+ * them: the last ones, and pages of others only as far as the copies' half of the budget goes. */
+static void a_tight_budget_keeps_the_last_copies(void **state) {
+    (void)state;
+    static const uint32_t cuts[] = {ROWS, 100, 256};
+    for (int i = 0; i < 3; i++) {
+        struct qn_model *m = open_tiny("llama", 0);
+        struct qn_structure_request req = {.convert = true};
+        struct qn_variant *native = qn_test_variant(m, "", 0), *v = NULL;
+        qn_part_init(&req.attention, "performer");
+        qn_part_add(&req.attention, "features", QN_PARAM_INT, 512);
+        assert_int_equal(qn_variant_resolve(m, &req, &v, NULL), QN_OK);
+        assert_int_equal(qn_variant_prepare(v, NULL, NULL), QN_OK);
+        size_t half = qn_model_state(m).budget / 2, copy = v->fixed_bytes + (size_t)ROWS * sizeof *tokens;
+        assert_true(copy <= half && 2 * copy > half);
+        struct qn_seq *s = begin(native, true), *t;
+        assert_int_equal(qn_seq_reserve(s, 64), QN_OK);
+        assert_int_equal(run(s, tokens, 64, QN_WANT_NONE, false), QN_OK);
+        qn_seq_free(&s);
+        s = begin(v, true);
+        assert_int_equal(qn_seq_reserve(s, ROWS), QN_OK);
+        for (uint32_t at = 0; at < ROWS;) {
+            uint32_t n = ROWS - at < cuts[i] ? ROWS - at : cuts[i];
+            assert_int_equal(run(s, tokens + at, n, QN_WANT_NONE, at + n == ROWS), QN_OK);
+            at += n;
+        }
+        assert_int_equal(qn_model_state(m).cached, 4 * native->block_bytes + copy - sizeof *tokens);
+        qn_seq_free(&s);
+        t = begin(v, true);
+        assert_int_equal(qn_seq_match(t, tokens, ROWS - 1), 0); /* nothing at 256 */
+        assert_int_equal(qn_seq_match(t, tokens, ROWS), ROWS - 1);
+        qn_seq_free(&t);
+        t = begin(native, true);
+        assert_int_equal(qn_seq_match(t, tokens, ROWS), 64);
+        qn_seq_free(&t);
+        qn_variant_unref(v);
+        qn_variant_unref(native);
+        qn_model_close(&m);
+    }
+}
+
 static void a_failed_step_changes_nothing(void **state) {
     (void)state;
     for (unsigned round = 0; round < 3; round++) {
@@ -361,6 +402,7 @@ int main(void) {
         cmocka_unit_test(not_causal_runs_once_and_whole),
         cmocka_unit_test(whole_sequences_ignore_company),
         cmocka_unit_test(a_fixed_state_goes_back_to_its_copies),
+        cmocka_unit_test(a_tight_budget_keeps_the_last_copies),
         cmocka_unit_test(a_failed_step_changes_nothing),
         cmocka_unit_test(preceding_tokens_add_their_tables),
         cmocka_unit_test(q_and_k_are_normalised_whole),

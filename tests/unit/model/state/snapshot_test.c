@@ -32,16 +32,16 @@ static void check(const struct qn_kv_pool *p, size_t used) {
     assert_int_equal(st.used, used);
     assert_int_equal(st.used + st.cached + spare, p->total);
     assert_true(p->total <= p->budget);
-    assert_true(p->snaps.bytes <= p->budget / 2);
+    assert_true(p->snaps.bytes + p->begun <= p->budget / 2);
     assert_int_equal(p->snaps.bytes + p->pages.bytes, st.cached);
 }
 
 /* A snapshot of s after n tokens, its bytes all `fill`; false when none was made. */
 static bool keep(struct qn_kv_seq *s, const int32_t *t, uint32_t n, int fill) {
-    struct qn_kv_block *b = qn_kv_snapshot_begin(s, t, n);
+    struct qn_kv_block *b = qn_kv_snapshot_begin(s, t, n, 0);
     if (!b) return false;
     memset(b->data, fill, b->bytes);
-    qn_kv_snapshot_end(s->pool, b, true);
+    qn_kv_snapshot_end(s->pool, b);
     return true;
 }
 
@@ -74,15 +74,12 @@ static void only_worthwhile_ones_are_kept(void **state) {
     assert_int_equal(qn_kv_stats(p).cached, 3 * FIXED + 4 * (64 + 256 + 320));
     check(p, 0);
     /* two sequences of one step that reach the same point: one copy stays */
-    struct qn_kv_block *a = qn_kv_snapshot_begin(&s, tokens, 512), *b = qn_kv_snapshot_begin(&s, tokens, 512);
+    struct qn_kv_block *a = qn_kv_snapshot_begin(&s, tokens, 512, 0),
+                       *b = qn_kv_snapshot_begin(&s, tokens, 512, 0);
     assert_non_null(a);
     assert_non_null(b);
-    qn_kv_snapshot_end(p, a, true);
-    qn_kv_snapshot_end(p, b, true);
-    assert_int_equal(qn_kv_stats(p).blocks_cached, 4);
-    a = qn_kv_snapshot_begin(&s, tokens, 600);
-    assert_non_null(a);
-    qn_kv_snapshot_end(p, a, false);
+    qn_kv_snapshot_end(p, a);
+    qn_kv_snapshot_end(p, b);
     assert_int_equal(qn_kv_stats(p).blocks_cached, 4);
     check(p, 0);
     qn_kv_seq_done(&s);
@@ -150,6 +147,70 @@ static void snapshots_keep_to_their_half(void **state) {
     assert_int_equal(qn_kv_stats(p).cached, 3 * one);
     qn_kv_seq_done(&huge);
     for (int i = 0; i < 4; i++) qn_kv_seq_done(&s[i]);
+    qn_kv_pool_free(p);
+}
+
+/* Those that are being made count as well: pages stay, and of one sequence's the last ones are made. */
+static void begun_ones_keep_to_it_too(void **state) {
+    (void)state;
+    enum { PAGES = 24 * FIXED / BLOCK }; /* as much as three quarters of the budget */
+    struct qn_kv_pool *p = qn_kv_pool_new(32 * FIXED, BLOCK);
+    struct qn_kv_block *b[40];
+    struct qn_kv_seq s[40], paged;
+    uint32_t n = 0;
+    assert_non_null(p);
+    int32_t *many = calloc((size_t)PAGES * QN_KV_BLOCK, sizeof *many);
+    assert_non_null(many);
+    qn_kv_seq_init(&paged, p, BLOCK, 0, 1, 6);
+    assert_int_equal(qn_kv_reserve(&paged, 0, PAGES * QN_KV_BLOCK), QN_OK);
+    qn_kv_set_tokens(&paged, 0, many, PAGES * QN_KV_BLOCK);
+    qn_kv_publish(&paged, 0, PAGES * QN_KV_BLOCK);
+    qn_kv_seq_done(&paged);
+    free(many);
+    for (uint64_t i = 0; i < 40; i++) {
+        b[n] = qn_kv_snapshot_begin(seq(p, &s[i], i, 7), tokens, 256, 0);
+        n += b[n] != NULL;
+        assert_true(p->begun <= p->budget / 2);
+        assert_true(p->pages.bytes >= p->budget / 2 - FIXED);
+    }
+    assert_int_equal(n, 16 * FIXED / (FIXED + 256 * 4));
+    for (uint32_t i = 0; i < n; i++) qn_kv_snapshot_end(p, b[i]);
+    assert_int_equal(p->begun, 0);
+    assert_int_equal(qn_kv_stats(p).blocks_cached - p->pages.bytes / BLOCK, n);
+    check(p, 0);
+    /* A new one finds its place among those that are there; with 14 to follow it would not keep it. */
+    assert_null(qn_kv_snapshot_begin(&s[30], tokens, 256, 14));
+    assert_null(qn_kv_snapshot_begin(&s[30], tokens, 256, UINT32_MAX));
+    assert_non_null(b[0] = qn_kv_snapshot_begin(&s[30], tokens, 256, 3));
+    check(p, FIXED + 256 * 4);
+    qn_kv_snapshot_end(p, b[0]);
+    check(p, 0);
+    for (int i = 0; i < 40; i++) qn_kv_seq_done(&s[i]);
+    qn_kv_pool_free(p);
+}
+
+/* Prompts that differ in their last tokens only, as a shared preamble and short questions make them, don't
+ * stand in each other's way. */
+static void every_token_has_a_say_in_the_hash(void **state) {
+    (void)state;
+    struct qn_kv_pool *p = qn_kv_pool_new(512 * FIXED, FIXED);
+    struct qn_kv_seq s;
+    int32_t t[80];
+    assert_non_null(p);
+    seq(p, &s, 1, 7);
+    memcpy(t, tokens, sizeof t);
+    for (int i = 0; i < 100; i++) {
+        t[78] = i;
+        assert_true(keep(&s, t, 79, i));
+    }
+    for (const struct qn_kv_block *a = p->snaps.head; a; a = a->next) {
+        for (const struct qn_kv_block *b = a->next; b; b = b->next) assert_true(a->hash != b->hash);
+    }
+    for (int i = 0; i < 100; i++) {
+        t[78] = i;
+        assert_int_equal(match(p, 1, 7, t, 80, i), 79);
+    }
+    qn_kv_seq_done(&s);
     qn_kv_pool_free(p);
 }
 
@@ -256,9 +317,14 @@ static void pages_and_snapshots_go_together(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(only_worthwhile_ones_are_kept),   cmocka_unit_test(the_longest_equal_one_is_found),
-        cmocka_unit_test(snapshots_keep_to_their_half),    cmocka_unit_test(the_cache_gives_way),
-        cmocka_unit_test(a_tight_pool_moves_the_snapshot), cmocka_unit_test(pages_and_snapshots_go_together),
+        cmocka_unit_test(only_worthwhile_ones_are_kept),
+        cmocka_unit_test(the_longest_equal_one_is_found),
+        cmocka_unit_test(begun_ones_keep_to_it_too),
+        cmocka_unit_test(every_token_has_a_say_in_the_hash),
+        cmocka_unit_test(snapshots_keep_to_their_half),
+        cmocka_unit_test(the_cache_gives_way),
+        cmocka_unit_test(a_tight_pool_moves_the_snapshot),
+        cmocka_unit_test(pages_and_snapshots_go_together),
     };
     for (int32_t i = 0; i < MANY; i++) tokens[i] = i * i % 97;
     return cmocka_run_group_tests(tests, NULL, NULL);
