@@ -71,17 +71,16 @@ static void gpt2(void **state) {
     family_traces("gpt2", "mha");
 }
 
-/* Prompts long enough for copies of fixed-size states; paged and fixed-size states of three structures in one
- * pool that holds a few of them. */
-static void structure_traces(const char *path, const char *second, const char *third) {
+/* Traces over a model whose requests name parts of m's lists; m's models and pool are made here. The pool
+ * holds a few of the largest states, in which paged and fixed-size ones of all structures meet. */
+static void structure_traces(const char *path, struct trace_models m) {
     struct qn_pool *one = qn_pool_new(1), *two = qn_pool_new(2);
-    struct trace_models m = {
-        .max_len = 640, .all_tasks = true, .whole = true, .attention = {second, third, ""}};
     uint32_t compared = 0;
-    size_t most = 0;
     assert_true(one && two);
+    m.all_tasks = m.whole = true;
     m.solo = open_model(path, one, 64u << 20, false);
-    for (int i = 0; i < 3; i++) {
+    size_t most = state_for(m.solo, "", m.max_len + 64);
+    for (int i = 0; i < TRACE_PARTS && m.attention[i]; i++) {
         size_t bytes = state_for(m.solo, m.attention[i], m.max_len + 64);
         most = bytes > most ? bytes : most;
     }
@@ -97,25 +96,41 @@ static void structure_traces(const char *path, const char *second, const char *t
     assert_true(seeds < SEEDS / 10 || hits > 0);
 }
 
-/* The checkpoint's own attention and conversions of it. */
+#define LONG 640 /* long enough for copies of fixed-size states */
+
+/* The checkpoint's own structure and conversions of it. */
 static void converted_structures(void **state) {
     (void)state;
-    structure_traces("synthetic:hidden=64,layers=2,heads=4,kv_heads=2,vocab=300,n=704,attention=gqa,type=f32",
-                     "performer", "linformer");
+    structure_traces("synthetic:hidden=64,layers=3,heads=4,kv_heads=2,vocab=300,n=704,attention=gqa,type=f32",
+                     (struct trace_models){.max_len = LONG,
+                                           .attention = {"performer", "linformer", ""},
+                                           .ffn = {"moe"},
+                                           .sharing = {"all", "ffn", "attention"}});
 }
 
 static void mixture_on_performer(void **state) {
     (void)state;
     structure_traces("synthetic:hidden=64,layers=2,heads=4,kv_heads=2,vocab=300,n=704,attention=performer,"
                      "features=32,ffn=moe,experts=4,ffn_dim=64,sharing=all,lags=5,type=q8_0",
-                     "performer", "");
+                     (struct trace_models){.max_len = LONG, .attention = {"performer"}, .sharing = {"none"}});
 }
 
 static void mixture_on_linformer(void **state) {
     (void)state;
-    structure_traces("synthetic:hidden=64,layers=2,heads=4,kv_heads=4,vocab=300,n=704,attention=linformer,"
-                     "k=24,ffn=moe,experts=4,ffn_dim=64,type=f16",
-                     "", "linformer");
+    structure_traces(
+        "synthetic:hidden=64,layers=2,heads=4,kv_heads=4,vocab=300,n=704,attention=linformer,"
+        "k=24,ffn=moe,experts=4,ffn_dim=64,type=f16",
+        (struct trace_models){.max_len = LONG, .attention = {"linformer"}, .sharing = {"attention"}});
+}
+
+/* Thirty structures of one checkpoint at once, each with trained weights of its own. */
+static void native_structures(void **state) {
+    (void)state;
+    structure_traces("tests/golden/quern/all",
+                     (struct trace_models){.max_len = 40,
+                                           .attention = {"mha", "gqa", "mqa", "linformer", "performer"},
+                                           .ffn = {"gelu", "swiglu", "moe"},
+                                           .sharing = {"none", "all"}});
 }
 
 /* Submits a stream and pauses it after its first tokens; submits anew when it came to its end before that. */
@@ -225,6 +240,7 @@ int main(void) {
                                        cmocka_unit_test(converted_structures),
                                        cmocka_unit_test(mixture_on_performer),
                                        cmocka_unit_test(mixture_on_linformer),
+                                       cmocka_unit_test(native_structures),
                                        cmocka_unit_test(accounting),
                                        cmocka_unit_test(conversions_take_turns)};
     qn_kernels_init(qn_cpu_isa());

@@ -10,6 +10,7 @@
 #include "tests/engine/kit.h"
 
 #define TRACE_CALLS 12
+#define TRACE_PARTS 6
 /* Embeddings run on OpenBLAS, whose last bits depend on the batch; where such a bit decides how a key or
  * value rounds to half precision, the answer moves by part of a 2^-11. A lost row would move it by tenths. */
 #define EMBED_SLACK 1e-3f
@@ -19,12 +20,23 @@ struct trace_models {
     uint32_t max_len;             /* prompt and generated tokens together: what busy's pool can hold once */
     bool all_tasks;               /* embed as well; its sums need not be equal to the bit */
     bool whole;                   /* some embeddings by structures that are not causal */
-    const char *attention[3];     /* structures to choose from */
+    /* Parts of structures to choose from, NULL after the last; half of the requests name none. */
+    const char *attention[TRACE_PARTS], *ffn[TRACE_PARTS], *sharing[TRACE_PARTS];
 };
 
 static inline uint32_t trace_rnd(uint64_t *s, uint32_t n) {
     *s = *s * 6364136223846793005u + 1442695040888963407u;
     return (uint32_t)(*s >> 33) % n;
+}
+
+static inline void trace_part(uint64_t *rng, const char *const *names, struct qn_api_infer *r,
+                              struct qn_api_part *part) {
+    uint32_t n = 0;
+    while (n < TRACE_PARTS && names[n]) n++;
+    uint32_t i = n > 0 ? trace_rnd(rng, 2 * n) : n;
+    if (i >= n) return;
+    snprintf(part->type, sizeof part->type, "%s", names[i]);
+    r->convert = true;
 }
 
 static inline struct qn_api_infer trace_request(const struct trace_models *m, uint64_t seed,
@@ -63,11 +75,9 @@ static inline struct qn_api_infer trace_request(const struct trace_models *m, ui
             kit_add_stop(&r, stop);
         }
     }
-    uint32_t a = trace_rnd(&rng, 6);
-    if (a < 3 && m->attention[a]) {
-        snprintf(r.attention.type, sizeof r.attention.type, "%s", m->attention[a]);
-        r.convert = true;
-    }
+    trace_part(&rng, m->attention, &r, &r.attention);
+    trace_part(&rng, m->ffn, &r, &r.ffn);
+    trace_part(&rng, m->sharing, &r, &r.sharing);
     if (r.task == QN_TASK_EMBED && m->whole && trace_rnd(&rng, 2)) {
         r.convert = true;
         r.attention.n_params = 1;
