@@ -7,7 +7,7 @@
 
 #include "server/structure_text.h"
 
-#define CELL      96
+#define CELL      QN_STRUCTURE_NAME
 #define TEXT_SHOW 60 /* characters of generated text in the table */
 
 enum column {
@@ -49,19 +49,24 @@ static void put_number(char cell[CELL], double v, double spread, int digits) {
         snprintf(cell, CELL, "%.*f", digits, v);
 }
 
-/* One line of at most TEXT_SHOW characters; line ends as \n, other control characters as dots. */
+/* One line of at most TEXT_SHOW characters; line ends as \n, other control characters (also those of two
+ * bytes, C2 80 to C2 9F, which terminals obey) as dots. */
 static void put_text(char cell[CELL], const struct qn_api_output *o) {
-    size_t at = 0;
-    int shown = 0;
-    for (size_t i = 0; i < o->text_len && at + 8 < CELL; i++) {
-        unsigned char b = (unsigned char)o->text[i];
-        if ((b & 0xC0) != 0x80 && shown++ == TEXT_SHOW) break;
-        if (b == '\n') {
-            cell[at++] = '\\';
-            cell[at++] = 'n';
+    size_t at = 0, i = 0;
+    for (int shown = 0; i < o->text_len && shown < TEXT_SHOW; shown++) {
+        const unsigned char *p = (const unsigned char *)o->text + i;
+        size_t n = 1;
+        while (i + n < o->text_len && (p[n] & 0xC0) == 0x80) n++;
+        bool control = p[0] < 0x20 || p[0] == 0x7F || (p[0] == 0xC2 && n > 1 && p[1] < 0xA0);
+        if (at + (n > 2 ? n : 2) >= CELL) break;
+        if (control) {
+            memcpy(cell + at, p[0] == '\n' ? "\\n" : ".", 2);
+            at += p[0] == '\n' ? 2 : 1;
         } else {
-            cell[at++] = b < 0x20 || b == 0x7F ? '.' : (char)b;
+            memcpy(cell + at, p, n);
+            at += n;
         }
+        i += n;
     }
     cell[at] = '\0';
     if (o->score) snprintf(cell, CELL, "%.4f bits/byte", o->score->bits_per_byte);
@@ -76,11 +81,12 @@ static const char *label(const struct qn_api_structure *s) {
     return strcmp(s->origin, "converted") == 0 ? s->exactness : s->origin;
 }
 
-static void fill(struct row *row, const struct qn_api_compared *c) {
+static void fill(struct row *row, const struct qn_api_comparison *r, uint32_t i) {
+    const struct qn_api_compared *c = &r->results[i];
     const struct qn_api_timings *m = &c->median;
     const struct qn_api_fidelity *f = c->fidelity;
     double none = (double)NAN, rate = m->decode_tps > 0 ? m->decode_tps : m->prefill_tps;
-    qn_structure_name(&c->structure, row->cell[C_STRUCTURE], CELL);
+    qn_structure_name(r, i, row->cell[C_STRUCTURE], CELL);
     snprintf(row->cell[C_LABEL], CELL, "%s", label(&c->structure));
     put_number(row->cell[C_PREFILL], m->prefill, c->spread.prefill, 1);
     put_number(row->cell[C_DECODE], per_token(m), -1, 2);
@@ -113,7 +119,7 @@ void qn_compare_table(FILE *f, const struct qn_api_comparison *r) {
     for (int k = 0; k < C_COUNT; k++) snprintf(rows[0].cell[k], CELL, "%s", heads[k]);
     for (uint32_t i = 0; i < n; i++) {
         memset(&rows[i + 1], 0, sizeof rows[0]);
-        fill(&rows[i + 1], &r->results[i]);
+        fill(&rows[i + 1], r, i);
     }
     for (uint32_t i = 0; i <= n; i++)
         for (int k = 0; k < C_COUNT; k++)
@@ -122,8 +128,7 @@ void qn_compare_table(FILE *f, const struct qn_api_comparison *r) {
     char base[CELL];
     fprintf(f,
             "\nmedian of %u run%s, \xC2\xB1 interquartile range; KL (nats), top-1 and bits/byte against %s\n",
-            r->repeats, r->repeats == 1 ? "" : "s",
-            qn_structure_name(&r->results[r->baseline].structure, base, sizeof base));
+            r->repeats, r->repeats == 1 ? "" : "s", qn_structure_name(r, r->baseline, base, sizeof base));
 }
 
 /* ---- CSV ---- */
@@ -144,7 +149,8 @@ static void csv_number(FILE *f, double v) {
         putc(',', f);
 }
 
-static void csv_row(FILE *f, const struct qn_api_compared *c) {
+static void csv_row(FILE *f, const struct qn_api_comparison *r, uint32_t i) {
+    const struct qn_api_compared *c = &r->results[i];
     const struct qn_api_timings *m = &c->median, *s = &c->spread;
     const struct qn_api_fidelity *d = c->fidelity;
     double none = (double)NAN;
@@ -167,9 +173,14 @@ static void csv_row(FILE *f, const struct qn_api_compared *c) {
                        d ? d->bits_per_byte_delta : none,
                        d ? (double)d->positions : none,
                        c->outputs[0].score ? c->outputs[0].score->bits_per_byte : none};
-    fprintf(f, "%s,%s,%s,%s,%s", c->structure.attention.type, c->structure.ffn.type,
-            c->structure.sharing.type, c->structure.origin, c->structure.exactness);
-    for (size_t i = 0; i < sizeof values / sizeof *values; i++) csv_number(f, values[i]);
+    for (int slot = QN_SLOT_ATTENTION; slot <= QN_SLOT_SHARING; slot++) {
+        char name[CELL];
+        qn_structure_part_name(r, i, (enum qn_slot)slot, name, sizeof name);
+        csv_text(f, name, strlen(name));
+        putc(',', f);
+    }
+    fprintf(f, "%s,%s", c->structure.origin, c->structure.exactness);
+    for (size_t k = 0; k < sizeof values / sizeof *values; k++) csv_number(f, values[k]);
     putc(',', f);
     csv_text(f, c->outputs[0].text ? c->outputs[0].text : "",
              c->outputs[0].text ? c->outputs[0].text_len : 0);
@@ -183,5 +194,5 @@ void qn_compare_csv(FILE *f, const struct qn_api_comparison *r) {
         "total_ms_spread,state_bytes,state_bytes_per_token,weights_bytes,weights_active_bytes,analytic_flops,"
         "analytic_bytes,mean_kl,top1_agreement,bits_per_byte_delta,positions,bits_per_byte,text\r\n",
         f);
-    for (uint32_t i = 0; i < r->n_results; i++) csv_row(f, &r->results[i]);
+    for (uint32_t i = 0; i < r->n_results; i++) csv_row(f, r, i);
 }

@@ -164,7 +164,7 @@ static int combine(const struct qn_structure_entry *rows, size_t n, int most, si
     size_t na = slot_entries(rows, n, "attention", most, a), nf = slot_entries(rows, n, "ffn", most, f);
     size_t ns = slot_entries(rows, n, "sharing", most, s);
     for (size_t i = 0; i < na * nf * ns; i++) {
-        struct qn_api_compare_structure one = {.convert = most > 1};
+        struct qn_api_compare_structure one = {.convert = false};
         qn_part_to_api(&rows[a[i / (nf * ns)]].part, &one.attention);
         qn_part_to_api(&rows[f[i / ns % nf]].part, &one.ffn);
         qn_part_to_api(&rows[s[i % ns]].part, &one.sharing);
@@ -173,13 +173,43 @@ static int combine(const struct qn_structure_entry *rows, size_t n, int most, si
     return 0;
 }
 
+static bool same_param(const struct qn_api_part *a, uint32_t i, const struct qn_api_part *b, uint32_t j) {
+    return !strcmp(a->params[i].name, b->params[j].name) && !strcmp(a->params[i].text, b->params[j].text) &&
+           fabs(a->params[i].value - b->params[j].value) <= 0;
+}
+
 static bool same_part(const struct qn_api_part *a, const struct qn_api_part *b) {
     bool same = !strcmp(a->type, b->type) && a->n_params == b->n_params;
-    for (uint32_t i = 0; same && i < a->n_params; i++)
-        same = !strcmp(a->params[i].name, b->params[i].name) &&
-               !strcmp(a->params[i].text, b->params[i].text) &&
-               fabs(a->params[i].value - b->params[i].value) <= 0;
+    for (uint32_t i = 0; same && i < a->n_params; i++) same = same_param(a, i, b, i);
     return same;
+}
+
+/* Conversions are too many to combine: the model's own structure, and each that differs from it in one part.
+ */
+static int vary(struct qn_model *m, const struct qn_structure_entry *rows, size_t n,
+                struct qn_api_compare_structure **out, uint32_t *count, struct qn_api_err *err) {
+    struct qn_variant *v = qn_native_variant(m);
+    struct qn_api_structure own;
+    struct qn_api_compare_structure one = {.convert = true};
+    if (!v) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
+    qn_structure_to_api(qn_variant_structure(v), &own);
+    bool causal = qn_variant_structure(v)->causal;
+    qn_variant_unref(v);
+    if (causal && append(out, count, &one, err)) return -1;
+    for (size_t i = 0; i < n; i++) {
+        struct qn_api_part part, none = {.type = ""};
+        bool attention = !strcmp(rows[i].slot, "attention"), ffn = !strcmp(rows[i].slot, "ffn");
+        qn_part_to_api(&rows[i].part, &part);
+        if (leave(&rows[i]) > 2 || same_part(&part, attention ? &own.attention
+                                                    : ffn     ? &own.ffn
+                                                              : &own.sharing))
+            continue;
+        one.attention = attention ? part : none;
+        one.ffn = ffn ? part : none;
+        one.sharing = attention || ffn ? none : part;
+        if (append(out, count, &one, err)) return -1;
+    }
+    return 0;
 }
 
 /* The model's own structure comes first: it is the baseline when nobody says otherwise. */
@@ -208,7 +238,7 @@ int qn_structure_all(struct qn_model *m, bool convert, struct qn_api_compare_str
     *out = NULL;
     *count = 0;
     if (!rc) qn_model_structures(m, rows, n);
-    if (!rc) rc = combine(rows, n, convert ? 2 : 0, work, out, count, err);
+    if (!rc) rc = convert ? vary(m, rows, n, out, count, err) : combine(rows, n, 0, work, out, count, err);
     if (!rc && !convert && *count <= 1) {
         free(*out);
         *out = NULL;
@@ -229,7 +259,61 @@ int qn_structure_all(struct qn_model *m, bool convert, struct qn_api_compare_str
     return -1;
 }
 
-const char *qn_structure_name(const struct qn_api_structure *s, char *out, size_t size) {
-    snprintf(out, size, "%s+%s+%s", s->attention.type, s->ffn.type, s->sharing.type);
+/* ---- names ---- */
+static const struct qn_api_part *part_of(const struct qn_api_comparison *r, uint32_t i, enum qn_slot slot) {
+    const struct qn_api_structure *s = &r->results[i].structure;
+    return slot == QN_SLOT_ATTENTION ? &s->attention : slot == QN_SLOT_FFN ? &s->ffn : &s->sharing;
+}
+
+/* Is there a part of the same type that lacks parameter k, or has another value of it? */
+static bool tells_apart(const struct qn_api_comparison *r, const struct qn_api_part *p, uint32_t k,
+                        enum qn_slot slot) {
+    for (uint32_t i = 0; i < r->n_results; i++) {
+        const struct qn_api_part *other = part_of(r, i, slot);
+        bool same = false;
+        if (strcmp(other->type, p->type) != 0) continue;
+        for (uint32_t j = 0; j < other->n_params && !same; j++) same = same_param(p, k, other, j);
+        if (!same) return true;
+    }
+    return false;
+}
+
+/* Appends to the text in out, cut at size; returns its new length. */
+static size_t put(char *out, size_t size, size_t at, const char *text) {
+    size_t n = strlen(text), room = size - 1 - at;
+    if (n > room) n = room;
+    memcpy(out + at, text, n);
+    out[at + n] = '\0';
+    return at + n;
+}
+
+const char *qn_structure_part_name(const struct qn_api_comparison *r, uint32_t i, enum qn_slot slot,
+                                   char *out, size_t size) {
+    const struct qn_api_part *p = part_of(r, i, slot);
+    size_t at = put(out, size, 0, p->type);
+    bool any = false;
+    for (uint32_t k = 0; k < p->n_params; k++) {
+        char value[32];
+        if (!tells_apart(r, p, k, slot)) continue;
+        at = put(out, size, at, any ? "," : "(");
+        at = put(out, size, at, p->params[k].name);
+        snprintf(value, sizeof value, "%.15g", p->params[k].value);
+        if (p->params[k].kind == QN_API_BOOL)
+            snprintf(value, sizeof value, p->params[k].value > 0 ? "true" : "false");
+        at = put(out, size, at, "=");
+        at = put(out, size, at, p->params[k].kind == QN_API_TEXT ? p->params[k].text : value);
+        any = true;
+    }
+    if (any) put(out, size, at, ")");
+    return out;
+}
+
+const char *qn_structure_name(const struct qn_api_comparison *r, uint32_t i, char *out, size_t size) {
+    char part[QN_STRUCTURE_NAME];
+    size_t at = 0;
+    for (int slot = QN_SLOT_ATTENTION; slot <= QN_SLOT_SHARING; slot++) {
+        if (slot > QN_SLOT_ATTENTION) at = put(out, size, at, "+");
+        at = put(out, size, at, qn_structure_part_name(r, i, (enum qn_slot)slot, part, sizeof part));
+    }
     return out;
 }

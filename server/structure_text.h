@@ -18,12 +18,20 @@ int qn_structure_text(const char *text, size_t n, struct qn_api_compare_structur
 /* A list of them with commas between. *out: free(). At most QN_COMPARE_STRUCTURES. */
 int qn_structure_list(const char *text, struct qn_api_compare_structure **out, uint32_t *n,
                       struct qn_api_err *err);
-/* Every causal combination that a model can run: the native ones; when there is only one, or with convert,
- * those that can be had by exact conversions too, and with convert all others. The model's own comes first.
- * *out: free(). */
+/* Of what a model can run and is causal: every native combination; when there is only one, every combination
+ * of what can be had by exact conversions too. With convert: the model's own structure, and each that differs
+ * from it in one part, in whatever way it can be had. The model's own comes first. *out: free(). */
 int qn_structure_all(struct qn_model *m, bool convert, struct qn_api_compare_structure **out, uint32_t *n,
                      struct qn_api_err *err);
-/* "gqa+swiglu+none" into out; returns out. */
-const char *qn_structure_name(const struct qn_api_structure *s, char *out, size_t size);
+
+/* ---- names ---- */
+#define QN_STRUCTURE_NAME 256 /* room for most names; longer ones are cut */
+enum qn_slot { QN_SLOT_ATTENTION, QN_SLOT_FFN, QN_SLOT_SHARING };
+/* Names of result i's structure, "gqa+moe(experts_per_token=1)+none", and of a part of it: with those
+ * parameters in which parts of that type differ in this comparison, so that different structures have
+ * different names. Return out. */
+const char *qn_structure_name(const struct qn_api_comparison *r, uint32_t i, char *out, size_t size);
+const char *qn_structure_part_name(const struct qn_api_comparison *r, uint32_t i, enum qn_slot slot,
+                                   char *out, size_t size);
 
 #endif

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "server/structure_text.h"
+#include "server/translate.h"
 
 static void parse(const char *text, struct qn_api_compare_structure *s) {
     struct qn_api_err e = {0};
@@ -92,14 +93,93 @@ static void lists(void **state) {
     e = (struct qn_api_err){0};
     assert_int_equal(qn_structure_list(many, &list, &n, &e), -1);
     assert_non_null(strstr(e.msg, "32"));
-    char name[64];
-    struct qn_api_structure s = {
-        .attention = {.type = "gqa"}, .ffn = {.type = "moe"}, .sharing = {.type = "all"}};
-    assert_string_equal(qn_structure_name(&s, name, sizeof name), "gqa+moe+all");
+}
+
+/* Parameters stand in a name only where they tell structures apart. */
+static void names(void **state) {
+    (void)state;
+    static const char *const texts[] = {
+        "gqa(kv_heads=2)+moe(experts=4,experts_per_token=1)+all",
+        "gqa(kv_heads=2)+moe(experts=4,experts_per_token=2)+groups(count=2)",
+        "performer(features=64,hyperbolic=true,kernel=softmax)+glu+none",
+        "performer(features=64,hyperbolic=false,kernel=relu)+moe(experts=4)+all",
+        "performer(features=0.5,hyperbolic=false,kernel=relu)+moe(experts=4)+all"};
+    static const char *const want[] = {"gqa+moe(experts_per_token=1)+all",
+                                       "gqa+moe(experts_per_token=2)+groups",
+                                       "performer(features=64,hyperbolic=true,kernel=softmax)+glu+none",
+                                       "performer(features=64,hyperbolic=false,kernel=relu)+moe+all",
+                                       "performer(features=0.5,hyperbolic=false,kernel=relu)+moe+all"};
+    struct qn_api_compared rows[5];
+    struct qn_api_comparison r = {.results = rows, .n_results = 5};
+    char name[QN_STRUCTURE_NAME], part[12];
+    for (size_t i = 0; i < 5; i++) {
+        struct qn_api_compare_structure s;
+        parse(texts[i], &s);
+        rows[i] = (struct qn_api_compared){.structure = {s.attention, s.ffn, s.sharing, "native", "exact"}};
+    }
+    for (uint32_t i = 0; i < 5; i++)
+        assert_string_equal(qn_structure_name(&r, i, name, sizeof name), want[i]);
+    assert_string_equal(qn_structure_part_name(&r, 1, QN_SLOT_FFN, part, sizeof part), "moe(experts");
+    r.n_results = 1; /* alone it needs none */
+    assert_string_equal(qn_structure_name(&r, 0, name, sizeof name), "gqa+moe+all");
+}
+
+/* ---- all of a model ---- */
+static void all_of(const char *model, bool convert, struct qn_api_compare_structure **list, uint32_t *n) {
+    struct qn_model *m;
+    struct qn_err err = {0};
+    struct qn_api_err e = {0};
+    struct qn_open_options opt = {.state_bytes = 1 << 20, .convert_bytes = 64 << 20, .max_step_tokens = 16};
+    if (qn_model_open(model, &opt, &m, &err)) fail_msg("%s", err.msg);
+    if (qn_structure_all(m, convert, list, n, &e)) fail_msg("%s: %s", model, e.msg);
+    for (uint32_t i = 0; i < *n; i++) { /* all of them can be had */
+        struct qn_api_parts p = {&(*list)[i].attention, &(*list)[i].ffn, &(*list)[i].sharing,
+                                 (*list)[i].convert};
+        struct qn_variant *v;
+        if (qn_resolve_parts(m, &p, QN_TASK_GENERATE, &v, &e)) fail_msg("%s: %s", model, e.msg);
+        assert_true(i > 0 || qn_variant_structure(v)->origin != QN_ORIGIN_CONVERTED);
+        qn_variant_unref(v);
+    }
+    qn_model_close(&m);
+}
+
+static int differing(const struct qn_api_compare_structure *s) {
+    return (s->attention.type[0] != 0) + (s->ffn.type[0] != 0) + (s->sharing.type[0] != 0);
+}
+
+/* However many conversions there are, one part at a time is few enough. */
+static void all_with_conversions(void **state) {
+    (void)state;
+    static const char *const models[] = {
+        "synthetic:hidden=96,layers=4,heads=12,kv_heads=4,head_dim=8,attention=gqa,vocab=300,n=64,type=f32",
+        "synthetic:hidden=64,layers=2,heads=8,head_dim=8,vocab=300,n=64,type=f32,attention=mqa,ffn=moe,"
+        "sharing=all",
+        "tests/golden/quern/all"};
+    for (size_t i = 0; i < 3; i++) {
+        struct qn_api_compare_structure *list;
+        uint32_t n, slots[3] = {0};
+        all_of(models[i], true, &list, &n);
+        assert_int_equal(differing(&list[0]), 0);
+        for (uint32_t k = 1; k < n; k++) {
+            assert_int_equal(differing(&list[k]), 1);
+            slots[0] += list[k].attention.type[0] != 0;
+            slots[1] += list[k].ffn.type[0] != 0;
+            slots[2] += list[k].sharing.type[0] != 0;
+        }
+        assert_true(slots[0] >= 3 && slots[0] < 10 && slots[2] == 4);
+        assert_true(slots[1] >= (i != 1));
+        free(list);
+    }
+    struct qn_api_compare_structure *list;
+    uint32_t n;
+    all_of("tests/golden/quern/all", false, &list, &n);
+    assert_int_equal(n, 30);
+    free(list);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(taken), cmocka_unit_test(refused),
-                                       cmocka_unit_test(lists)};
+                                       cmocka_unit_test(lists), cmocka_unit_test(names),
+                                       cmocka_unit_test(all_with_conversions)};
     return cmocka_run_group_tests_name("server/structure_text", tests, NULL, NULL);
 }
