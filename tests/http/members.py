@@ -4,7 +4,9 @@
 that was built without it has none to test.
 """
 import itertools
+import json
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -66,6 +68,18 @@ class Served:
     def rows(self, slot=None):
         rows = self.server.get("/v1/structures").json()["data"][0]["structures"]
         return [r for r in rows if slot in (None, r["slot"])]
+
+
+def lettered(folder):
+    """`all` with a tokenizer beside it, one token for a character; its path."""
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(os.path.join(ALL, name), folder)
+    letters = {c: i + 1 for i, c in enumerate("\u0120abcdefghijklmnopqrstuvwxyz0123456789.,;:!?")}
+    with open(os.path.join(folder, "tokenizer.json"), "w") as f:
+        json.dump({"added_tokens": [{"id": 0, "content": "<s>", "special": True}], "normalizer": None,
+                   "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+                   "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": letters, "merges": []}}, f)
+    return str(folder)
 
 
 def types(structure):

@@ -12,8 +12,8 @@ import time
 import pytest
 
 from conftest import REAL, ROOT, SLOW, Server, check_error, metric, read_sse
+from members import LLAMA as TINY, THIRTY, lettered, types
 
-TINY = os.path.join(ROOT, "tests", "golden", "models", "llama", "f32.gguf")
 SMOL = os.path.join(ROOT, "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
 FLAVOUR = os.environ.get("QUERN_FLAVOUR", "release")
 TIMINGS = {"queue_ms", "tokenize_ms", "convert_ms", "prefill_ms", "decode_ms", "finish_ms", "total_ms", "ttft_ms",
@@ -351,7 +351,7 @@ def test_tiny_crowd_of_comparisons_equals_solo(tiny):
         others = [pool.submit(tiny.infer, sequence=s, max_tokens=30, attention="mqa", convert=True) for s in ids]
         assert [keep(c) for c in pool.map(lambda a: compare(tiny, **a), args)] == solo
         assert all(o.result().status_code == 200 for o in others)
-    tiny.wait_metric("quern_kv_used_bytes", lambda v: metric(tiny.metrics(), "quern_running") == 0 or v == 0)
+    tiny.wait_metric("quern_kv_used_bytes", lambda v: v == 0)
 
 
 def test_real_comparison(smol):
@@ -388,6 +388,87 @@ def test_command_usage_is_2(args, why):
 def test_command_cannot_read_is_1(tmp_path):
     assert command("--file", tmp_path / "none", model=TINY).returncode == 1
     assert command("--prompt", "x", model=str(tmp_path / "none.gguf")).returncode == 1
+
+
+# --- quern compare on models with several structures, in every build ---
+
+SYNTHETIC = "synthetic:hidden=64,layers=3,heads=4,kv_heads=2,vocab=300,n=128,attention=gqa,type=q8_0"
+SHORT = ["--prompt", "the mill", "--max-tokens", 3, "--repeats", 2]
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory):
+    return lettered(tmp_path_factory.mktemp("letters"))
+
+
+def three_forms(model, *args):
+    """What the table, the JSON and the CSV of one comparison say: (rows of the table, body, rows of the CSV)."""
+    table, body, rows = (command(*SHORT, *args, *form, model=model) for form in ([], ["--json"], ["--csv"]))
+    for p in (table, body, rows):
+        assert p.returncode == 0 and p.stderr == "", p.stderr
+    lines = table.stdout.splitlines()
+    return lines[1:lines.index("")], json.loads(body.stdout), list(csv.DictReader(io.StringIO(rows.stdout, newline="")))
+
+
+def check_forms(lines, body, rows, positions):
+    """The same structures in the same order everywhere, every figure there and finite."""
+    assert len(lines) == len(body["results"]) == len(rows)
+    check_reply(body, len(lines), 2)
+    for line, r, row in zip(lines, body["results"], rows):
+        kinds = types(r["structure"])
+        assert [row[k] for k in kinds] == list(kinds.values())
+        assert all(word.startswith(kind) for word, kind in zip(line.split()[0].split("+"), kinds.values())), line
+        assert row["origin"] == r["structure"]["origin"] and row["exactness"] == r["structure"]["exactness"]
+        assert len(r["outputs"][0]["tokens"]) == 3 and row["text"] == r["outputs"][0]["text"]
+        for name in ("prefill_ms", "total_ms", "compute_ms", "decode_tokens_per_second"):
+            assert r["median"][name] > 0, (line, name)
+        for name in ("total_ms", "prefill_ms", "state_bytes", "weights_bytes", "analytic_flops", "analytic_bytes"):
+            assert float(row[name]) > 0, (line, name)
+        f = r["fidelity"]
+        assert f["mean_kl"] >= 0 and 0 <= f["top1_agreement"] <= 1 and f["positions"] == positions
+        assert math.isclose(float(row["mean_kl"]), f["mean_kl"], rel_tol=1e-6, abs_tol=1e-9)
+    assert body["results"][0]["fidelity"]["mean_kl"] == 0
+
+
+def test_command_compares_thirty_structures(letters):
+    wanted = ["+".join(s.values()) for s in THIRTY]
+    lines, body, rows = three_forms(letters, "--structures", ",".join(wanted), "--ignore-eos")
+    check_forms(lines, body, rows, 8 + 3 - 1)
+    assert [line.split()[:2] for line in lines] == [[name, "native"] for name in wanted]
+    assert len({r["fidelity"]["mean_kl"] for r in body["results"]}) == 30  # thirty functions, not one of them twice
+    assert all(r["outputs"][0]["text"] for r in body["results"])
+
+
+def test_command_scores(letters):
+    score = command(*SHORT[:2], "--task", "score", "--repeats", 1, "--csv",
+                    "--structures", "gqa,performer+moe+all", model=letters)
+    assert score.returncode == 0, score.stderr
+    rows = list(csv.DictReader(io.StringIO(score.stdout, newline="")))
+    assert all(float(r["bits_per_byte"]) > 0 for r in rows) and len(rows) == 2
+
+
+def test_command_with_conversions():
+    names = ["gqa", "mha", "mqa+swiglu", "performer(features=32)", "performer(seed=5)+moe", "linformer(k=16)+swiglu+all",
+             "gqa+moe(experts=3,experts_per_token=1)", "gqa+swiglu+groups(count=2)"]
+    lines, body, rows = three_forms(SYNTHETIC, "--convert", "--structures", ",".join(names), "--baseline", 0)
+    check_forms(lines, body, rows, 9 + 3 - 1)  # a beginning-of-sequence token
+    assert [r["structure"]["exactness"] for r in body["results"]] == [
+        "exact", "exact", "untrained", "approximate", "approximate", "untrained", "exact", "untrained"]
+    assert [r["structure"]["origin"] for r in body["results"]] == ["synthetic"] + ["converted"] * 7
+    for r in body["results"]:
+        assert (r["fidelity"]["mean_kl"] < 1e-6) == (r["structure"]["exactness"] == "exact")
+    refused = command(*SHORT, "--structures", ",".join(names), model=SYNTHETIC)
+    assert refused.returncode == 2 and "structures[2]" in refused.stderr and "convert" in refused.stderr
+
+
+def test_command_takes_all_of_a_model():
+    """Without conversions that need leave: the model's own structure first, then what is exactly the same function."""
+    lines, body, rows = three_forms(SYNTHETIC, "--ignore-eos")
+    check_forms(lines, body, rows, 9 + 3 - 1)  # a beginning-of-sequence token
+    assert len(lines) > 2 and lines[0].split()[0] == "gqa+swiglu+none"
+    assert {types(r["structure"])["attention"] for r in body["results"]} == {"gqa", "mha"}
+    assert {types(r["structure"])["ffn"] for r in body["results"]} == {"swiglu", "moe"}
+    assert all(r["structure"]["exactness"] == "exact" and r["fidelity"]["mean_kl"] < 1e-6 for r in body["results"])
 
 
 @pytest.fixture
