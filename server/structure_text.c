@@ -158,21 +158,6 @@ static size_t slot_entries(const struct qn_structure_entry *rows, size_t n, cons
     return k;
 }
 
-static int combine(const struct qn_structure_entry *rows, size_t n, int most, size_t *work,
-                   struct qn_api_compare_structure **out, uint32_t *count, struct qn_api_err *err) {
-    size_t *a = work, *f = work + n, *s = work + 2 * n;
-    size_t na = slot_entries(rows, n, "attention", most, a), nf = slot_entries(rows, n, "ffn", most, f);
-    size_t ns = slot_entries(rows, n, "sharing", most, s);
-    for (size_t i = 0; i < na * nf * ns; i++) {
-        struct qn_api_compare_structure one = {.convert = false};
-        qn_part_to_api(&rows[a[i / (nf * ns)]].part, &one.attention);
-        qn_part_to_api(&rows[f[i / ns % nf]].part, &one.ffn);
-        qn_part_to_api(&rows[s[i % ns]].part, &one.sharing);
-        if (append(out, count, &one, err)) return -1;
-    }
-    return 0;
-}
-
 static bool same_param(const struct qn_api_part *a, uint32_t i, const struct qn_api_part *b, uint32_t j) {
     return !strcmp(a->params[i].name, b->params[j].name) && !strcmp(a->params[i].text, b->params[j].text) &&
            fabs(a->params[i].value - b->params[j].value) <= 0;
@@ -184,18 +169,22 @@ static bool same_part(const struct qn_api_part *a, const struct qn_api_part *b) 
     return same;
 }
 
-/* Conversions are too many to combine: the model's own structure, and each that differs from it in one part.
- */
-static int vary(struct qn_model *m, const struct qn_structure_entry *rows, size_t n,
-                struct qn_api_compare_structure **out, uint32_t *count, struct qn_api_err *err) {
+struct list {
+    struct qn_api_compare_structure *items;
+    uint32_t n;
+};
+
+/* The model's own structure, and each that differs from it in one part. */
+static int vary(struct qn_model *m, const struct qn_structure_entry *rows, size_t n, int most,
+                struct list *out, struct qn_api_err *err) {
     struct qn_variant *v = qn_native_variant(m);
     struct qn_api_structure own;
-    struct qn_api_compare_structure one = {.convert = true};
+    struct qn_api_compare_structure one = {.convert = most > 1};
     if (!v) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
     qn_structure_to_api(qn_variant_structure(v), &own);
     bool causal = qn_variant_structure(v)->causal;
     qn_variant_unref(v);
-    if (causal && append(out, count, &one, err)) return -1;
+    if (causal && append(&out->items, &out->n, &one, err)) return -1;
     for (size_t i = 0; i < n; i++) {
         struct qn_api_part part, none = {.type = ""};
         bool attention = !strcmp(rows[i].slot, "attention"), ffn = !strcmp(rows[i].slot, "ffn");
@@ -207,9 +196,29 @@ static int vary(struct qn_model *m, const struct qn_structure_entry *rows, size_
         one.attention = attention ? part : none;
         one.ffn = ffn ? part : none;
         one.sharing = attention || ffn ? none : part;
-        if (append(out, count, &one, err)) return -1;
+        if (append(&out->items, &out->n, &one, err)) return -1;
     }
     return 0;
+}
+
+/* Every combination; one part at a time when they would be too many. */
+static int combine(struct qn_model *m, const struct qn_structure_entry *rows, size_t n, int most,
+                   struct list *out, struct qn_api_err *err) {
+    size_t *a = calloc(n ? n : 1, 3 * sizeof *a), *f = a ? a + n : NULL, *s = a ? a + 2 * n : NULL;
+    if (!a) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
+    size_t na = slot_entries(rows, n, "attention", most, a), nf = slot_entries(rows, n, "ffn", most, f);
+    size_t ns = slot_entries(rows, n, "sharing", most, s), all = na * nf * ns;
+    int rc = all > QN_COMPARE_STRUCTURES ? vary(m, rows, n, most, out, err) : 0;
+    if (all > QN_COMPARE_STRUCTURES) all = 0;
+    for (size_t i = 0; i < all && !rc; i++) {
+        struct qn_api_compare_structure one = {.convert = false};
+        qn_part_to_api(&rows[a[i / (nf * ns)]].part, &one.attention);
+        qn_part_to_api(&rows[f[i / ns % nf]].part, &one.ffn);
+        qn_part_to_api(&rows[s[i % ns]].part, &one.sharing);
+        rc = append(&out->items, &out->n, &one, err);
+    }
+    free(a);
+    return rc;
 }
 
 /* The model's own structure comes first: it is the baseline when nobody says otherwise. */
@@ -233,30 +242,25 @@ int qn_structure_all(struct qn_model *m, bool convert, struct qn_api_compare_str
                      struct qn_api_err *err) {
     size_t n = qn_model_structures(m, NULL, 0);
     struct qn_structure_entry *rows = calloc(n ? n : 1, sizeof *rows);
-    size_t *work = calloc(n ? 3 * n : 1, sizeof *work);
-    int rc = rows && work ? 0 : qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
-    *out = NULL;
-    *count = 0;
+    struct list list = {NULL, 0};
+    int rc = rows ? 0 : qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
     if (!rc) qn_model_structures(m, rows, n);
-    if (!rc) rc = convert ? vary(m, rows, n, out, count, err) : combine(rows, n, 0, work, out, count, err);
-    if (!rc && !convert && *count <= 1) {
-        free(*out);
-        *out = NULL;
-        *count = 0;
-        rc = combine(rows, n, 1, work, out, count, err);
+    if (!rc) rc = convert ? vary(m, rows, n, 2, &list, err) : combine(m, rows, n, 0, &list, err);
+    if (!rc && !convert && list.n <= 1) {
+        list.n = 0;
+        rc = combine(m, rows, n, 1, &list, err);
     }
     free(rows);
-    free(work);
-    if (!rc && !*count)
+    if (!rc && !list.n)
         rc = qn_api_fail(err, QN_API_UNSUPPORTED, "structures", "this model has none to compare");
-    if (!rc) {
-        native_first(m, *out, *count);
-        return 0;
+    if (rc) {
+        free(list.items);
+        list = (struct list){NULL, 0};
     }
-    free(*out);
-    *out = NULL;
-    *count = 0;
-    return -1;
+    native_first(m, list.items, list.n);
+    *out = list.items;
+    *count = list.n;
+    return rc;
 }
 
 /* ---- names ---- */

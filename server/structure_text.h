@@ -19,8 +19,9 @@ int qn_structure_text(const char *text, size_t n, struct qn_api_compare_structur
 int qn_structure_list(const char *text, struct qn_api_compare_structure **out, uint32_t *n,
                       struct qn_api_err *err);
 /* Of what a model can run and is causal: every native combination; when there is only one, every combination
- * of what can be had by exact conversions too. With convert: the model's own structure, and each that differs
- * from it in one part, in whatever way it can be had. The model's own comes first. *out: free(). */
+ * of what can be had by exact conversions too; with convert, whatever can be had. With convert, or when the
+ * combinations are too many, only the model's own structure and each that differs from it in one part. The
+ * model's own comes first. *out: free(). */
 int qn_structure_all(struct qn_model *m, bool convert, struct qn_api_compare_structure **out, uint32_t *n,
                      struct qn_api_err *err);
 
