@@ -411,13 +411,13 @@ def three_forms(model, *args):
 
 
 def check_forms(lines, body, rows, positions):
-    """The same structures in the same order everywhere, every figure there and finite."""
-    assert len(lines) == len(body["results"]) == len(rows)
+    """The same structures in the same order everywhere, no two under one name, every figure there and finite."""
+    assert len(lines) == len(body["results"]) == len(rows) == len({line.split()[0] for line in lines})
     check_reply(body, len(lines), 2)
     for line, r, row in zip(lines, body["results"], rows):
         kinds = types(r["structure"])
-        assert [row[k] for k in kinds] == list(kinds.values())
-        assert all(word.startswith(kind) for word, kind in zip(line.split()[0].split("+"), kinds.values())), line
+        for word, (slot, kind) in zip(line.split()[0].split("+"), kinds.items()):
+            assert word.split("(")[0] == row[slot].split("(")[0] == kind, line
         assert row["origin"] == r["structure"]["origin"] and row["exactness"] == r["structure"]["exactness"]
         assert len(r["outputs"][0]["tokens"]) == 3 and row["text"] == r["outputs"][0]["text"]
         for name in ("prefill_ms", "total_ms", "compute_ms", "decode_tokens_per_second"):
@@ -469,6 +469,19 @@ def test_command_takes_all_of_a_model():
     assert {types(r["structure"])["attention"] for r in body["results"]} == {"gqa", "mha"}
     assert {types(r["structure"])["ffn"] for r in body["results"]} == {"swiglu", "moe"}
     assert all(r["structure"]["exactness"] == "exact" and r["fidelity"]["mean_kl"] < 1e-6 for r in body["results"])
+
+
+def test_command_takes_all_conversions_one_part_at_a_time():
+    lines, body, rows = three_forms(SYNTHETIC, "--ignore-eos", "--convert")
+    check_forms(lines, body, rows, 9 + 3 - 1)
+    own, *others = [types(r["structure"]) for r in body["results"]]
+    assert own == {"attention": "gqa", "ffn": "swiglu", "sharing": "none"}
+    assert all(sum(own[slot] != other[slot] for slot in own) == 1 for other in others)
+    assert {o["attention"] for o in others} == {"gqa", "mha", "mqa", "linformer", "performer"}
+    assert {o["ffn"] for o in others} == {"swiglu", "moe"}
+    assert {o["sharing"] for o in others} == {"none", "all", "attention", "ffn", "groups"}
+    labels = {r["structure"]["exactness"] for r in body["results"]}
+    assert labels == {"exact", "approximate", "untrained"}
 
 
 @pytest.fixture
