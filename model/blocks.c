@@ -26,9 +26,11 @@ static void vector(struct list *l, float **v, size_t n) {
     add(l, (struct qn_block_item){.v = v, .n = *v ? n : 0});
 }
 
-size_t qn_attn_items(const struct qn_spec *s, uint32_t member, struct qn_attn_weights *w,
+size_t qn_attn_items(const struct qn_spec *s, uint32_t member, bool projections, struct qn_attn_weights *w,
                      struct qn_block_item *out) {
-    static float *absent; /* stays NULL: with F = E there is one tensor */
+    static float *absent; /* stays NULL */
+    float **e = projections ? &w->e : &absent, **features = projections ? &w->features : &absent;
+    float **f = projections && w->f != w->e ? &w->f : &absent; /* with F = E there is one tensor */
     const struct qn_attn_member *m = &s->attn[member];
     struct list l = {.out = out};
     size_t columns = (size_t)s->context * m->slots * w->proj_heads;
@@ -45,13 +47,10 @@ size_t qn_attn_items(const struct qn_spec *s, uint32_t member, struct qn_attn_we
     vector(&l, &w->q_norm, s->qk_norm_whole ? w->q.rows : s->head_dim);
     vector(&l, &w->k_norm, s->qk_norm_whole ? w->k.rows : s->head_dim);
     /* A token reads its own column of E and F. */
-    add(&l, (struct qn_block_item){.v = &w->e, .n = w->e ? columns : 0, .read = 1, .of = s->context});
-    add(&l, (struct qn_block_item){.v = w->f == w->e ? &absent : &w->f,
-                                   .n = w->f && w->f != w->e ? columns : 0,
-                                   .read = 1,
-                                   .of = s->context});
-    add(&l, (struct qn_block_item){.v = &w->features,
-                                   .n = w->features ? (size_t)m->features * s->head_dim * w->proj_heads : 0,
+    add(&l, (struct qn_block_item){.v = e, .n = *e ? columns : 0, .read = 1, .of = s->context});
+    add(&l, (struct qn_block_item){.v = f, .n = *f ? columns : 0, .read = 1, .of = s->context});
+    add(&l, (struct qn_block_item){.v = features,
+                                   .n = *features ? (size_t)m->features * s->head_dim * w->proj_heads : 0,
                                    .drawn = true});
     return l.n;
 }
@@ -112,11 +111,11 @@ static void add_items(struct qn_distinct *d, const struct qn_block_item *items, 
     }
 }
 
-void qn_distinct_attn(struct qn_distinct *d, const struct qn_spec *spec, uint32_t member,
+void qn_distinct_attn(struct qn_distinct *d, const struct qn_spec *spec, uint32_t member, bool projections,
                       const struct qn_attn_weights *w) {
-    struct qn_block_item items[32];
+    struct qn_block_item items[QN_ATTN_ITEMS];
     struct qn_attn_weights copy = *w;
-    add_items(d, items, qn_attn_items(spec, member, &copy, items));
+    add_items(d, items, qn_attn_items(spec, member, projections, &copy, items));
 }
 
 void qn_distinct_ffn(struct qn_distinct *d, const struct qn_spec *spec, const struct qn_ffn_weights *w) {

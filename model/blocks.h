@@ -15,9 +15,11 @@ struct qn_block_item {
     bool drawn; /* a random draw and not a trained weight: has no mean */
 };
 
+#define QN_ATTN_ITEMS 15
 /* Tensors of a block of the checkpoint's member, absent ones included, in an order that is the same for all
- * blocks of the member. out NULL: only counts. */
-size_t qn_attn_items(const struct qn_spec *spec, uint32_t member, struct qn_attn_weights *w,
+ * blocks of the member. out NULL: only counts. projections: also E and F, or directions; else they count as
+ * absent. */
+size_t qn_attn_items(const struct qn_spec *spec, uint32_t member, bool projections, struct qn_attn_weights *w,
                      struct qn_block_item *out);
 size_t qn_ffn_items(const struct qn_spec *spec, struct qn_ffn_weights *w, struct qn_block_item *out);
 
@@ -36,7 +38,7 @@ struct qn_distinct {
 };
 void qn_distinct_add(struct qn_distinct *d, const void *data, size_t bytes, size_t active);
 /* The block's items, each with its own share for a token. */
-void qn_distinct_attn(struct qn_distinct *d, const struct qn_spec *spec, uint32_t member,
+void qn_distinct_attn(struct qn_distinct *d, const struct qn_spec *spec, uint32_t member, bool projections,
                       const struct qn_attn_weights *w);
 /* With the FFN's matrices all active; experts are the caller's to correct. */
 void qn_distinct_ffn(struct qn_distinct *d, const struct qn_spec *spec, const struct qn_ffn_weights *w);

@@ -3,6 +3,7 @@
  * Element-wise work (norms, activations, rotations, softmax's exponentials) is left out: it is below one per
  * cent. Thread: any. */
 #include <math.h>
+#include <string.h>
 
 #include "kernels/mem.h"
 #include "model/internal.h"
@@ -36,7 +37,7 @@ static void add_tables(const struct qn_checkpoint *c, struct qn_half_sizes *sum)
     qn_distinct_finish(&d, &own.bytes, &own.active);
     sum->bytes += own.bytes;
     sum->active += own.active;
-    if (failed) sum->made = SIZE_MAX;
+    if (failed) sum->made[0] = SIZE_MAX;
 }
 
 /* Of the bytes of experts that one choice leaves unread, the share that `rows` rows leave unread, when they
@@ -61,14 +62,14 @@ static double left_unread(const struct qn_spec *spec, const struct qn_sharing *s
 }
 
 bool qn_structure_sizes(const struct qn_model *m, const struct qn_resolved *r, struct qn_structure *s,
-                        size_t *idle_ffn, size_t made[QN_HALVES]) {
+                        size_t *idle_ffn, size_t made[QN_HALVES][QN_MAKES]) {
     struct qn_half_sizes sum = {0}, half;
     add_tables(m->ckpt, &sum);
     for (int h = QN_HALF_ATTENTION; h < QN_HALVES; h++) {
         if (!qn_half_sizes(m, r, (enum qn_half)h, &half)) return false;
         sum.bytes += half.bytes;
         sum.active += half.active;
-        made[h] = qn_half_converted(r, (enum qn_half)h) ? half.made : 0;
+        memcpy(made[h], half.made, sizeof half.made);
         *idle_ffn = half.bytes - half.active; /* the FFN is the last */
     }
     s->weights_bytes = sum.bytes;
@@ -78,7 +79,7 @@ bool qn_structure_sizes(const struct qn_model *m, const struct qn_resolved *r, s
     struct qn_state_size size = qn_state_size_of(&m->ckpt->spec, &r->attention, m->kv_type);
     s->state_bytes_per_token = size.block_bytes / QN_KV_BLOCK;
     s->state_fixed_bytes = size.fixed_bytes;
-    return sum.made != SIZE_MAX;
+    return sum.made[0] != SIZE_MAX;
 }
 
 size_t qn_variant_state_bytes(const struct qn_variant *v, uint32_t tokens) {

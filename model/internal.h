@@ -86,18 +86,24 @@ struct qn_resolved {
 /* Weights come in two halves, each with its own blocks, conversions and cache of them. */
 enum qn_half { QN_HALF_ATTENTION = 0, QN_HALF_FFN, QN_HALVES };
 
-/* One half of a structure whose weights had to be made: averages over layers, a kind's conversion, or the
- * second from the first. */
+/* Steps in which a half's weights are made, as far as it needs them: averages over layers; a kind's
+ * conversion, of the averages or of the checkpoint's blocks. Each is a conversion of its own. */
+enum qn_make { QN_MAKE_MEANS = 0, QN_MAKE_KIND, QN_MAKES };
+
+/* Weights of one half of a structure that had to be made: averages over layers, or a kind's conversion of the
+ * checkpoint's blocks or of averages. */
 struct qn_conversion {
     char key[QN_KEY_MAX];
     enum qn_half half;
-    const struct qn_attention_ops *attention; /* whose convert made attn; NULL: attn is attn_mean */
-    const struct qn_ffn_ops *ffn_ops;         /* whose convert made ffn; NULL: ffn is ffn_mean */
-    struct qn_attn_weights *attn, *attn_mean; /* [n], of the attention half */
-    struct qn_ffn_weights *ffn, *ffn_mean;    /* [n], of the other */
+    const struct qn_attention_ops *attention; /* whose convert made attn; NULL: not a kind's */
+    const struct qn_ffn_ops *ffn_ops;         /* whose convert made ffn; NULL: not a kind's */
+    struct qn_attn_weights *attn;             /* [n], of the attention half */
+    struct qn_ffn_weights *ffn;               /* [n], of the other */
     uint32_t n;
-    struct qn_mean mean; /* owns what the averages allocated */
-    size_t bytes;
+    struct qn_mean mean;        /* owns what averages allocated */
+    struct qn_conversion *from; /* the averages that a kind's blocks were made from and borrow of; or NULL */
+    uint32_t dependents;        /* conversions that are made, or being made, from this one: it stays */
+    size_t bytes;               /* weights, lists of blocks and this struct */
     uint64_t used_at;
     struct qn_conversion *next;
 };
@@ -127,8 +133,8 @@ struct qn_variant {
     const struct qn_attn_weights *attn_weights;
     const struct qn_ffn_weights *ffn_weights;
     struct qn_conversion *conversion[QN_HALVES];
-    size_t made[QN_HALVES]; /* bytes that its conversions take */
-    size_t idle_ffn_bytes;  /* what one choice of experts in each FFN block leaves unread */
+    size_t made[QN_HALVES][QN_MAKES]; /* bytes that its conversions take */
+    size_t idle_ffn_bytes;            /* what one choice of experts in each FFN block leaves unread */
     uint32_t holders; /* sequences with state reserved: their next step reads the weights; engine thread */
     bool preparing;   /* its weights are being made: half of them may be there already */
     struct qn_variant *next;
@@ -151,8 +157,8 @@ int qn_model_from_checkpoint(struct qn_checkpoint *c, const char *path, const st
                              struct qn_model **out, struct qn_err *err);
 
 /* cuts.c. plan: rows: the spans as rows of the step; all have been checked, their tokens are in the
- * sequences. copy: the layer's part of the states, after a pass. finish: the copies enter the cache; sequences
- * that may not publish have none. */
+ * sequences. copy: the layer's part of the states, after a pass. finish: the copies enter the cache;
+ * sequences that may not publish have none. */
 void qn_cuts_plan(struct qn_cuts *c, const struct qn_step *step, const struct qn_row_span *rows);
 void qn_cuts_copy(const struct qn_cuts *c, uint32_t pass, size_t offset, size_t bytes);
 void qn_cuts_finish(struct qn_cuts *c, struct qn_kv_pool *pool);
@@ -162,13 +168,13 @@ int qn_scratch_init(struct qn_scratch *s, const struct qn_spec *spec, uint32_t r
                     struct qn_err *err);
 void qn_scratch_free(struct qn_scratch *s);
 
-/* convert.c. True when the half's weights are not the checkpoint's own. */
+/* convert.c. True when the half's weights are not the checkpoint's own, but have to be made. */
 bool qn_half_converted(const struct qn_resolved *r, enum qn_half half);
 /* What a half runs with, in bytes. */
 struct qn_half_sizes {
-    size_t made;   /* memory that its conversion takes; 0 without */
-    size_t bytes;  /* of all weights it uses, each once */
-    size_t active; /* of them, what one token reads */
+    size_t made[QN_MAKES]; /* memory that each step takes; 0 without */
+    size_t bytes;          /* of all weights it uses, each once */
+    size_t active;         /* of them, what one token reads */
 };
 /* False when sizes overflow or memory for the list of tensors is short. */
 bool qn_half_sizes(const struct qn_model *m, const struct qn_resolved *r, enum qn_half half,
@@ -185,7 +191,7 @@ void qn_variant_free_all(struct qn_model *m);
  * in struct qn_variant. made: per half, as in struct qn_half_sizes, 0 for one that needs no conversion. False
  * as qn_half_sizes. */
 bool qn_structure_sizes(const struct qn_model *m, const struct qn_resolved *r, struct qn_structure *s,
-                        size_t *idle_ffn, size_t made[QN_HALVES]);
+                        size_t *idle_ffn, size_t made[QN_HALVES][QN_MAKES]);
 /* State of all layers with this attention, per block of tokens and per sequence. */
 struct qn_state_size qn_state_size_of(const struct qn_spec *spec, const struct qn_attention *a,
                                       enum qn_kv_type type);

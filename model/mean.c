@@ -177,13 +177,14 @@ static void free_lists(struct qn_block_item **lists) {
 int qn_mean_attn(struct qn_mean *mean, uint32_t member, const struct qn_attn_weights *const *src, size_t n,
                  struct qn_attn_weights *dst, struct qn_err *err) {
     *dst = *src[0];
-    size_t n_items = qn_attn_items(mean->spec, member, dst, NULL);
+    bool projections = mean->projections;
+    size_t n_items = qn_attn_items(mean->spec, member, projections, dst, NULL);
     struct qn_block_item **lists = new_lists(n, n_items);
     if (!lists) return no_memory(err);
     /* Items point into the blocks; those of sources are read only. */
     for (size_t j = 0; j < n; j++)
-        qn_attn_items(mean->spec, member, (struct qn_attn_weights *)(uintptr_t)src[j], lists[j]);
-    qn_attn_items(mean->spec, member, dst, lists[n]);
+        qn_attn_items(mean->spec, member, projections, (struct qn_attn_weights *)(uintptr_t)src[j], lists[j]);
+    qn_attn_items(mean->spec, member, projections, dst, lists[n]);
     int rc = mean_items(mean, lists, n, lists[n], n_items, err);
     free_lists(lists);
     /* Key-value sharing stays what it is. */

@@ -12,9 +12,10 @@
 struct qn_mean {
     const struct qn_spec *spec;
     struct qn_pool *pool;
-    bool counting; /* only adds up bytes: blocks become what they would be, with the first source's data */
-    size_t bytes;  /* made, or to be made; SIZE_MAX on overflow */
-    void **owned;  /* [n_owned] what was made; qn_mean_free */
+    bool projections; /* E and F, or directions, are wanted too; else they are the first source's */
+    bool counting;    /* only adds up bytes: blocks become what they would be, with the first source's data */
+    size_t bytes;     /* made, or to be made; SIZE_MAX on overflow */
+    void **owned;     /* [n_owned] what was made; qn_mean_free */
     size_t n_owned, cap_owned;
 };
 

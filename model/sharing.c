@@ -87,21 +87,23 @@ static void label(const struct qn_spec *spec, struct qn_sharing *s) {
     const struct qn_share_member *m = &spec->share[s->member];
     struct qn_choice *c = &s->choice;
     c->why[0] = 0;
-    s->mean = false;
-    c->exactness = QN_EXACT;
+    s->mean_of[0] = !refines(s->attn_blocks, m->attn_blocks, s->layers);
+    s->mean_of[1] = !refines(s->ffn_blocks, m->ffn_blocks, s->layers);
+    s->mean = s->mean_of[0] || s->mean_of[1];
+    c->exactness = s->mean ? QN_UNTRAINED : QN_EXACT;
     c->origin = QN_ORIGIN_CONVERTED;
-    if (m->attn_blocks == s->attn_blocks && m->ffn_blocks == s->ffn_blocks) {
+    /* Among several the name decides: in a model of one layer all have one block. */
+    bool named = spec->n_share == 1 || strcmp(m->type, s->ops->name) == 0;
+    if (named && m->attn_blocks == s->attn_blocks && m->ffn_blocks == s->ffn_blocks) {
         c->origin = QN_ORIGIN_NATIVE;
-    } else if (refines(s->attn_blocks, m->attn_blocks, s->layers) &&
-               refines(s->ffn_blocks, m->ffn_blocks, s->layers)) {
-        snprintf(c->why, sizeof c->why,
-                 "layers refer to the same weights as with \"%s\": untied, nothing copied", m->type);
-    } else {
-        s->mean = true;
-        c->exactness = QN_UNTRAINED;
+    } else if (s->mean) {
         snprintf(c->why, sizeof c->why,
                  "each shared block is the mean of its layers' blocks: structural conversion, quality not "
                  "preserved");
+    } else {
+        snprintf(c->why, sizeof c->why,
+                 "layers refer to the same weights as with \"%s\": the same function, nothing copied",
+                 m->type);
     }
 }
 
@@ -110,24 +112,42 @@ static int rank(const struct qn_sharing *s) {
     return s->choice.origin == QN_ORIGIN_NATIVE ? -1 : (int)s->choice.exactness;
 }
 
+/* "from": the member whose blocks are taken, by its name; without it any may be. */
+static int read_from(const struct qn_spec *spec, const struct qn_part *ask, const char **from,
+                     struct qn_err *err) {
+    const struct qn_param *p = qn_part_find(ask, "from");
+    *from = p ? p->text : NULL;
+    if (!p) return QN_OK;
+    for (uint32_t i = 0; i < spec->n_share && p->kind == QN_PARAM_TEXT; i++)
+        if (strcmp(spec->share[i].type, p->text) == 0) return QN_OK;
+    return qn_err_param(err, QN_ERR_INVALID, "sharing",
+                        "sharing parameter \"from\" must name a way of sharing that the checkpoint was "
+                        "trained with");
+}
+
 int qn_sharing_resolve(const struct qn_sharing_ops *ops, const struct qn_spec *spec,
                        const struct qn_part *ask, struct qn_sharing *out, struct qn_err *err) {
     uint32_t blocks[2] = {0, 0};
+    const char *from;
+    bool found = false;
     memset(out, 0, sizeof *out);
-    qn_part_init(&out->choice.part, ops->name);
-    int rc = ops->shape(spec, ask, &out->choice.part, blocks, err);
+    int rc = read_from(spec, ask, &from, err);
+    struct qn_sharing s = {.ops = ops, .layers = spec->layers};
+    qn_part_init(&s.choice.part, ops->name);
+    if (rc == QN_OK) rc = ops->shape(spec, ask, &s.choice.part, blocks, err);
     if (rc) return rc;
-    out->ops = ops;
-    out->layers = spec->layers;
-    out->attn_blocks = blocks[0];
-    out->ffn_blocks = blocks[1];
-    label(spec, out);
-    for (uint32_t i = 1; i < spec->n_share; i++) {
-        struct qn_sharing s = *out;
+    s.attn_blocks = blocks[0];
+    s.ffn_blocks = blocks[1];
+    for (uint32_t i = 0; i < spec->n_share; i++) {
+        if (from && strcmp(spec->share[i].type, from) != 0) continue;
         s.member = i;
         label(spec, &s);
-        if (rank(&s) < rank(out)) *out = s;
+        if (!found || rank(&s) < rank(out)) *out = s;
+        found = true;
     }
+    /* Where several could be meant, the reply says whose blocks these are. */
+    if (from || (spec->n_share > 1 && out->choice.origin == QN_ORIGIN_CONVERTED))
+        qn_part_add_text(&out->choice.part, "from", spec->share[out->member].type);
     return qn_part_check(ask, &out->choice.part, "sharing", err);
 }
 
@@ -138,6 +158,6 @@ uint32_t qn_sharing_source(const struct qn_sharing *s, const struct qn_spec *spe
 }
 
 uint32_t qn_sharing_block(const struct qn_sharing *s, const struct qn_spec *spec, bool ffn, uint32_t layer) {
-    if (s->mean) return block_of(layer, ffn ? s->ffn_blocks : s->attn_blocks, s->layers);
+    if (s->mean_of[ffn]) return block_of(layer, ffn ? s->ffn_blocks : s->attn_blocks, s->layers);
     return qn_sharing_source(s, spec, ffn, layer);
 }

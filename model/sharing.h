@@ -1,10 +1,11 @@
 /* Which weight blocks serve which layer: the third part of a structure.
  *
  * A kind says how many attention blocks and FFN blocks a checkpoint of so many layers has: layer i runs with
- * block floor(i * blocks / layers). Where the checkpoint has exactly these it is native; where it has fewer
- * and each asked-for block lies inside one of them, layers refer to the same weights (exact); else blocks are
- * averaged over the layers that they serve (untrained). A kind is one function in sharing.c and one line of
- * its list. Pure. Thread: any. */
+ * block floor(i * blocks / layers). Where the checkpoint has exactly these (of several members, the one of
+ * that name) it is native; where a member has fewer and each asked-for block lies inside one of them, layers
+ * refer to the same weights (exact: that member's function); else blocks are averaged over the layers that
+ * they serve (untrained). With several members the part's "from" says whose blocks it runs with. A kind is
+ * one function in sharing.c and one line of its list. Pure. Thread: any. */
 #ifndef QN_MODEL_SHARING_H
 #define QN_MODEL_SHARING_H
 
@@ -20,7 +21,8 @@ struct qn_sharing {
     uint32_t member; /* of the checkpoint: whose blocks it runs with or averages */
     uint32_t layers;
     uint32_t attn_blocks, ffn_blocks; /* that the structure has */
-    bool mean;                        /* they are averages of the member's blocks, made by convert.c */
+    bool mean;       /* blocks of either half are averages of the member's, made by convert.c */
+    bool mean_of[2]; /* the attention's, the FFN's: else layers refer to the member's blocks */
 };
 
 struct qn_sharing_ops {

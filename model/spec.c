@@ -10,9 +10,9 @@ static const struct range {
     size_t offset;
     uint32_t min, max;
 } ranges[] = {
-    {"layers", offsetof(struct qn_spec, layers), 1, 1024},
+    {"layers", offsetof(struct qn_spec, layers), 1, QN_LAYERS_MAX},
     {"d_model", offsetof(struct qn_spec, d_model), 8, 65536},
-    {"heads", offsetof(struct qn_spec, heads), 1, 1024},
+    {"heads", offsetof(struct qn_spec, heads), 1, QN_HEADS_MAX},
     {"head_dim", offsetof(struct qn_spec, head_dim), 8, 512},
     {"vocab", offsetof(struct qn_spec, vocab), 2, 2097152},
     {"context", offsetof(struct qn_spec, context), 1, 16777216},
@@ -54,7 +54,8 @@ static int out_of_range(struct qn_err *err, const char *name, uint32_t v, uint32
 }
 
 static int check_attn(const struct qn_spec *s, const struct qn_attn_member *a, struct qn_err *err) {
-    if (a->kv_heads < 1 || a->kv_heads > 1024) return out_of_range(err, "kv_heads", a->kv_heads, 1, 1024);
+    if (a->kv_heads < 1 || a->kv_heads > QN_HEADS_MAX)
+        return out_of_range(err, "kv_heads", a->kv_heads, 1, QN_HEADS_MAX);
     if (s->heads % a->kv_heads != 0)
         return qn_err_param(err, QN_ERR_UNSUPPORTED, "kv_heads",
                             "hyper-parameter kv_heads (%" PRIu32 ") does not divide heads (%" PRIu32 ")",

@@ -19,6 +19,8 @@ enum qn_norm_kind { QN_NORM_RMS = 0, QN_NORM_LAYER };
 enum qn_pos_kind { QN_POS_ROPE = 0, QN_POS_LEARNED };
 enum qn_rope_scaling { QN_ROPE_NONE = 0, QN_ROPE_LINEAR, QN_ROPE_LLAMA3 };
 
+#define QN_LAYERS_MAX   1024
+#define QN_HEADS_MAX    1024
 #define QN_MEMBERS      8  /* of each kind in one checkpoint */
 #define QN_LAGS_MAX     15 /* preceding tokens whose tables add to a position's embedding */
 #define QN_BLOCKS_MAX   2048
@@ -75,11 +77,11 @@ struct qn_share_member {
 
 struct qn_spec {
     char family[24];   /* "llama", "qwen2", … : for people, not for code */
-    uint32_t layers;   /* [1, 1024] */
+    uint32_t layers;   /* [1, QN_LAYERS_MAX] */
     uint32_t d_model;  /* [8, 65536] */
     uint32_t d_embed;  /* width of the embedding tables when a map leads from them to d_model, [8, d_model];
                           0: they are as wide as the model, and there is no map */
-    uint32_t heads;    /* query heads, [1, 1024] */
+    uint32_t heads;    /* query heads, [1, QN_HEADS_MAX] */
     uint32_t head_dim; /* multiple of 8, [8, 512]; not always d_model / heads */
     uint32_t vocab;    /* [2, 2097152] */
     uint32_t context;  /* longest sequence, [1, 16777216] */

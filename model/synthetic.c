@@ -36,9 +36,9 @@ static const struct key {
     uint32_t min, max;
 } keys[] = {
     FIELD(hidden, UINT, 8, 65536),
-    FIELD(layers, UINT, 1, 1024),
-    FIELD(heads, UINT, 1, 1024),
-    FIELD(kv_heads, UINT, 1, 1024),
+    FIELD(layers, UINT, 1, QN_LAYERS_MAX),
+    FIELD(heads, UINT, 1, QN_HEADS_MAX),
+    FIELD(kv_heads, UINT, 1, QN_HEADS_MAX),
     FIELD(head_dim, UINT, 8, 512),
     FIELD(embedding, UINT, 8, 65536),
     FIELD(vocab, UINT, 2, 2097152),
@@ -49,7 +49,7 @@ static const struct key {
     FIELD(experts_per_token, UINT, 1, QN_EXPERTS_MAX),
     FIELD(ffn_dim, UINT, 8, QN_FFN_DIM_MAX),
     FIELD(shared_dim, UINT, 8, QN_FFN_DIM_MAX),
-    FIELD(groups, UINT, 1, 1024),
+    FIELD(groups, UINT, 1, QN_LAYERS_MAX),
     FIELD(route_groups, UINT, 1, QN_EXPERTS_MAX),
     FIELD(top_groups, UINT, 1, QN_EXPERTS_MAX),
     FIELD(lags, UINT, 0, QN_LAGS_MAX),

@@ -111,13 +111,15 @@ static struct qn_variant *variant_new(struct qn_model *m, const struct qn_resolv
 }
 
 /* Conversions that could never be in memory together are refused here. */
-static int check_budget(const struct qn_model *m, const struct qn_resolved *r, const size_t made[QN_HALVES],
-                        struct qn_err *err) {
-    size_t total = 0;
-    if (!qn_size_add(made[QN_HALF_ATTENTION], made[QN_HALF_FFN], &total))
-        return qn_err_set(err, QN_ERR_NOMEM, "out of memory for a structure");
+static int check_budget(const struct qn_model *m, const struct qn_resolved *r,
+                        size_t made[QN_HALVES][QN_MAKES], struct qn_err *err) {
+    size_t half[QN_HALVES] = {0}, total = 0;
+    for (int i = 0; i < QN_HALVES; i++)
+        if (!qn_size_add(made[i][QN_MAKE_MEANS], made[i][QN_MAKE_KIND], &half[i]) ||
+            !qn_size_add(total, half[i], &total))
+            return qn_err_set(err, QN_ERR_NOMEM, "out of memory for a structure");
     if (total <= m->convert_budget) return QN_OK;
-    bool ffn = made[QN_HALF_FFN] > made[QN_HALF_ATTENTION];
+    bool ffn = half[QN_HALF_FFN] > half[QN_HALF_ATTENTION];
     const char *slot = r->sharing.mean ? "sharing" : ffn ? "ffn" : "attention";
     const struct qn_choice *c = r->sharing.mean ? &r->sharing.choice
                                 : ffn           ? &r->ffn.choice

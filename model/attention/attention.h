@@ -25,7 +25,9 @@ struct qn_attention {
     struct qn_choice choice;
     uint32_t member; /* of the checkpoint: whose weights it runs with or is converted from */
     uint32_t heads, kv_heads, head_dim;
-    bool rope;   /* q and k are rotated before run() */
+    bool made;        /* it runs with weights that convert makes; else with the member's own */
+    bool unprojected; /* the member's E and F, or directions, are read neither by run() nor by convert */
+    bool rope;        /* q and k are rotated before run() */
     bool causal; /* row t depends on rows <= t only; false: a step's span is the whole sequence, no state */
     uint32_t window; /* tokens that a position sees, itself included; 0 = all */
     float scale;     /* of q.k */
@@ -96,10 +98,11 @@ struct qn_attention_ops {
      * request may choose on this checkpoint; SIZE_MAX on overflow. NULL: none. */
     size_t (*work_floats)(const struct qn_spec *spec);
 
-    /* Conversion of one weight block, when choice.origin is QN_ORIGIN_CONVERTED. bytes: what convert will
-     * allocate (SIZE_MAX on overflow); *replaced: bytes of src that it stands in for. convert: src is weight
-     * block `block` of the member; dst must be zero; what it does not change it borrows from src.
-     * QN_ERR_NOMEM leaves dst for release. release frees what convert made and takes a zero block. */
+    /* Conversion of one weight block, for an attention that is `made`; NULL: the kind makes none. bytes: of
+     * weights that convert will allocate (SIZE_MAX on overflow); *replaced: bytes of src that it stands in
+     * for. convert: src is weight block `block` of the member; dst must be zero; what it does not change it
+     * borrows from src. QN_ERR_NOMEM leaves dst for release. release frees what convert made and takes a zero
+     * block. */
     size_t (*convert_bytes)(const struct qn_attention *a, const struct qn_attn_weights *src,
                             size_t *replaced);
     int (*convert)(const struct qn_attention *a, uint32_t block, const struct qn_attn_weights *src,

@@ -18,7 +18,7 @@
  * Sharing of E and F (per head, per layer, F = E, one for the model) is a matter of the weights' pointers.
  * Conversion from softmax: E = F = mean over segments of context / k tokens, made block by block in work
  * memory, so it takes no weights. It is untrained: slots that no token has reached yet have score 0.
- * Thread: engine for run (with the pool) and convert, any for the rest. */
+ * Thread: engine for run (with the pool), any for the rest. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -70,7 +70,7 @@ static int resolve(const struct qn_spec *spec, uint32_t member, const struct qn_
     out->causal = causal;
     out->arg[ARG_SLOTS] = k;
     out->arg[ARG_CONTEXT] = spec->context;
-    out->arg[ARG_POOLED] = k != m->slots;
+    out->arg[ARG_POOLED] = out->unprojected = k != m->slots;
     qn_part_add(&out->choice.part, "k", QN_PARAM_INT, k);
     qn_part_add(&out->choice.part, "n", QN_PARAM_INT, spec->context);
     qn_part_add(&out->choice.part, "causal", QN_PARAM_BOOL, causal);
@@ -299,28 +299,6 @@ static struct qn_attention_cost cost(const struct qn_attention *a, enum qn_kv_ty
     return c;
 }
 
-/* --- conversion: nothing is made --- */
-static size_t convert_bytes(const struct qn_attention *a, const struct qn_attn_weights *src,
-                            size_t *replaced) {
-    (void)a;
-    (void)src;
-    *replaced = 0;
-    return 0;
-}
-
-static int convert(const struct qn_attention *a, uint32_t block, const struct qn_attn_weights *src,
-                   struct qn_attn_weights *dst, struct qn_err *err) {
-    (void)a;
-    (void)block;
-    (void)err;
-    *dst = *src;
-    return QN_OK;
-}
-
-static void release(struct qn_attn_weights *dst) {
-    memset(dst, 0, sizeof *dst);
-}
-
 const struct qn_attention_ops qn_attention_linformer = {
     .name = "linformer",
     .rollback = false,
@@ -328,9 +306,6 @@ const struct qn_attention_ops qn_attention_linformer = {
     .options = options,
     .state = state,
     .work_floats = work_floats,
-    .convert_bytes = convert_bytes,
-    .convert = convert,
-    .release = release,
     .run = run,
     .cost = cost,
 };

@@ -34,7 +34,7 @@
 #define DEFAULT_PER_DIM 4 /* features per dimension of a head */
 
 enum { ARG_FEATURES, ARG_SEED, ARG_FLAGS };
-enum { HYPERBOLIC = 1, ORTHOGONAL = 2, RELU = 4, DRAWN = 8 /* not the checkpoint's own directions */ };
+enum { HYPERBOLIC = 1, ORTHOGONAL = 2, RELU = 4 };
 
 static bool flag(const struct qn_attention *a, unsigned f) {
     return (a->arg[ARG_FLAGS] & f) != 0;
@@ -129,10 +129,11 @@ static int resolve(const struct qn_spec *spec, uint32_t member, const struct qn_
     if (rc) return rc;
     qn_recurrent_fill(spec, member, &qn_attention_performer, out);
     out->causal = o.causal;
+    out->made = out->unprojected = o.drawn;
     out->arg[ARG_FEATURES] = o.features;
     out->arg[ARG_SEED] = o.seed;
-    out->arg[ARG_FLAGS] = (o.hyperbolic ? HYPERBOLIC : 0u) | (o.orthogonal ? ORTHOGONAL : 0u) |
-                          (o.relu ? RELU : 0u) | (o.drawn ? DRAWN : 0u);
+    out->arg[ARG_FLAGS] =
+        (o.hyperbolic ? HYPERBOLIC : 0u) | (o.orthogonal ? ORTHOGONAL : 0u) | (o.relu ? RELU : 0u);
     struct qn_part *p = &out->choice.part;
     qn_part_add(p, "features", QN_PARAM_INT, o.features);
     if (o.drawn) {
@@ -423,28 +424,22 @@ static struct qn_attention_cost cost(const struct qn_attention *a, enum qn_kv_ty
 /* --- conversion --- */
 static size_t convert_bytes(const struct qn_attention *a, const struct qn_attn_weights *src,
                             size_t *replaced) {
-    size_t n = directions(a) * a->head_dim * sizeof(float);
-    *replaced = 0; /* blocks may share the checkpoint's own directions, which stay where they are */
-    return flag(a, DRAWN) ? n : n * src->proj_heads;
+    (void)src;
+    *replaced = 0;
+    return directions(a) * a->head_dim * sizeof(float);
 }
 
 /* One set of directions for a block: its KV heads then share the cache lines. */
 static int convert(const struct qn_attention *a, uint32_t block, const struct qn_attn_weights *src,
                    struct qn_attn_weights *dst, struct qn_err *err) {
     size_t n = directions(a) * a->head_dim;
-    uint32_t sets = flag(a, DRAWN) ? 1 : src->proj_heads;
     struct qn_features_key key = {.seed = a->arg[ARG_SEED], .block = block};
     *dst = *src;
-    dst->proj_heads = sets;
-    dst->features = qn_mem_alloc_array(n, sets * sizeof(float));
-    if (!dst->features) return qn_err_set(err, QN_ERR_NOMEM, "out of memory for random features");
-    if (!flag(a, DRAWN)) {
-        memcpy(dst->features, src->features, n * sets * sizeof(float));
-    } else if (!qn_features_draw(&key, a->head_dim, (uint32_t)directions(a), flag(a, ORTHOGONAL),
-                                 dst->features)) {
-        return qn_err_set(err, QN_ERR_NOMEM, "out of memory for random features");
-    }
-    return QN_OK;
+    dst->proj_heads = 1;
+    dst->features = qn_mem_alloc_array(n, sizeof *dst->features);
+    bool ok = dst->features && qn_features_draw(&key, a->head_dim, (uint32_t)directions(a),
+                                                flag(a, ORTHOGONAL), dst->features);
+    return ok ? QN_OK : qn_err_set(err, QN_ERR_NOMEM, "out of memory for random features");
 }
 
 static void release(struct qn_attn_weights *dst) {

@@ -89,6 +89,7 @@ static int fill(const struct qn_spec *spec, uint32_t member, uint32_t kv_heads, 
     out->kv_heads = kv_heads;
     out->head_dim = spec->head_dim;
     out->window = spec->window;
+    out->made = kv_heads != spec->attn[member].kv_heads;
     out->scale = (float)(1.0 / sqrt((double)spec->head_dim));
     out->arg[ARG_NORM_WHOLE] = spec->qk_norm_whole;
     struct qn_choice *c = &out->choice;

@@ -15,6 +15,7 @@ struct qn_ffn {
     const struct qn_ffn_ops *expert; /* of a mixture: what one expert is; NULL else */
     struct qn_choice choice;
     uint32_t member;          /* of the checkpoint: whose weights it runs with or is converted from */
+    bool made;                /* it runs with weights that convert makes; else with the member's own */
     uint32_t d_model, dim;    /* width of the model and of the hidden layer (of one expert) */
     enum qn_act_fn act;       /* (of one expert) */
     struct qn_ffn_member mix; /* of a mixture: as it runs, which may differ from the member; zero else */
@@ -51,7 +52,7 @@ struct qn_ffn_ops {
     /* Work memory for that many rows, floats, for the hungriest FFN of this kind that a request may choose on
      * this checkpoint; SIZE_MAX on overflow. */
     size_t (*scratch_floats)(const struct qn_spec *spec, size_t rows);
-    /* Conversion of one weight block, as in qn_attention_ops; NULL: the kind has none. */
+    /* Conversion of one weight block, as in qn_attention_ops. */
     size_t (*convert_bytes)(const struct qn_ffn *f, const struct qn_ffn_weights *src, size_t *replaced);
     int (*convert)(const struct qn_ffn *f, const struct qn_ffn_weights *src, struct qn_ffn_weights *dst,
                    struct qn_err *err);

@@ -54,6 +54,7 @@ static int resolve(const struct qn_ffn_ops *self, const struct qn_spec *spec, ui
     if (rc || !is_plain_form(self, spec, m)) return rc;
     struct qn_choice *c = &out->choice;
     out->act = m->act;
+    out->made = true;
     c->exactness = QN_EXACT;
     snprintf(c->why, sizeof c->why,
              "%.15s with an up matrix of zeros and an up bias of one: costs its memory", m->type);

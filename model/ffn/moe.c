@@ -108,6 +108,7 @@ static int resolve(const struct qn_ffn_ops *self, const struct qn_spec *spec, ui
         qn_ffn_unavailable(out, native ? m->expert : m->type);
         return QN_OK;
     }
+    out->made = !native;
     int rc = native ? resolve_native(ask, out, err) : resolve_upcycled(ask, m, out, err);
     return rc ? rc : qn_part_check(ask, &out->choice.part, "ffn", err);
 }
@@ -396,11 +397,11 @@ uint64_t qn_ffn_idle_params(const struct qn_spec *spec, uint32_t member) {
 }
 
 /* --- conversion --- */
-/* Another number of experts per token changes no weights: all is borrowed. */
+/* From a dense FFN; another number of experts per token changes no weights. */
 static size_t convert_bytes(const struct qn_ffn *f, const struct qn_ffn_weights *src, size_t *replaced) {
     size_t n;
+    (void)src;
     *replaced = 0;
-    if (src->n_experts) return 0;
     return qn_matrix_bytes(QN_F32, f->mix.experts, f->d_model, &n) ? n : SIZE_MAX;
 }
 
@@ -432,9 +433,6 @@ static bool random_router(struct qn_matrix *m, uint32_t experts, uint32_t d_mode
 static int convert(const struct qn_ffn *f, const struct qn_ffn_weights *src, struct qn_ffn_weights *dst,
                    struct qn_err *err) {
     *dst = *src;
-    dst->made = false;
-    if (src->n_experts) return QN_OK;
-    dst->made = true;
     dst->dense = (struct qn_ffn_matrices){0};
     dst->experts = qn_mem_alloc_array(f->mix.experts, sizeof *dst->experts);
     if (!dst->experts || !random_router(&dst->router, f->mix.experts, f->d_model))
@@ -445,10 +443,8 @@ static int convert(const struct qn_ffn *f, const struct qn_ffn_weights *src, str
 }
 
 static void release(struct qn_ffn_weights *dst) {
-    if (dst->made) {
-        qn_matrix_free(&dst->router);
-        qn_mem_free(dst->experts);
-    }
+    qn_matrix_free(&dst->router);
+    qn_mem_free(dst->experts);
     memset(dst, 0, sizeof *dst);
 }
 

@@ -61,7 +61,6 @@ struct qn_ffn_weights {
     float *shared_gate;              /* [d_model]; or NULL */
     struct qn_ffn_matrices *experts; /* [n_experts] */
     uint32_t n_experts;
-    bool made; /* a conversion of the FFN made the router and the list of experts; else it borrowed them */
 };
 
 struct qn_checkpoint {

@@ -69,9 +69,9 @@ static int read_body(const json_t *c, struct qn_spec *s, struct qn_err *err) {
     if ((rc = need_u32(c, "num_hidden_layers", &s->layers, err)) < 0) return rc;
     if ((rc = need_u32(c, "num_attention_heads", &s->heads, err)) < 0) return rc;
     if ((rc = need_u32(c, "max_position_embeddings", &s->context, err)) < 0) return rc;
-    if (s->heads == 0 || s->heads > 1024)
+    if (s->heads == 0 || s->heads > QN_HEADS_MAX)
         return fault(err, QN_ERR_UNSUPPORTED, "num_attention_heads", "", "is not 1 to 1024");
-    if (s->layers == 0 || s->layers > 1024)
+    if (s->layers == 0 || s->layers > QN_LAYERS_MAX)
         return fault(err, QN_ERR_UNSUPPORTED, "num_hidden_layers", "", "is not 1 to 1024");
     s->head_dim = s->d_model / s->heads;
     if ((rc = qn_json_u32(c, "head_dim", &s->head_dim, err)) < 0) return rc;

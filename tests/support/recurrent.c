@@ -59,7 +59,7 @@ void qn_att_open(struct qn_att *t, struct rng *rng, const struct qn_attn_member 
     assert_int_equal(qn_matrix_alloc(&t->src.v, QN_F32, m->kv_heads * shape->head_dim, t->spec.d_model),
                      true);
     t->w = t->src;
-    if (t->a.choice.origin == QN_ORIGIN_CONVERTED) {
+    if (t->a.made) {
         memset(&t->w, 0, sizeof t->w);
         assert_int_equal(ops->convert(&t->a, 0, &t->src, &t->w, &err), QN_OK);
     }
@@ -70,7 +70,7 @@ void qn_att_open(struct qn_att *t, struct rng *rng, const struct qn_attn_member 
 }
 
 void qn_att_close(struct qn_att *t) {
-    if (t->a.choice.origin == QN_ORIGIN_CONVERTED) t->a.ops->release(&t->w);
+    if (t->a.made) t->a.ops->release(&t->w);
     qn_matrix_free(&t->src.k);
     qn_matrix_free(&t->src.v);
     qn_mem_free(t->src.features);

@@ -221,9 +221,12 @@ static void only_what_must_be_made(void **state) {
     }
     assert_ptr_equal(v->attn_weights[0].features, c->attn[0].features);
     assert_true(v->attn_weights[0].q.data != c->attn[0].q.data);
+    assert_null(v->conversion[QN_HALF_FFN]);
+    assert_ptr_equal(v->ffn_weights, c->ffn);
     size_t block = 0;
     for (int i = 0; i < 4; i++) block += (&c->attn[0].q)[i].bytes;
-    assert_int_equal(qn_model_memory(m).converted, block + 64 * sizeof(float));
+    assert_int_equal(qn_model_memory(m).converted, block + 64 * sizeof(float) + sizeof(struct qn_conversion) +
+                                                       sizeof(struct qn_attn_weights));
     qn_variant_unref(v);
     qn_model_close(&m);
 }
@@ -240,7 +243,13 @@ static void conversions_compose(void **state) {
         assert_int_equal(v->info.exactness, QN_UNTRAINED);
         assert_int_equal(v->info.origin, QN_ORIGIN_CONVERTED);
         assert_true(v->conversion[QN_HALF_ATTENTION] && v->conversion[QN_HALF_FFN]);
-        size_t made = v->conversion[QN_HALF_ATTENTION]->bytes + v->conversion[QN_HALF_FFN]->bytes;
+        size_t made = 0;
+        for (int h = 0; h < QN_HALVES; h++) { /* the kind's, and the averages below it */
+            const struct qn_conversion *c = v->conversion[h];
+            if (!c || !c->from) fail_msg("half %d was not made from averages", h);
+            assert_true(c->from->dependents == 1 && !c->from->from);
+            made += c->bytes + c->from->bytes;
+        }
         assert_int_equal(qn_model_memory(m).converted, made);
         assert_true(apart(v, variant(m, "", "", "all", 0)) <= 1e-5);
         /* the same without averages: repeated heads and copied experts */
@@ -271,6 +280,203 @@ static void halves_are_shared(void **state) {
     qn_variant_unref(v);
     qn_variant_unref(w);
     qn_variant_unref(x);
+    qn_model_close(&m);
+}
+
+static struct qn_variant *with_number(struct qn_model *m, const char *a, const char *name, double value,
+                                      bool causal, const char *s) {
+    struct qn_structure_request req = {.convert = true};
+    struct qn_variant *v = NULL;
+    struct qn_err err = {0};
+    qn_part_init(&req.attention, a);
+    if (name) qn_part_add(&req.attention, name, QN_PARAM_INT, value);
+    if (!causal) qn_part_add(&req.attention, "causal", QN_PARAM_BOOL, 0);
+    qn_part_init(&req.sharing, s);
+    if (qn_variant_resolve(m, &req, &v, &err) != QN_OK || qn_variant_prepare(v, NULL, &err) != QN_OK)
+        fail_msg("%s: %s", a, err.msg);
+    return v;
+}
+
+/* What runs with the checkpoint's own weights takes nothing, however many such structures are asked for, and
+ * its weights are those of the checkpoint less what it does not read. */
+static void borrowing_takes_nothing(void **state) {
+    (void)state;
+    static const struct {
+        const char *model, *attention, *number;
+        double value;
+        bool causal;
+    } cases[] = {
+        {"attention=gqa", "gqa", NULL, 0, false},
+        {"attention=mha", "mha", NULL, 0, false},
+        {"attention=gqa", "linformer", "k", 5, true},
+        {"attention=gqa", "linformer", "k", 7, false},
+        {"attention=linformer,k=8", "linformer", "k", 9, true},
+        {"attention=linformer,k=8", "linformer", NULL, 0, false},
+        {"attention=performer,features=16", "performer", NULL, 0, false},
+    };
+    char text[200];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        snprintf(text, sizeof text, "%s%s", SMALL, cases[i].model);
+        struct qn_model *m = open_it(text, NULL);
+        const struct qn_checkpoint *c = m->ckpt;
+        struct qn_variant *v =
+            with_number(m, cases[i].attention, cases[i].number, cases[i].value, cases[i].causal, "");
+        assert_int_equal(v->info.origin, QN_ORIGIN_CONVERTED);
+        assert_ptr_equal(v->attn_weights, c->attn);
+        assert_int_equal(qn_model_memory(m).converted, 0);
+        size_t unread = i == 4 ? 4 * 2 * (size_t)8 * 64 * sizeof(float) : 0; /* E and F of four layers */
+        assert_int_equal(v->info.weights_bytes, c->weights_bytes - unread);
+        qn_variant_unref(v);
+        qn_model_close(&m);
+    }
+}
+
+/* Other directions than the trained ones stand in for them, and means of E and F that nobody reads are not
+ * made. */
+static void unread_projections_cost_nothing(void **state) {
+    (void)state;
+    struct qn_model *m = open_it(SMALL "attention=performer,features=16", NULL);
+    struct qn_variant *v = with_number(m, "performer", "seed", 3, true, "");
+    assert_int_equal(v->info.weights_bytes, m->ckpt->weights_bytes);
+    qn_variant_unref(v);
+    qn_model_close(&m);
+    m = open_it(SMALL "attention=linformer,k=8", NULL);
+    struct qn_variant *pooled = with_number(m, "linformer", "k", 9, true, "all");
+    size_t without = qn_model_memory(m).converted;
+    struct qn_variant *native = with_number(m, "linformer", NULL, 0, true, "all");
+    size_t e_and_f = 2 * (size_t)8 * 64 * sizeof(float);
+    assert_int_equal(native->conversion[QN_HALF_ATTENTION]->bytes,
+                     pooled->conversion[QN_HALF_ATTENTION]->bytes + e_and_f);
+    assert_true(qn_model_memory(m).converted > without);
+    assert_int_equal(native->info.weights_bytes, pooled->info.weights_bytes + e_and_f);
+    qn_variant_unref(pooled);
+    qn_variant_unref(native);
+    qn_model_close(&m);
+}
+
+/* Averages are made once for all kinds and parameters, and outlive none that were made from them. */
+static void averages_are_shared(void **state) {
+    (void)state;
+    struct qn_model *m = open_it(SMALL "attention=gqa,ffn=moe,experts=4", NULL);
+    struct qn_variant *v = variant(m, "gqa", "moe", "all", 0);
+    size_t both = qn_model_memory(m).converted;
+    struct qn_variant *pooled[] = {with_number(m, "linformer", "k", 8, true, "all"),
+                                   with_number(m, "linformer", "k", 16, true, "all"),
+                                   with_number(m, "linformer", "k", 8, false, "all")};
+    struct qn_conversion *pool = pooled[0]->conversion[QN_HALF_ATTENTION];
+    for (int i = 0; i < 3; i++) {
+        assert_ptr_equal(pooled[i]->conversion[QN_HALF_ATTENTION], pool);
+        assert_ptr_equal(pooled[i]->conversion[QN_HALF_FFN], v->conversion[QN_HALF_FFN]);
+        qn_variant_unref(pooled[i]);
+    }
+    assert_int_equal(qn_model_memory(m).converted, both + pool->bytes);
+    /* one expert per token is another structure with the same weights */
+    struct qn_structure_request req = {.convert = true};
+    struct qn_variant *one = NULL;
+    qn_part_init(&req.ffn, "moe");
+    qn_part_add(&req.ffn, "experts_per_token", QN_PARAM_INT, 1);
+    qn_part_init(&req.sharing, "all");
+    assert_int_equal(qn_variant_resolve(m, &req, &one, NULL), QN_OK);
+    assert_int_equal(qn_variant_prepare(one, NULL, NULL), QN_OK);
+    assert_true(one != v);
+    assert_ptr_equal(one->ffn_weights, v->ffn_weights);
+    /* repeated heads need their averages: those stay while they are there, and go after them */
+    struct qn_variant *mha = variant(m, "mha", "moe", "all", 0);
+    struct qn_conversion *kind = mha->conversion[QN_HALF_ATTENTION];
+    assert_ptr_equal(kind->from, v->conversion[QN_HALF_ATTENTION]);
+    assert_int_equal(kind->from->dependents, 1);
+    m->convert_budget = 0;
+    struct qn_variant *none = variant(m, "gqa", "moe", "none", 0);
+    assert_null(none->conversion[QN_HALF_ATTENTION]);
+    struct qn_err err;
+    assert_int_equal(qn_variant_prepare(mha, NULL, &err), QN_OK); /* all of it is there */
+    size_t before = qn_model_memory(m).converted, together = 0;
+    struct qn_variant *two[] = {v, mha};
+    assert_true(!qn_variants_fit(two, 2, &together, NULL)); /* averages of both count once */
+    assert_int_equal(together, before - pool->bytes);
+    m->convert_budget = 2 * before - 1;
+    struct qn_variant *big = variant(m, "mqa", "moe", "groups", 2);
+    assert_true(qn_model_memory(m).converted <= m->convert_budget);
+    assert_true(!mha->attn_weights || !v->ffn_weights);
+    for (struct qn_conversion *c = m->conversions; c; c = c->next) {
+        bool there = !c->from;
+        for (struct qn_conversion *d = c->next; d; d = d->next) there = there || d == c->from;
+        assert_true(there);
+    }
+    struct qn_variant *all[] = {v, one, mha, none, big};
+    for (int i = 0; i < 5; i++) qn_variant_unref(all[i]);
+    qn_model_close(&m);
+}
+
+/* --- which member's blocks --- */
+static struct qn_variant *from_member(struct qn_model *m, const char *sharing, const char *from,
+                                      struct qn_err *err) {
+    struct qn_structure_request req = {.convert = true};
+    struct qn_variant *v = NULL;
+    memset(err, 0, sizeof *err);
+    qn_part_init(&req.sharing, sharing);
+    if (from) qn_part_add_text(&req.sharing, "from", from);
+    return qn_variant_resolve(m, &req, &v, err) == QN_OK ? v : NULL;
+}
+
+/* Where a checkpoint was trained with several ways of sharing, the part tells whose blocks run. */
+static void the_member_is_named(void **state) {
+    (void)state;
+    static const char *const aliases[] = {"attention", "ffn", "groups"};
+    struct qn_model *m = open_it("tests/golden/quern/all", NULL);
+    struct qn_err err;
+    for (size_t i = 0; i < 3; i++) {
+        struct qn_variant *v = from_member(m, aliases[i], NULL, &err);
+        assert_non_null(v);
+        const struct qn_param *p = qn_part_find(&v->info.sharing, "from");
+        /* groups: two of two layers are what "none" has */
+        assert_string_equal(p->text, i == 2 ? "none" : "all");
+        assert_int_equal(v->info.exactness, QN_EXACT);
+        assert_int_equal(v->info.origin, QN_ORIGIN_CONVERTED);
+        assert_non_null(strstr(v->sharing.choice.why, i == 2 ? "\"none\"" : "\"all\""));
+        qn_variant_unref(v);
+        v = from_member(m, aliases[i], "none", &err);
+        assert_string_equal(qn_part_find(&v->info.sharing, "from")->text, "none");
+        assert_int_equal(v->info.exactness, i == 2 ? QN_EXACT : QN_UNTRAINED);
+        qn_variant_unref(v);
+    }
+    struct qn_variant *v = from_member(m, "all", NULL, &err);
+    assert_null(qn_part_find(&v->info.sharing, "from"));
+    qn_variant_unref(v);
+    assert_null(from_member(m, "attention", "groups", &err));
+    assert_non_null(strstr(err.msg, "\"from\" must name"));
+    qn_model_close(&m);
+    m = open_it(SMALL "sharing=all", NULL);
+    v = from_member(m, "none", NULL, &err);
+    assert_null(qn_part_find(&v->info.sharing, "from"));
+    qn_variant_unref(v);
+    qn_model_close(&m);
+}
+
+/* In a model of one layer, too, the shared block is not the layer's own. */
+static void one_layer_has_two_members(void **state) {
+    (void)state;
+    struct qn_model *m = open_it("tests/golden/quern/all", NULL);
+    struct qn_spec *s = &m->ckpt->spec;
+    const struct qn_share_member first = s->share[0], second = s->share[1];
+    s->layers = 1;
+    for (int i = 0; i < 2; i++) {
+        s->share[i] = first;
+        s->share[i].attn_blocks = s->share[i].ffn_blocks = 1;
+        s->share[1 - i] = second;
+        struct qn_err err;
+        struct qn_variant *none = from_member(m, "none", NULL, &err),
+                          *all = from_member(m, "all", NULL, &err);
+        assert_true(none->info.origin == QN_ORIGIN_NATIVE && all->info.origin == QN_ORIGIN_NATIVE);
+        assert_true(none->layers[0].attn_block == 0 && none->layers[0].ffn_block == 0);
+        assert_true(all->layers[0].attn_block == 2 && all->layers[0].ffn_block == 2);
+        qn_variant_unref(none);
+        qn_variant_unref(all);
+        qn_variant_free_all(m);
+    }
+    s->layers = 2;
+    s->share[0] = first;
+    s->share[1] = second;
     qn_model_close(&m);
 }
 
@@ -443,6 +649,11 @@ int main(void) {
         cmocka_unit_test(only_what_must_be_made),
         cmocka_unit_test(conversions_compose),
         cmocka_unit_test(halves_are_shared),
+        cmocka_unit_test(borrowing_takes_nothing),
+        cmocka_unit_test(unread_projections_cost_nothing),
+        cmocka_unit_test(averages_are_shared),
+        cmocka_unit_test(the_member_is_named),
+        cmocka_unit_test(one_layer_has_two_members),
         cmocka_unit_test(both_halves_fit_or_neither),
         cmocka_unit_test(a_structure_counts_its_own_weights),
         cmocka_unit_test(inspect_tells_members),

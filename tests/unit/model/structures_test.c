@@ -226,7 +226,7 @@ static size_t made_bytes(const struct qn_variant *v) {
     struct qn_half_sizes a, f;
     assert_true(qn_half_sizes(v->model, &r, QN_HALF_ATTENTION, &a));
     assert_true(qn_half_sizes(v->model, &r, QN_HALF_FFN, &f));
-    return a.made + f.made;
+    return a.made[QN_MAKE_MEANS] + a.made[QN_MAKE_KIND] + f.made[QN_MAKE_MEANS] + f.made[QN_MAKE_KIND];
 }
 
 static void conversions_stay_in_budget(void **state) {
@@ -284,12 +284,13 @@ static void active_bytes_are_what_a_token_reads(void **state) {
     struct qn_structure s = {0};
     struct qn_ffn_ops ops = *v->ffn.ops;
     struct qn_resolved r = {v->attention, v->ffn, v->sharing};
-    size_t block = qn_ffn_dense_weight_bytes(&r.ffn, &m->ckpt->ffn[0]), idle = 0, made[QN_HALVES];
+    size_t block = qn_ffn_dense_weight_bytes(&r.ffn, &m->ckpt->ffn[0]), idle = 0, made[QN_HALVES][QN_MAKES];
     ops.row_weight_bytes = half_of;
     r.ffn.ops = &ops;
     assert_true(qn_structure_sizes(m, &r, &s, &idle, made));
     assert_int_equal(s.weights_bytes, v->info.weights_bytes);
-    assert_true(made[QN_HALF_ATTENTION] == 0 && made[QN_HALF_FFN] == 0);
+    for (int h = 0; h < QN_HALVES; h++)
+        assert_true(made[h][QN_MAKE_MEANS] == 0 && made[h][QN_MAKE_KIND] == 0);
     assert_int_equal(s.weights_bytes, m->ckpt->weights_bytes); /* the only structure of its file */
     assert_int_equal(idle, m->ckpt->spec.layers * (block / 2));
     assert_int_equal(s.weights_active_bytes + idle, v->info.weights_active_bytes);
