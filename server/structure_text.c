@@ -189,9 +189,9 @@ static int vary(struct qn_model *m, const struct qn_structure_entry *rows, size_
         struct qn_api_part part, none = {.type = ""};
         bool attention = !strcmp(rows[i].slot, "attention"), ffn = !strcmp(rows[i].slot, "ffn");
         qn_part_to_api(&rows[i].part, &part);
-        if (leave(&rows[i]) > 2 || same_part(&part, attention ? &own.attention
-                                                    : ffn     ? &own.ffn
-                                                              : &own.sharing))
+        if (leave(&rows[i]) > most || same_part(&part, attention ? &own.attention
+                                                       : ffn     ? &own.ffn
+                                                                 : &own.sharing))
             continue;
         one.attention = attention ? part : none;
         one.ffn = ffn ? part : none;
@@ -243,9 +243,11 @@ int qn_structure_all(struct qn_model *m, bool convert, struct qn_api_compare_str
     size_t n = qn_model_structures(m, NULL, 0);
     struct qn_structure_entry *rows = calloc(n ? n : 1, sizeof *rows);
     struct list list = {NULL, 0};
-    int rc = rows ? 0 : qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
-    if (!rc) qn_model_structures(m, rows, n);
-    if (!rc) rc = convert ? vary(m, rows, n, 2, &list, err) : combine(m, rows, n, 0, &list, err);
+    *out = NULL;
+    *count = 0;
+    if (!rows) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
+    qn_model_structures(m, rows, n);
+    int rc = convert ? vary(m, rows, n, 2, &list, err) : combine(m, rows, n, 0, &list, err);
     if (!rc && !convert && list.n <= 1) {
         list.n = 0;
         rc = combine(m, rows, n, 1, &list, err);

@@ -76,10 +76,11 @@ static void whole_characters(void **state) {
     static const char *const one[] = {"x", "\xC3\xA9", "\xE3\x82\xA2", "\xF0\x9F\x98\x80"};
     (void)state;
     for (size_t n = 0; n < 4; n++) {
-        char text[4 * 100 + 1] = "", want[4 * 60 + 4] = "  ";
-        for (int i = 0; i < 100; i++) strcat(text, one[n]);
-        for (int i = 0; i < 60; i++) strcat(want, one[n]);
-        strcat(want, "\n");
+        char text[4 * 100 + 1], want[4 * 60 + 4] = "  ";
+        size_t bytes = strlen(one[n]);
+        for (size_t i = 0; i < 100; i++) memcpy(text + i * bytes, one[n], bytes + 1);
+        for (size_t i = 0; i < 60; i++) memcpy(want + 2 + i * bytes, one[n], bytes);
+        memcpy(want + 2 + 60 * bytes, "\n", 2);
         holds(text, false, want);
     }
     char broken[601]; /* continuation bytes without end are no character that fits */
