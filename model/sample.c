@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
+#include "model/random.h"
 
 struct candidate {
     float logit;
@@ -157,11 +158,8 @@ static uint32_t cut_sorted(const struct qn_sampling *p, struct candidate *h, uin
 }
 
 /* --- the draw --- */
-static uint64_t mix(uint64_t z) { /* splitmix64's finaliser */
-    z += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
+static uint64_t mix(uint64_t z) {
+    return qn_random_next(&z);
 }
 
 /* In [0, 1), 53 bits, a function of (seed, choice, position). */

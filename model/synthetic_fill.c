@@ -11,6 +11,7 @@
 #include "kernels/cpu.h"
 #include "kernels/mem.h"
 #include "model/ffn/ffn.h"
+#include "model/random.h"
 #include "model/synthetic.h"
 
 #define ITEM_ROWS   (8 * QN_PANEL) /* rows that one item fills: whole panels, so items never meet */
@@ -32,25 +33,18 @@ struct builder {
 
 /* ---- numbers ---- */
 
-static uint64_t next(uint64_t *s) { /* splitmix64 */
-    uint64_t z = (*s += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
 static uint64_t stream(uint64_t seed, uint64_t tensor, uint64_t row) {
     uint64_t s = seed;
-    s = next(&s) ^ tensor;
-    s = next(&s) ^ row;
-    return next(&s);
+    s = qn_random_next(&s) ^ tensor;
+    s = qn_random_next(&s) ^ row;
+    return qn_random_next(&s);
 }
 
 /* n values of mean `mean` and standard deviation `sd`, uniformly distributed. */
 static void uniform(uint64_t s, float *dst, size_t n, double mean, double sd) {
     float step = (float)(sd * 1.7320508075688772 * 0x1p-31), m = (float)mean;
     for (size_t i = 0; i < n; i += 2) {
-        uint64_t z = next(&s);
+        uint64_t z = qn_random_next(&s);
         dst[i] = m + step * (float)(int32_t)(z >> 32);
         if (i + 1 < n) dst[i + 1] = m + step * (float)(int32_t)(uint32_t)z;
     }
@@ -59,7 +53,7 @@ static void uniform(uint64_t s, float *dst, size_t n, double mean, double sd) {
 /* The same, normally distributed (Box and Muller). */
 static void gauss(uint64_t s, float *dst, size_t n, double sd) {
     for (size_t i = 0; i < n; i += 2) {
-        uint64_t z = next(&s);
+        uint64_t z = qn_random_next(&s);
         double u = ((double)(z >> 32) + 1) * 0x1p-32,
                angle = (double)(uint32_t)z * 0x1p-31 * 3.14159265358979323846;
         double r = sd * sqrt(-2 * log(u));

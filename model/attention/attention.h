@@ -17,6 +17,9 @@
 #include "model/model.h"
 #include "model/part.h"
 
+/* Fewer multiply-adds than this are not worth waking the pool for. */
+#define QN_POOL_MIN_MACS 32768
+
 struct qn_attention_ops;
 
 /* An attention with all its parameters: what one or many layers run with. Immutable. */

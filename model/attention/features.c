@@ -1,4 +1,4 @@
-/* Drawing random directions: own generator (splitmix64, Box-Muller), so that a seed means the same features
+/* Drawing random directions: own generator (Box-Muller on random.h), so that a seed means the same features
  * everywhere; orthogonal ones by Gram-Schmidt on the kernels' products, which have the same bits at every
  * level.
  *
@@ -14,20 +14,15 @@
 
 #include "kernels/kernels.h"
 #include "kernels/mem.h"
+#include "model/random.h"
 
 #define TAU    6.2831853f
 #define PASSES 5
 
-static uint64_t mix64(uint64_t z) {
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return z ^ (z >> 31);
-}
-
 /* n values, an even number, of N(0, 1). */
 static void normals(uint64_t *state, float *x, size_t n) {
     for (size_t i = 0; i < n; i += 2) {
-        uint64_t bits = mix64(*state += 0x9e3779b97f4a7c15ull);
+        uint64_t bits = qn_random_next(state);
         float u = (float)(((double)(bits >> 32) + 0.5) * 0x1p-32); /* (0, 1] */
         float angle = TAU * (float)((uint32_t)bits >> 8) * 0x1p-24f;
         float r = sqrtf(-2.0f * logf(u));
@@ -74,7 +69,7 @@ bool qn_features_draw(const struct qn_features_key *key, uint32_t head_dim, uint
     float *rows = qn_mem_alloc_array(n * (n + 2), sizeof *rows);
     if (!rows) return false;
     float *length = rows + n * n, *along = length + n;
-    uint64_t state = mix64(mix64(key->seed + 0x9e3779b97f4a7c15ull) ^ key->block);
+    uint64_t state = qn_random_mix(qn_random_mix(key->seed + QN_RANDOM_STEP) ^ key->block);
     for (size_t first = 0; first < m; first += n) {
         size_t count = m - first < n ? m - first : n;
         normals(&state, rows, count * n);

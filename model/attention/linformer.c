@@ -132,21 +132,9 @@ static size_t tile_floats(const struct qn_attention *a) {
     return work_of(a, NULL, NULL);
 }
 
-/* For the largest number of slots that a request may choose. All factors are within spec.h's bounds: no
- * overflow in 64 bits. */
-static size_t work_floats(const struct qn_spec *spec) {
-    struct qn_attention a;
-    struct qn_part any;
-    size_t most = 0;
-    qn_part_init(&any, "linformer");
-    for (uint32_t i = 0; i < spec->n_attn; i++) {
-        if (resolve(spec, i, &any, &a, NULL) != QN_OK || a.choice.exactness == QN_UNAVAILABLE) continue;
-        uint32_t k = most_slots(spec);
-        if (a.arg[ARG_SLOTS] < k) a.arg[ARG_SLOTS] = k;
-        size_t n = state_floats(&a) + tile_floats(&a);
-        most = n > most ? n : most;
-    }
-    return most;
+static void most(const struct qn_spec *spec, struct qn_attention *a) {
+    uint32_t k = most_slots(spec);
+    if (a->arg[ARG_SLOTS] < k) a->arg[ARG_SLOTS] = k;
 }
 
 /* --- one tile --- */
@@ -269,12 +257,17 @@ static void fold(const struct qn_recurrent *h, uint32_t pos, uint32_t n) {
 }
 
 static const struct qn_recurrent_kind kind = {
+    .most = most,
     .state_floats = state_floats,
     .work_floats = tile_floats,
     .clear = clear,
     .tile = tile,
     .fold = fold,
 };
+
+static size_t work_floats(const struct qn_spec *spec) {
+    return qn_recurrent_work(spec, &qn_attention_linformer, &kind);
+}
 
 static void run(const struct qn_attention_call *call) {
     qn_recurrent_run(call, &kind);

@@ -5,11 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "kernels/mem.h"
-
-/* Fewer multiply-adds than this are not worth waking the pool for. */
-#define POOL_MIN_MACS 32768
-
 size_t qn_pad16(size_t n) {
     return (n + 15) / 16 * 16;
 }
@@ -43,9 +38,19 @@ struct qn_state_size qn_recurrent_state(const struct qn_attention *a, const stru
     return (struct qn_state_size){.fixed_bytes = a->causal ? a->kv_heads * head_bytes(a, kind) : 0};
 }
 
-size_t qn_recurrent_work(const struct qn_attention *a, const struct qn_recurrent_kind *kind) {
-    size_t n;
-    return qn_size_add(kind->state_floats(a), kind->work_floats(a), &n) ? n : SIZE_MAX;
+size_t qn_recurrent_work(const struct qn_spec *spec, const struct qn_attention_ops *ops,
+                         const struct qn_recurrent_kind *kind) {
+    struct qn_part any;
+    size_t most = 0;
+    qn_part_init(&any, ops->name);
+    for (uint32_t i = 0; i < spec->n_attn; i++) {
+        struct qn_attention a;
+        if (ops->resolve(spec, i, &any, &a, NULL) != QN_OK || a.choice.exactness == QN_UNAVAILABLE) continue;
+        kind->most(spec, &a);
+        size_t n = kind->state_floats(&a) + kind->work_floats(&a);
+        most = n > most ? n : most;
+    }
+    return most;
 }
 
 /* --- tiles --- */
@@ -133,7 +138,7 @@ static void item(void *arg, size_t index, unsigned thread) {
 void qn_recurrent_run(const struct qn_attention_call *call, const struct qn_recurrent_kind *kind) {
     struct job j = {call, kind};
     double macs = (double)call->n_rows * (double)kind->state_floats(call->a) * call->a->kv_heads;
-    qn_pool_run(macs < POOL_MIN_MACS ? NULL : call->pool, (size_t)call->n_spans * call->a->kv_heads, item,
+    qn_pool_run(macs < QN_POOL_MIN_MACS ? NULL : call->pool, (size_t)call->n_spans * call->a->kv_heads, item,
                 &j);
 }
 

@@ -33,6 +33,8 @@ struct qn_tile {
 };
 
 struct qn_recurrent_kind {
+    /* Raises the parameters to the largest that a request may choose. */
+    void (*most)(const struct qn_spec *spec, struct qn_attention *a);
     /* Floats of one KV head's state, and of a thread's work memory without it; multiples of 16. */
     size_t (*state_floats)(const struct qn_attention *a);
     size_t (*work_floats)(const struct qn_attention *a);
@@ -46,8 +48,10 @@ struct qn_recurrent_kind {
 void qn_recurrent_run(const struct qn_attention_call *call, const struct qn_recurrent_kind *kind);
 /* The state hook: kv_heads states, or nothing without causality. */
 struct qn_state_size qn_recurrent_state(const struct qn_attention *a, const struct qn_recurrent_kind *kind);
-/* The work_floats hook's sum: work memory and a state in it. SIZE_MAX on overflow. */
-size_t qn_recurrent_work(const struct qn_attention *a, const struct qn_recurrent_kind *kind);
+/* The work_floats hook: work memory and a state in it. All factors are within spec.h's bounds: no overflow in
+ * 64 bits. */
+size_t qn_recurrent_work(const struct qn_spec *spec, const struct qn_attention_ops *ops,
+                         const struct qn_recurrent_kind *kind);
 
 /* Rows of a tile: keys and their queries within max(QN_TILE_ROWS, 1 + group), and at most QN_FOLD tokens. */
 uint32_t qn_tile_tokens(const struct qn_attention *a);

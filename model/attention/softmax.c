@@ -21,8 +21,6 @@
 /* Meaning of struct qn_attention's arg: k_norm covers all KV heads, and is converted as they are. */
 enum { ARG_NORM_WHOLE };
 
-/* Fewer multiply-adds than this are not worth waking the pool for. */
-#define POOL_MIN_MACS 32768
 /* A row's tokens are read in parts of so many, cut at absolute positions: few KV heads can keep all threads
  * busy, and the K and V of a part stay in a core's L2 cache while groups of query heads go over them. */
 #define PART_TOKENS 1024
@@ -555,7 +553,7 @@ static void run(const struct qn_attention_call *call) {
     size_t items = (size_t)c.n_rows * c.a->kv_heads;
     double macs = 0;
     for (uint32_t r = 0; r < c.n_rows; r++) macs += 2.0 * c.a->heads * c.a->head_dim * (c.rows[r].pos + 1.0);
-    struct qn_pool *pool = macs < POOL_MIN_MACS ? NULL : c.pool;
+    struct qn_pool *pool = macs < QN_POOL_MIN_MACS ? NULL : c.pool;
     /* All appends come first: rows of one span read each other's keys. */
     qn_pool_run(c.n_rows < 8 ? NULL : pool, items, write_item, &c);
     read_all(&c, pool);

@@ -11,8 +11,6 @@
 
 #define BLOCK 16 /* keys at once */
 #define ROWS  64 /* query rows of a tile: pairs of a token and a query head of one KV head */
-/* Fewer multiply-adds than this are not worth waking the pool for. */
-#define POOL_MIN_MACS 32768
 
 struct work {
     float *q, *out;            /* [ROWS, head_dim] */
@@ -122,6 +120,6 @@ void qn_whole_run(const struct qn_attention_call *call) {
         struct job j = {call, &call->spans[i]};
         size_t pairs = (size_t)j.span->n * (a->heads / a->kv_heads), tiles = (pairs + ROWS - 1) / ROWS;
         double macs = 2.0 * a->heads * a->head_dim * j.span->n * j.span->n;
-        qn_pool_run(macs < POOL_MIN_MACS ? NULL : call->pool, tiles * a->kv_heads, item, &j);
+        qn_pool_run(macs < QN_POOL_MIN_MACS ? NULL : call->pool, tiles * a->kv_heads, item, &j);
     }
 }

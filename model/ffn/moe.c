@@ -15,6 +15,7 @@
 
 #include "kernels/mem.h"
 #include "model/ffn/ffn.h"
+#include "model/random.h"
 
 #define UPCYCLE_MAX     64 /* experts that a dense FFN may be copied into */
 #define UPCYCLE_EXPERTS 4  /* when the request doesn't say */
@@ -405,15 +406,9 @@ static size_t convert_bytes(const struct qn_ffn *f, const struct qn_ffn_weights 
     return qn_matrix_bytes(QN_F32, f->mix.experts, f->d_model, &n) ? n : SIZE_MAX;
 }
 
-static uint64_t next(uint64_t *s) { /* splitmix64 */
-    uint64_t z = (*s += UINT64_C(0x9e3779b97f4a7c15));
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
-
 static double normal(uint64_t *s) {
-    double u = ((double)(next(s) >> 11) + 0.5) * 0x1p-53, v = (double)(next(s) >> 11) * 0x1p-53;
+    double u = ((double)(qn_random_next(s) >> 11) + 0.5) * 0x1p-53,
+           v = (double)(qn_random_next(s) >> 11) * 0x1p-53;
     return sqrt(-2 * log(u)) * cos(2 * 3.14159265358979323846 * v);
 }
 

@@ -10,6 +10,7 @@
 
 #include "kernels/mem.h"
 #include "model/internal.h"
+#include "model/random.h"
 
 #define TABLE_ELEMS 65536 /* random values that blocks are cut from: larger than a line, smaller than L2 */
 #define RUN_TOKENS  16u   /* at least so many are run */
@@ -22,12 +23,9 @@ struct fill {
     uint64_t seed;
 };
 
-/* splitmix64 of a counter: any item can be drawn alone. */
+/* The number of a counter: any item can be drawn alone. */
 static uint64_t draw(uint64_t seed, uint64_t i) {
-    uint64_t z = seed + (i + 1) * UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
+    return qn_random_mix(seed + (i + 1) * QN_RANDOM_STEP);
 }
 
 /* Values of mean 0 and variance 1: uniform in [-sqrt 3, sqrt 3). */
