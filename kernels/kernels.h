@@ -46,7 +46,8 @@ bool qn_type_row_bytes(enum qn_type t, size_t cols, size_t *out);
 /* Dequantises one file row (exact values, as ggml and IEEE define them). src needs no alignment. */
 void qn_type_row_to_f32(enum qn_type t, const void *src, float *dst, size_t cols);
 /* Rounds cols floats to one file row of any type (quantize.c): scales from each block's extremes, codes to
- * the nearest. For random weights and averages; no search for better scales as ggml's converters make it. */
+ * the nearest. For random weights, and averages in the float types; no search for better scales as ggml's
+ * converters make it. */
 void qn_type_row_from_f32(enum qn_type t, const float *src, void *dst, size_t cols);
 
 /* ---- packed matrices: W is [rows, cols], used as y = x W^T ---- */

@@ -1,18 +1,35 @@
 /* Floats to the blocks of a file: the inverse of quant.c's decoding, with each block's scale taken from its
- * extremes and codes rounded to the nearest. Zero blocks have scale 0. Thread: any; no state. */
+ * extremes and codes rounded to the nearest for the scale as it is stored. Blocks whose scale a half can't
+ * tell from zero become zeros; a value that is no number becomes some code. Thread: any; no state. */
 #include <math.h>
 #include <string.h>
 
 #include "kernels/quant.h"
 
-/* To the nearest code in [0, top]; halves go up. */
-static uint8_t code_of(float v, float top) {
-    v += 0.5f;
-    return (uint8_t)(v < 0 ? 0 : v > top ? top : v);
+/* v, or the nearer end of [low, high]; a NaN is the lower one, so that the cast of the result is defined. */
+static float within(float v, float low, float high) {
+    return v > low ? v < high ? v : high : low;
 }
 
+/* To the nearest code in [0, top]; halves go up. */
+static uint8_t code_of(float v, float top) {
+    return (uint8_t)within(v + 0.5f, 0, top);
+}
+
+/* To the nearest in [-127, 127]; halves go outwards. */
+static int8_t signed_code(float v) {
+    return (int8_t)within(v + (v < 0 ? -0.5f : 0.5f), -127, 127);
+}
+
+/* Of a scale as it is stored. */
 static float inverse(float d) {
     return d != 0 ? 1.0f / d : 0;
+}
+
+/* Stores a scale; returns what reads will find. */
+static float stored(float d, uint16_t *half) {
+    *half = qn_f32_to_f16(d);
+    return qn_f16_to_f32(*half);
 }
 
 /* The element with the largest magnitude, with its sign. */
@@ -46,30 +63,27 @@ static void to_q8_0(const float *x, void *dst) {
     struct qn_block_q8_0 b;
     float amax = 0;
     for (unsigned i = 0; i < 32; i++) amax = fmaxf(amax, fabsf(x[i]));
-    float d = amax / 127.0f, id = inverse(d);
-    b.d = qn_f32_to_f16(d);
-    for (unsigned i = 0; i < 32; i++) {
-        float v = x[i] * id;
-        b.qs[i] = (int8_t)(v + (v < 0 ? -0.5f : 0.5f));
-    }
+    float id = inverse(stored(amax / 127.0f, &b.d));
+    for (unsigned i = 0; i < 32; i++) b.qs[i] = signed_code(x[i] * id);
     memcpy(dst, &b, sizeof b);
 }
 
 /* Q4_0 and Q5_0: the extreme gets the code that reaches farthest, -8 or -16. Returns d. */
 static uint16_t symmetric(const float *x, float half, uint8_t code[32]) {
-    float d = extreme(x, 32) / -half, id = inverse(d);
+    uint16_t d;
+    float id = inverse(stored(extreme(x, 32) / -half, &d));
     for (unsigned i = 0; i < 32; i++) code[i] = code_of(x[i] * id + half, 2 * half - 1);
-    return qn_f32_to_f16(d);
+    return d;
 }
 
 /* Q4_1 and Q5_1: from the minimum up. Returns d. */
 static uint16_t affine(const float *x, float top, uint8_t code[32], uint16_t *m) {
     float min, max;
     range(x, 32, &min, &max);
-    float d = (max - min) / top, id = inverse(d);
-    for (unsigned i = 0; i < 32; i++) code[i] = code_of((x[i] - min) * id, top);
-    *m = qn_f32_to_f16(min);
-    return qn_f32_to_f16(d);
+    uint16_t d;
+    float id = inverse(stored((max - min) / top, &d)), low = stored(min, m);
+    for (unsigned i = 0; i < 32; i++) code[i] = code_of((x[i] - low) * id, top);
+    return d;
 }
 
 static void to_small(enum qn_type t, const float *x, void *dst) {
@@ -113,9 +127,7 @@ static void k_parts(const float *x, float top, struct k_parts *p) {
         max_scale = fmaxf(max_scale, scale[s]);
         max_low = fmaxf(max_low, low[s]);
     }
-    p->d = qn_f32_to_f16(max_scale / 63.0f);
-    p->dmin = qn_f32_to_f16(max_low / 63.0f);
-    float d = qn_f16_to_f32(p->d), dmin = qn_f16_to_f32(p->dmin);
+    float d = stored(max_scale / 63.0f, &p->d), dmin = stored(max_low / 63.0f, &p->dmin);
     for (unsigned s = 0; s < 8; s++) {
         p->scale[s] = code_of(scale[s] * inverse(d), 63);
         p->min[s] = code_of(low[s] * inverse(dmin), 63);
@@ -172,11 +184,9 @@ static void to_q6_k(const float *x, void *dst) {
     float scale[16];
     uint8_t code[256];
     for (unsigned s = 0; s < 16; s++) scale[s] = extreme(x + 16 * s, 16) / -32.0f;
-    b.d = qn_f32_to_f16(extreme(scale, 16) / -127.0f);
-    float d = qn_f16_to_f32(b.d), id = inverse(d);
+    float d = stored(extreme(scale, 16) / -127.0f, &b.d), id = inverse(d);
     for (unsigned s = 0; s < 16; s++) {
-        float q = scale[s] * id;
-        b.scales[s] = (int8_t)(q < -127.0f ? -127.0f : q > 127.0f ? 127.0f : q + (q < 0 ? -0.5f : 0.5f));
+        b.scales[s] = signed_code(scale[s] * id);
         float one = inverse(d * (float)b.scales[s]);
         for (unsigned i = 16 * s; i < 16 * s + 16; i++) code[i] = code_of(x[i] * one + 32.0f, 63);
     }

@@ -1,5 +1,6 @@
 /* Rounding to every storage type: what comes back is as near as the type's steps allow, values that a type
- * holds exactly come back as they went in, and zeros stay zeros. */
+ * holds exactly come back as they went in, zeros stay zeros, and what no scale can hold ends somewhere near.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -87,11 +88,61 @@ static void zeros_and_constants(void **state) {
     }
 }
 
+/* Where a scale is so small that a half holds it coarsely, codes go by the scale that is stored: multiples of
+ * the least half come back as they were. Where it holds none, nothing grows. */
+static void tiny_blocks_go_by_stored_scales(void **state) {
+    (void)state;
+    static const struct {
+        enum qn_type t;
+        int from, to; /* two thirds of what the type's codes reach */
+    } cases[] = {
+        {QN_Q8_0, -80, 80}, {QN_Q4_0, -6, 4}, {QN_Q4_1, 0, 10}, {QN_Q5_0, -12, 10}, {QN_Q5_1, 0, 20}};
+    static float x[COLS], y[COLS];
+    uint64_t s = 5;
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        int span = cases[c].to - cases[c].from + 1;
+        for (int i = 0; i < COLS; i++)
+            x[i] = 0x1p-24f * (float)(i % 32          ? cases[c].from + i * 7 % span
+                                      : cases[c].from ? cases[c].from
+                                                      : cases[c].to);
+        there_and_back(cases[c].t, x, y);
+        assert_memory_equal(x, y, sizeof x);
+    }
+    for (int t = QN_Q8_0; t < QN_TYPE_COUNT; t++) {
+        for (int round = -149; round < -10; round++) {
+            float size = ldexpf(1.0f, round);
+            for (size_t i = 0; i < COLS; i++) x[i] = i % 32 ? size * random_unit(&s) : 0;
+            there_and_back((enum qn_type)t, x, y);
+            for (size_t i = 0; i < COLS; i++) assert_true(fabsf(y[i]) <= 2 * size);
+        }
+    }
+}
+
+/* What is no number, or too large, has no code: it spoils no more than its own block, and is never cast. */
+static void odd_values_keep_to_their_block(void **state) {
+    (void)state;
+    static const float odd[] = {NAN, INFINITY, -INFINITY, 3e38f, -3e38f};
+    static float x[COLS], y[COLS], want[COLS];
+    for (int t = QN_Q8_0; t < QN_TYPE_COUNT; t++) {
+        for (size_t i = 0; i < COLS; i++) x[i] = (float)(i * 7 % 61) - 30;
+        there_and_back((enum qn_type)t, x, want);
+        for (size_t o = 0; o < sizeof odd / sizeof *odd; o++) {
+            x[300] = odd[o];
+            there_and_back((enum qn_type)t, x, y);
+            assert_memory_equal(y, want, 256 * sizeof *y);
+            assert_memory_equal(y + 512, want + 512, (COLS - 512) * sizeof *y);
+            x[300] = (float)(300 * 7 % 61) - 30;
+        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(error_is_half_a_step),
         cmocka_unit_test(grid_values_stay),
         cmocka_unit_test(zeros_and_constants),
+        cmocka_unit_test(tiny_blocks_go_by_stored_scales),
+        cmocka_unit_test(odd_values_keep_to_their_block),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
