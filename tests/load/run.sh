@@ -21,7 +21,7 @@ echo
 echo "| script | connections | requests/s | p50 ms | p99 ms | tokens/s | refused (429) | failed |"
 echo "|---|---:|---:|---:|---:|---:|---:|---:|"
 failed=0
-for run in health:32 short:8 mixed:16 short:128; do
+for run in health:32 short:8 mixed:16 structures:16 short:128; do
     script=${run%:*}
     connections=${run#*:}
     out=$(LUA_PATH="tests/load/?.lua" wrk -t1 -c"$connections" -d"${seconds}s" --timeout 120s \
