@@ -39,6 +39,10 @@ struct place {
     char block[QN_QUERN_BLOCK_NAME];
 };
 
+static bool go_on(const struct loader *l) {
+    return l->rc == QN_OK && !qn_report_full(&l->report);
+}
+
 /* ---- lookup ---- */
 
 struct name {
@@ -251,7 +255,7 @@ static void ffn_block(const struct place *at, const struct qn_ffn_member *m, str
         }
         w->n_experts = m->experts;
     }
-    for (uint32_t i = 0; i < m->experts && l->rc == QN_OK; i++) {
+    for (uint32_t i = 0; i < m->experts && go_on(l); i++) {
         snprintf(expert, sizeof expert, "%s.experts.%" PRIu32, prefix, i);
         network(l, expert, m->expert, m->dim, l->checking ? &checked : &w->experts[i]);
     }
@@ -275,7 +279,7 @@ static void walk(struct loader *l) {
     struct qn_checkpoint *c = l->c;
     const struct qn_spec *s = &c->spec;
     tables(l);
-    for (uint32_t b = 0; b < s->attn_blocks && l->rc == QN_OK; b++) {
+    for (uint32_t b = 0; b < s->attn_blocks && go_on(l); b++) {
         struct place at = {.l = l};
         qn_quern_block_name(s, b, at.block);
         for (uint32_t i = 0; i < s->n_attn; i++) {

@@ -26,6 +26,10 @@ void qn_report_add(struct qn_report *r, bool format, const char *fmt, ...) {
     r->len += len;
 }
 
+bool qn_report_full(const struct qn_report *r) {
+    return r->hidden >= QN_REPORT_HIDDEN;
+}
+
 int qn_report_result(const struct qn_report *r, const char *family, struct qn_err *err) {
     char more[32] = "";
     if (r->shown + r->hidden == 0) return QN_OK;

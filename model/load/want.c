@@ -12,8 +12,6 @@
 #include "kernels/mem.h"
 #include "model/load/report.h"
 
-#define HIDDEN_MAX 4096 /* faults beyond those that are spelled out, before the search for experts ends */
-
 struct collect {
     const struct qn_weights_source *src;
     const struct qn_spec *spec;
@@ -293,7 +291,7 @@ static int collect_experts(struct collect *c, struct qn_found *found, struct qn_
     if (!qn_size_mul(c->spec->layers, found->experts, &n) || !qn_size_mul(n, 3, &n) ||
         !(found->expert = calloc(n, sizeof(struct qn_tensor *))))
         return qn_err_set(err, QN_ERR_NOMEM, "out of memory for the tensor list");
-    for (size_t i = 0; i < n && c->report.hidden < HIDDEN_MAX; i++) {
+    for (size_t i = 0; i < n && !qn_report_full(&c->report); i++) {
         uint32_t numbers[2] = {(uint32_t)(i / 3 / found->experts), (uint32_t)(i / 3 % found->experts)};
         found->expert[i] = look_up(c, (enum qn_slot)(QN_SLOT_EXPERT_GATE + (int)(i % 3)), numbers, false);
     }

@@ -50,7 +50,7 @@ static void close_fixture(struct fixture *x) {
 
 /* ---- one change to the tensors ---- */
 
-enum change { NOTHING, DROP, RENAME, COLS, ROWS, DIMS, TYPE };
+enum change { NOTHING, DROP, RENAME, COLS, ROWS, DIMS, TYPE, F_EACH };
 
 static void change_tensor(struct qn_tensor_dir *dir, enum change what, const char *name, const char *to) {
     struct qn_tensor *t = NULL;
@@ -60,10 +60,14 @@ static void change_tensor(struct qn_tensor_dir *dir, enum change what, const cha
     if (what == DROP) {
         free(t->owned);
         *t = dir->t[--dir->n];
-    } else if (what == RENAME) {
+    } else if (what == RENAME || what == F_EACH) {
         free(t->owned);
         t->owned = strdup(to);
         t->name = (struct qn_str){t->owned, strlen(to)};
+        if (what == F_EACH) { /* a shape that only its neighbour contradicts; nothing is read */
+            t->n_dims = 3;
+            t->dims[0] = 4, t->dims[1] = 12, t->dims[2] = 40;
+        }
     } else if (what == COLS) {
         t->dims[t->n_dims - 1]--;
     } else if (what == ROWS) {
@@ -336,6 +340,24 @@ static void all_faults_in_one_list(void **state) {
     close_fixture(&x);
 }
 
+/* A config of a kilobyte that promises millions of tensors is refused after some thousand. */
+static void promises_without_end(void **state) {
+    (void)state;
+    struct fixture x;
+    struct qn_err err;
+    open_fixture(&x, "tests/golden/quern/all");
+    char *layers = changed(x.config, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1024");
+    assert_non_null(layers);
+    char *text = changed(layers, "\"num_experts\": 4", "\"num_experts\": 1024");
+    assert_non_null(text);
+    assert_int_equal(open_changed(&x, text, strlen(text), NOTHING, NULL, NULL, &err), QN_ERR_FORMAT);
+    long faults = strtol(err.msg, NULL, 10);
+    assert_true(faults > 4096 && faults < 5000);
+    free(layers);
+    free(text);
+    close_fixture(&x);
+}
+
 /* Gating D: its bias may be there or not, and has a number for each expert. */
 static void bias_of_the_choice(void **state) {
     (void)state;
@@ -354,18 +376,28 @@ static void bias_of_the_choice(void **state) {
     close_fixture(&x);
 }
 
-/* E for all heads beside an F for each. */
+/* E for all heads beside an F for each: F's three dimensions are right, the number of heads is not. */
 static void uneven_projections(void **state) {
     (void)state;
     struct fixture x;
     struct qn_err err;
     open_fixture(&x, "tests/golden/quern/forms");
     assert_int_equal(open_changed(&x, x.config, x.config_len, NOTHING, NULL, NULL, &err), QN_OK);
-    /* The directions [2, 20, 8] under the name of F: a shape that is not E's. */
     int rc = open_changed(&x, x.config, x.config_len, RENAME, "model.shared.attn.performer.features.weight",
                           "model.shared.attn.linformer.f.weight", &err);
     assert_int_equal(rc, QN_ERR_FORMAT);
     assert_non_null(strstr(err.msg, "is [2, 20, 8], expected [2, 9, 48]"));
+    close_fixture(&x);
+    /* Directions shaped as an F for each of four heads, beside the model's one E. */
+    open_fixture(&x, "tests/golden/quern/all");
+    char *text = changed(x.config, "\"features\": 24", "\"features\": 12");
+    assert_non_null(text);
+    rc = open_changed(&x, text, strlen(text), F_EACH, "model.layers.0.attn.performer.features.weight",
+                      "model.layers.0.attn.linformer.f.weight", &err);
+    assert_int_equal(rc, QN_ERR_FORMAT);
+    assert_non_null(strstr(err.msg, "'model.layers.0.attn.linformer.f.weight' has another number of heads"));
+    assert_null(strstr(err.msg, "linformer.f.weight' is ["));
+    free(text);
     close_fixture(&x);
 }
 
@@ -389,6 +421,7 @@ int main(void) {
         cmocka_unit_test(bad_configs),
         cmocka_unit_test(bad_tensors),
         cmocka_unit_test(all_faults_in_one_list),
+        cmocka_unit_test(promises_without_end),
         cmocka_unit_test(bias_of_the_choice),
         cmocka_unit_test(uneven_projections),
         cmocka_unit_test(spoiled_text),

@@ -1,6 +1,8 @@
 /* Every allocation fails in turn while checkpoints of several structures are opened, synthetic models are
  * made, and averages and conversions are prepared: each failure is an error, leaks nothing, and the run that
- * succeeds is the same as the first. The linker wraps the allocators. */
+ * succeeds is the same as the first. The linker wraps the allocators. jansson's own allocations are let be:
+ * the lexer of 2.14 drops a character when its buffer can't grow, and then reads past the end of the token.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,6 +11,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <jansson.h>
 
 #include "model/internal.h"
 #include "tests/support/oom.h"
@@ -58,7 +61,7 @@ static void every_allocation(const struct life *l, bool ever) {
     struct qn_err err = {0};
     countdown = -1;
     if (live(l, &err) != QN_OK) fail_msg("%s: %s", l->path, err.msg);
-    for (long n = 0; n < 1000000; n += 1 + n / 64) {
+    for (long n = 0; n < 1000000; n++) {
         memset(&err, 0, sizeof err);
         failed = false;
         for_ever = ever;
@@ -70,7 +73,7 @@ static void every_allocation(const struct life *l, bool ever) {
             assert_true(n > 20);
             return;
         }
-        /* The tokenizer and jansson may do without one allocation; nothing else may. */
+        /* The tokenizer may do without one allocation; nothing else may. */
         if (rc != QN_OK && err.msg[0] == 0) fail_msg("%s: failure %ld has no message", l->path, n);
         if (rc == QN_OK && ever) fail_msg("%s: allocation %ld failed unseen", l->path, n);
     }
@@ -98,6 +101,7 @@ static void for_ever_after(void **state) {
 }
 
 int main(void) {
+    json_set_alloc_funcs(__real_malloc, free);
     const struct CMUnitTest tests[] = {cmocka_unit_test(once), cmocka_unit_test(for_ever_after)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
