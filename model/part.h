@@ -33,7 +33,7 @@ const char *qn_part_print(const struct qn_part *p, char *out, size_t size);
  * that names it. slot is the request's field. */
 int qn_part_check(const struct qn_part *ask, const struct qn_part *resolved, const char *slot,
                   struct qn_err *err);
-/* Reads an optional integer parameter in [min, max] into *out (left alone when absent). */
+/* Reads an optional integer parameter in [1, max] into *out (left alone when absent). */
 int qn_part_uint(const struct qn_part *ask, const char *slot, const char *name, uint32_t max, uint32_t *out,
                  struct qn_err *err);
 

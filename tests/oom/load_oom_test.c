@@ -83,6 +83,7 @@ static void every_allocation(const struct life *l, bool ever) {
 static const struct life lives[] = {
     {"tests/golden/quern/forms", "", "", ""},
     {"tests/golden/quern/all", "performer", "moe", "groups"},
+    {"tests/golden/quern/factored", "linformer", "moe", "groups"},
     {"synthetic:hidden=32,layers=2,heads=4,head_dim=8,vocab=260,n=32,attention=gqa,type=f32", "mha", "moe",
      "all"},
     {"synthetic:hidden=32,layers=2,heads=4,head_dim=8,vocab=40,n=32,attention=linformer,k=4,ffn=moe,experts="

@@ -124,6 +124,69 @@ static void pooling_is_the_mean(void **state) {
     qn_model_close(&m);
 }
 
+/* Every KV head of a group becomes its group's first one. */
+static void make_members_identical(struct qn_model *m, uint32_t groups) {
+    const struct qn_spec *spec = &m->ckpt->spec;
+    uint32_t dh = spec->head_dim, per = spec->heads / groups;
+    float *row = calloc(spec->d_model, sizeof *row);
+    assert_non_null(row);
+    for (uint32_t b = 0; b < spec->attn_blocks; b++) {
+        struct qn_attn_weights *w = &m->ckpt->attn[b];
+        for (uint32_t r = 0; r < spec->heads * dh; r++) {
+            uint32_t first = r / dh / per * per * dh + r % dh;
+            qn_matrix_get_row(&w->k, first, row);
+            qn_matrix_set_row(&w->k, r, row);
+            qn_matrix_get_row(&w->v, first, row);
+            qn_matrix_set_row(&w->v, r, row);
+            w->bk[r] = w->bk[first];
+            w->bv[r] = w->bv[first];
+        }
+    }
+    free(row);
+}
+
+/* A mean of equals is what they are: then pooling loses nothing, in any bit. */
+static void pooling_identical_members_is_lossless(void **state) {
+    (void)state;
+    for (uint32_t groups = 1; groups <= 4; groups *= 2) {
+        struct qn_model *m = open_heads("qwen2", 8, 8, QN_F32, 0);
+        struct qn_variant *native = qn_test_variant(m, "", 0);
+        struct qn_variant *pooled = qn_test_variant(m, "gqa", groups);
+        logits_of(native, logits_a);
+        logits_of(pooled, logits_b);
+        assert_true(worst(logits_a, logits_b) > 1e-3); /* of different ones it does */
+        qn_variant_unref(native);
+        qn_variant_unref(pooled);
+        qn_model_close(&m);
+        m = open_heads("qwen2", 8, 8, QN_F32, 0);
+        make_members_identical(m, groups);
+        native = qn_test_variant(m, "", 0);
+        pooled = qn_test_variant(m, "gqa", groups);
+        assert_int_equal(pooled->attention.kv_heads, groups);
+        logits_of(native, logits_a);
+        logits_of(pooled, logits_b);
+        assert_true(worst(logits_a, logits_b) <= 0);
+        qn_variant_unref(native);
+        qn_variant_unref(pooled);
+        qn_model_close(&m);
+    }
+}
+
+/* Multi-query attention is grouped attention with one group: the very same structure. */
+static void mqa_is_gqa_of_one(void **state) {
+    (void)state;
+    for (uint32_t own = 1; own <= 8; own *= 8) {
+        struct qn_model *m = open_heads("llama", 8, own, QN_F32, 0);
+        struct qn_variant *mqa = qn_test_variant(m, "mqa", 0), *one = qn_test_variant(m, "gqa", 1);
+        assert_ptr_equal(mqa, one);
+        assert_string_equal(mqa->info.attention.type, "mqa");
+        assert_int_equal(mqa->info.origin, own == 1 ? QN_ORIGIN_NATIVE : QN_ORIGIN_CONVERTED);
+        qn_variant_unref(mqa);
+        qn_variant_unref(one);
+        qn_model_close(&m);
+    }
+}
+
 static void names_and_labels(void **state) {
     (void)state;
     struct qn_model *m = open_heads("llama", 8, 2, QN_F32, 0);
@@ -328,6 +391,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(exact_equals_its_source),
         cmocka_unit_test(pooling_is_the_mean),
+        cmocka_unit_test(pooling_identical_members_is_lossless),
+        cmocka_unit_test(mqa_is_gqa_of_one),
         cmocka_unit_test(names_and_labels),
         cmocka_unit_test(lists_every_structure),
         cmocka_unit_test(state_follows_kv_heads),
