@@ -91,6 +91,7 @@ struct qn_part {
 struct qn_structure_request {
     struct qn_part attention, ffn, sharing;
     bool convert; /* also allow approximate and untrained conversions */
+    bool causal;  /* rows are predictions: a structure that looks at later tokens is refused */
 };
 enum qn_origin { QN_ORIGIN_NATIVE = 0, QN_ORIGIN_CONVERTED, QN_ORIGIN_SYNTHETIC /* random weights */ };
 enum qn_exactness { QN_EXACT = 0, QN_APPROXIMATE, QN_UNTRAINED, QN_UNAVAILABLE };

@@ -171,8 +171,14 @@ static int resolve_attention(const struct qn_model *m, const struct qn_structure
     const struct qn_attention_ops *ops = qn_attention_find(spec, req->attention.type);
     if (!ops) return refuse(m, "attention", req->attention.type, "is not known", err);
     int rc = best_attention(spec, ops, &req->attention, &r->attention, err);
-    if (rc == QN_OK) rc = admit(m, "attention", &r->attention.choice, req->convert, err);
-    return rc;
+    if (rc) return rc;
+    const struct qn_choice *c = &r->attention.choice;
+    if (req->causal && !r->attention.causal && c->exactness != QN_UNAVAILABLE)
+        return qn_err_param(err, QN_ERR_INVALID, "attention",
+                            "attention \"%.23s\" with \"causal\": false looks at later tokens: it can only "
+                            "embed; to generate or score ask for a causal one",
+                            c->part.type);
+    return admit(m, "attention", c, req->convert, err);
 }
 
 static int resolve_ffn(const struct qn_model *m, const struct qn_structure_request *req,

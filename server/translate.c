@@ -62,15 +62,8 @@ int qn_resolve_parts(struct qn_model *m, const struct qn_api_parts *parts, enum 
     qn_api_to_part(parts->ffn, &r.ffn);
     qn_api_to_part(parts->sharing, &r.sharing);
     r.convert = parts->convert;
-    if (qn_variant_resolve(m, &r, out, &me)) return qn_fail_from_model(err, &me, QN_API_UNSUPPORTED);
-    if (task == QN_TASK_EMBED || qn_variant_structure(*out)->causal) return 0;
-    qn_api_fail(err, QN_API_UNSUPPORTED, "attention",
-                "attention \"%.23s\" with \"causal\": false looks at later tokens: it can only embed; "
-                "for task \"%s\" ask for a causal one",
-                qn_variant_structure(*out)->attention.type, task == QN_TASK_SCORE ? "score" : "generate");
-    qn_variant_unref(*out);
-    *out = NULL;
-    return -1;
+    r.causal = task != QN_TASK_EMBED;
+    return qn_variant_resolve(m, &r, out, &me) ? qn_fail_from_model(err, &me, QN_API_UNSUPPORTED) : 0;
 }
 
 struct qn_variant *qn_native_variant(struct qn_model *m) {

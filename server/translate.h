@@ -19,7 +19,7 @@ struct qn_api_parts {
     const struct qn_api_part *attention, *ffn, *sharing;
     bool convert;
 };
-/* What they mean for a model: one reference in *out. task: only embed may run a structure that is not causal.
+/* What they mean for a model: one reference in *out. task: only embed may run a structure that looks ahead.
  * 0, or -1 with *err. */
 int qn_resolve_parts(struct qn_model *m, const struct qn_api_parts *parts, enum qn_api_task task,
                      struct qn_variant **out, struct qn_api_err *err);

@@ -220,6 +220,9 @@ int qn_variant_resolve(struct qn_model *m, const struct qn_structure_request *re
     if (bidirectional == m->variants[i].structure.causal)
         return qn_err_param(err, QN_ERR_INVALID, "attention", "attention \"%s\" is not causal like that",
                             type);
+    if (bidirectional && req->causal)
+        return qn_err_param(err, QN_ERR_INVALID, "attention",
+                            "attention \"%s\" is not causal: it can only embed", type);
     if (m->variants[i].structure.exactness > QN_EXACT && !req->convert)
         return qn_err_param(err, QN_ERR_INVALID, "convert", "attention \"%s\" is untrained: set convert",
                             type);

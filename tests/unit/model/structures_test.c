@@ -237,6 +237,34 @@ static void names_and_labels(void **state) {
     qn_model_close(&m);
 }
 
+/* A prediction can't come from a structure that looks ahead: leave for conversions would not help, so the
+ * refusal does not speak of it. */
+static void predictions_are_causal(void **state) {
+    (void)state;
+    struct qn_model *m = open_heads("llama", 8, 2, QN_F32, 0);
+    static const char *const types[] = {"gqa", "mqa", "linformer", "performer"};
+    for (size_t i = 0; i < 8; i++) {
+        struct qn_structure_request req = {.convert = i % 2 == 1, .causal = true};
+        struct qn_variant *v;
+        struct qn_err err = {0};
+        qn_part_init(&req.attention, types[i / 2]);
+        qn_part_add(&req.attention, "causal", QN_PARAM_BOOL, 0);
+        assert_int_equal(qn_variant_resolve(m, &req, &v, &err), QN_ERR_INVALID);
+        assert_string_equal(err.param, "attention");
+        assert_non_null(strstr(err.msg, "it can only embed"));
+        assert_null(strstr(err.msg, "convert"));
+        req.causal = false;
+        memset(&err, 0, sizeof err);
+        int rc = qn_variant_resolve(m, &req, &v, &err);
+        assert_int_equal(rc, req.convert ? QN_OK : QN_ERR_INVALID);
+        if (rc == QN_OK)
+            qn_variant_unref(v);
+        else
+            assert_non_null(strstr(err.msg, "convert"));
+    }
+    qn_model_close(&m);
+}
+
 static void lists_every_structure(void **state) {
     (void)state;
     struct qn_model *m = open_heads("llama", 12, 4, QN_F32, 0);
@@ -394,6 +422,7 @@ int main(void) {
         cmocka_unit_test(pooling_identical_members_is_lossless),
         cmocka_unit_test(mqa_is_gqa_of_one),
         cmocka_unit_test(names_and_labels),
+        cmocka_unit_test(predictions_are_causal),
         cmocka_unit_test(lists_every_structure),
         cmocka_unit_test(state_follows_kv_heads),
         cmocka_unit_test(conversions_stay_in_budget),
