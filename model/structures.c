@@ -16,26 +16,31 @@ const char *qn_exactness_name(enum qn_exactness e) {
 }
 
 /* --- the best of the checkpoint's members --- */
-/* Lower is better. */
-static int rank(const struct qn_choice *c) {
-    return c->origin == QN_ORIGIN_NATIVE ? -1 : (int)c->exactness;
+/* Lower is better: what was trained, then another form of the member that is asked for by its name, then the
+ * least change of another one. */
+static int rank(const struct qn_choice *c, bool namesake) {
+    if (c->origin == QN_ORIGIN_NATIVE) return -1;
+    return (int)c->exactness + (namesake && c->exactness != QN_UNAVAILABLE ? 0 : QN_UNAVAILABLE);
 }
 
 /* Keeps the better of two outcomes, and the first error. */
 struct best {
     bool found;
+    int rank;
     struct qn_err first;
 };
 
-static bool better(struct best *b, int rc, const struct qn_err *err, const struct qn_choice *now,
-                   const struct qn_choice *before) {
+static bool better(struct best *b, int rc, const struct qn_err *err, const struct qn_choice *c,
+                   bool namesake) {
     if (rc != QN_OK) {
         if (b->first.code == QN_OK) b->first = *err;
         return false;
     }
-    bool take = !b->found || rank(now) < rank(before);
+    int now = rank(c, namesake);
+    if (b->found && now >= b->rank) return false;
     b->found = true;
-    return take;
+    b->rank = now;
+    return true;
 }
 
 /* A member that could be asked in other words says more than one that can't give it at all. */
@@ -51,7 +56,7 @@ static int best_attention(const struct qn_spec *spec, const struct qn_attention_
         struct qn_attention a = {0};
         struct qn_err e = {0};
         int rc = ops->resolve(spec, i, ask, &a, &e);
-        if (better(&b, rc, &e, &a.choice, &out->choice)) *out = a;
+        if (better(&b, rc, &e, &a.choice, !strcmp(spec->attn[i].type, ops->name))) *out = a;
     }
     return outcome(&b, &out->choice, err);
 }
@@ -63,7 +68,7 @@ static int best_ffn(const struct qn_spec *spec, const struct qn_ffn_ops *ops, co
         struct qn_ffn f = {0};
         struct qn_err e = {0};
         int rc = ops->resolve(ops, spec, i, ask, &f, &e);
-        if (better(&b, rc, &e, &f.choice, &out->choice)) *out = f;
+        if (better(&b, rc, &e, &f.choice, !strcmp(spec->ffn[i].type, ops->name))) *out = f;
     }
     return outcome(&b, &out->choice, err);
 }

@@ -170,3 +170,21 @@ def test_whole_sequence_forms_only_embed(served, attention):
     causal = served.infer(attention=attention, task="embed").json()["outputs"][0]["embedding"]
     assert len(vector) == len(causal) == served.about["d_model"] and all(map(math.isfinite, vector + causal))
     assert max(abs(a - b) for a, b in zip(vector, causal)) > 1e-3  # later tokens do count
+
+
+def test_other_forms_come_from_the_member_of_that_name(served):
+    """Not from the first member that could be converted: a mixture with another number of experts is the trained one."""
+    trained = {r["structure"]["type"]: r["structure"] for r in served.rows() if r["origin"] == "native"}
+    moe, performer, linformer = trained["moe"], trained["performer"], trained["linformer"]
+    for used in {1, moe["experts_per_token"] + 1}:
+        ffn = {"type": "moe", "experts_per_token": used}
+        e = check_error(served.infer(ffn=ffn), 400, "unsupported_structure", "ffn")
+        assert "approximate" in e["message"] and "convert" in e["message"]
+        given = served.infer(ffn=ffn, convert=True, max_tokens=4, ignore_eos=True).json()["structure"]
+        assert given["ffn"] == dict(moe, experts_per_token=used)
+        assert given["exactness"] == "approximate" and given["divergence"]["mean_kl"] > 0
+    given = served.infer(attention={"type": "performer", "seed": 3}, convert=True, max_tokens=4).json()["structure"]
+    assert given["exactness"] == "approximate" and given["attention"]["seed"] == 3
+    assert all(given["attention"][key] == performer[key] for key in ("kv_heads", "features"))
+    given = served.infer(attention={"type": "linformer", "causal": False}, convert=True, task="embed").json()["structure"]
+    assert given["attention"] == dict(linformer, causal=False)
