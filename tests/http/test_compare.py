@@ -12,7 +12,7 @@ import time
 import pytest
 
 from conftest import REAL, ROOT, SLOW, Server, check_error, metric, read_sse
-from members import LLAMA as TINY, THIRTY, lettered, types
+from members import LLAMA as TINY, MODELS, THIRTY, lettered, need, types
 
 SMOL = os.path.join(ROOT, "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
 FLAVOUR = os.environ.get("QUERN_FLAVOUR", "release")
@@ -430,11 +430,14 @@ def check_forms(lines, body, rows, positions):
     assert body["results"][0]["fidelity"]["mean_kl"] == 0
 
 
-def test_command_compares_thirty_structures(letters):
-    wanted = ["+".join(s.values()) for s in THIRTY]
-    lines, body, rows = three_forms(letters, "--structures", ",".join(wanted), "--ignore-eos")
-    check_forms(lines, body, rows, 8 + 3 - 1)
-    assert [line.split()[:2] for line in lines] == [[name, "native"] for name in wanted]
+@pytest.mark.parametrize("name", MODELS)
+def test_command_compares_thirty_structures(letters, name):
+    need(name)
+    lines, body, rows = three_forms(letters if name == "all" else None, "--ignore-eos")
+    check_forms(lines, body, rows, 8 + 3 - (1 if name == "all" else 0))
+    assert [line.split()[1] for line in lines] == ["native"] * 30
+    assert lines[0].split()[0] == "gqa+swiglu+none"
+    assert {line.split()[0] for line in lines} == {"+".join(s.values()) for s in THIRTY}
     assert len({r["fidelity"]["mean_kl"] for r in body["results"]}) == 30  # thirty functions, not one of them twice
     assert all(r["outputs"][0]["text"] for r in body["results"])
 
