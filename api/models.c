@@ -81,6 +81,34 @@ static void write_state_bytes(struct qn_buf *b, const struct qn_api_structure_en
     qn_buf_str(b, "]");
 }
 
+static void write_default(struct qn_buf *b, const struct qn_api_rule *r) {
+    qn_buf_str(b, ",\"default\":");
+    if (!r->has_default)
+        qn_buf_str(b, "null");
+    else if (r->kind == QN_API_TEXT)
+        qn_buf_json_str(b, r->text, strlen(r->text));
+    else if (r->kind == QN_API_BOOL)
+        qn_buf_str(b, r->value > 0 ? "true" : "false");
+    else
+        qn_buf_json_num(b, r->value, 0);
+}
+
+static void write_rule(struct qn_buf *b, const struct qn_api_rule *r) {
+    static const char *const types[] = {"integer", "boolean", "number", "string"};
+    add_str(b, "{\"name\":", r->name);
+    add_str(b, ",\"type\":", types[r->kind]);
+    if (r->kind == QN_API_INT || r->kind == QN_API_NUMBER) {
+        qn_buf_str(b, ",\"minimum\":");
+        qn_buf_json_num(b, r->min, 0);
+        qn_buf_str(b, ",\"maximum\":");
+        qn_buf_json_num(b, r->max, 0);
+    }
+    for (size_t i = 0; r->words && r->words[i]; i++) add_str(b, i ? "," : ",\"values\":[", r->words[i]);
+    if (r->words) qn_buf_str(b, "]");
+    write_default(b, r);
+    qn_buf_str(b, "}");
+}
+
 static void write_entry(struct qn_buf *b, const struct qn_api_structure_entry *e) {
     add_str(b, "{\"slot\":", e->slot);
     qn_buf_str(b, ",\"structure\":");
@@ -93,7 +121,12 @@ static void write_entry(struct qn_buf *b, const struct qn_api_structure_entry *e
     add_uint(b, ",\"state_bytes_per_token\":", e->state_bytes_per_token);
     add_uint(b, ",\"state_fixed_bytes\":", e->state_fixed_bytes);
     write_state_bytes(b, e);
-    qn_buf_str(b, "}");
+    qn_buf_str(b, ",\"parameters\":[");
+    for (uint32_t i = 0; i < e->n_rules; i++) {
+        if (i) qn_buf_str(b, ",");
+        write_rule(b, &e->rules[i]);
+    }
+    qn_buf_str(b, "]}");
 }
 
 static void write_held_out(struct qn_buf *b, const struct qn_api_structures *m) {

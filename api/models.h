@@ -20,12 +20,23 @@ void qn_api_models_write(struct qn_buf *out, const struct qn_api_model *m,
                          size_t n); /* {"object":"list","data":[…]} */
 void qn_api_model_write(struct qn_buf *out, const struct qn_api_model *m);
 
+struct qn_api_rule { /* a parameter that a request may set */
+    const char *name;
+    enum qn_api_kind kind;
+    double min, max;          /* of numbers */
+    const char *const *words; /* of a text: those it may be, NULL at the end */
+    bool has_default;
+    double value; /* the default, */
+    const char *text;
+};
 struct qn_api_structure_entry {
     const char *slot; /* "attention" | "ffn" | "sharing" */
     struct qn_api_part part;
     const char *origin, *exactness, *why; /* why "" = null */
     bool causal, rollback;
     uint64_t state_bytes_per_token, state_fixed_bytes;
+    struct qn_api_rule rules[QN_API_PARTS];
+    uint32_t n_rules;
 };
 struct qn_api_held_out { /* a native structure on text that it was not trained on, as measured */
     const char *attention, *ffn, *sharing;

@@ -128,6 +128,18 @@ size_t qn_variant_state_bytes(const struct qn_variant *v, uint32_t tokens);
  * NULL. */
 bool qn_variants_fit(struct qn_variant *const *v, uint32_t n, size_t *bytes, size_t *budget);
 
+/* Parameters that a request may set on a part; the others that replies show are the model's. */
+struct qn_rules {
+    struct qn_param_rule {
+        char name[24];
+        enum qn_param_kind kind;
+        double min, max;          /* of numbers */
+        const char *const *words; /* of a text: those it may be, NULL at the end; NULL else */
+        struct qn_param def;      /* what it is when not given; its name is "" when that is not one value */
+    } at[QN_PART_PARAMS];
+    uint32_t n;
+};
+
 struct qn_structure_entry { /* one row of GET /v1/structures */
     const char *slot;       /* "attention" | "ffn" | "sharing" */
     struct qn_part part;    /* resolved parameters */
@@ -136,6 +148,7 @@ struct qn_structure_entry { /* one row of GET /v1/structures */
     char why[160]; /* when unavailable, or what a conversion does */
     bool causal, rollback;
     size_t state_bytes_per_token, state_fixed_bytes; /* attention only */
+    struct qn_rules rules;
 };
 /* Fills up to max entries, returns how many there are. */
 size_t qn_model_structures(const struct qn_model *m, struct qn_structure_entry *out, size_t max);

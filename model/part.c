@@ -24,6 +24,30 @@ void qn_part_add_text(struct qn_part *p, const char *name, const char *text) {
     if (p->n_params > at) snprintf(p->params[at].text, sizeof p->params[at].text, "%s", text);
 }
 
+static struct qn_param_rule *add_rule(struct qn_rules *r, const char *name, enum qn_param_kind kind) {
+    if (r->n >= QN_PART_PARAMS) return NULL;
+    struct qn_param_rule *rule = &r->at[r->n++];
+    *rule = (struct qn_param_rule){.kind = kind};
+    snprintf(rule->name, sizeof rule->name, "%s", name);
+    return rule;
+}
+
+void qn_rule_int(struct qn_rules *r, const char *name, double min, double max) {
+    struct qn_param_rule *rule = add_rule(r, name, QN_PARAM_INT);
+    if (!rule) return;
+    rule->min = min;
+    rule->max = max;
+}
+
+void qn_rule_bool(struct qn_rules *r, const char *name) {
+    add_rule(r, name, QN_PARAM_BOOL);
+}
+
+void qn_rule_words(struct qn_rules *r, const char *name, const char *const *words) {
+    struct qn_param_rule *rule = add_rule(r, name, QN_PARAM_TEXT);
+    if (rule) rule->words = words;
+}
+
 const struct qn_param *qn_part_find(const struct qn_part *p, const char *name) {
     for (uint32_t i = 0; i < p->n_params && i < QN_PART_PARAMS; i++) {
         if (strncmp(p->params[i].name, name, sizeof p->params[i].name) == 0) return &p->params[i];

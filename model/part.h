@@ -24,6 +24,10 @@ void qn_part_init(struct qn_part *p, const char *type);
 void qn_part_add(struct qn_part *p, const char *name, enum qn_param_kind kind, double value);
 /* Appends a word as a parameter; cut at the room that struct qn_param has. */
 void qn_part_add_text(struct qn_part *p, const char *name, const char *text);
+/* Append the rule of a parameter; one too many is dropped. words: static, NULL at the end. */
+void qn_rule_int(struct qn_rules *r, const char *name, double min, double max);
+void qn_rule_bool(struct qn_rules *r, const char *name);
+void qn_rule_words(struct qn_rules *r, const char *name, const char *const *words);
 /* NULL when there is none of that name. */
 const struct qn_param *qn_part_find(const struct qn_part *p, const char *name);
 /* Text such as gqa(heads=9,kv_heads=3), the same for equal parts: key of caches and words for people.

@@ -54,9 +54,16 @@ static int shape_groups(const struct qn_spec *spec, const struct qn_part *ask, s
     return QN_OK;
 }
 
+static void rules_groups(const struct qn_spec *spec, struct qn_rules *out) {
+    qn_rule_int(out, "count", 1, spec->layers);
+}
+
 static const struct qn_sharing_ops kinds[] = {
-    {"none", shape_none}, {"all", shape_all},       {"attention", shape_attention},
-    {"ffn", shape_ffn},   {"groups", shape_groups},
+    {"none", shape_none, NULL},
+    {"all", shape_all, NULL},
+    {"attention", shape_attention, NULL},
+    {"ffn", shape_ffn, NULL},
+    {"groups", shape_groups, rules_groups},
 };
 
 /* --- the list --- */

@@ -31,6 +31,8 @@ struct qn_sharing_ops {
      * with param "sharing" for parameters that make no sense. */
     int (*shape)(const struct qn_spec *spec, const struct qn_part *ask, struct qn_part *part,
                  uint32_t blocks[2], struct qn_err *err);
+    /* Appends the parameters that a request may set. NULL: none. */
+    void (*rules)(const struct qn_spec *spec, struct qn_rules *out);
 };
 
 extern const struct qn_sharing_ops *const qn_sharing_registry[];

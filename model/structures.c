@@ -93,20 +93,48 @@ static struct qn_structure_entry *next_row(struct rows *r, const char *slot, con
     return e;
 }
 
+/* The values that parameters have when a request doesn't give them. */
+static void add_defaults(struct qn_rules *r, const struct qn_part *bare) {
+    for (uint32_t i = 0; bare && i < r->n; i++) {
+        const struct qn_param *p = qn_part_find(bare, r->at[i].name);
+        if (p) r->at[i].def = *p;
+    }
+}
+
+static void attention_row(const struct qn_model *m, const struct qn_attention *a,
+                          const struct qn_rules *rules, struct rows *r) {
+    struct qn_structure_entry *e = next_row(r, "attention", &a->choice);
+    if (!e) return;
+    struct qn_state_size size = qn_state_size_of(&m->ckpt->spec, a, m->kv_type);
+    e->causal = a->causal;
+    e->rollback = a->ops->rollback && a->causal; /* the others keep nothing to go on from */
+    e->state_bytes_per_token = size.block_bytes / QN_KV_BLOCK;
+    e->state_fixed_bytes = size.fixed_bytes;
+    e->rules = *rules;
+}
+
+/* What the kind offers, and each of that without causality where it can be had. */
 static void attention_rows(const struct qn_model *m, const struct qn_attention_ops *ops, struct rows *r) {
     const struct qn_spec *spec = &m->ckpt->spec;
-    struct qn_part options[MAX_OPTIONS];
+    struct qn_part options[MAX_OPTIONS], any = {0};
+    struct qn_attention bare = {0};
+    struct qn_rules rules = {.n = 0};
+    bool has_bare = best_attention(spec, ops, &any, &bare, NULL) == QN_OK;
+    if (ops->rules) ops->rules(spec, &rules);
+    uint32_t own = rules.n;
     size_t n = ops->options(spec, options, MAX_OPTIONS);
     for (size_t i = 0; i < n && i < MAX_OPTIONS; i++) {
-        struct qn_attention a = {0};
+        struct qn_attention a = {0}, whole = {0};
+        struct qn_part open = options[i];
         if (best_attention(spec, ops, &options[i], &a, NULL) != QN_OK) continue;
-        struct qn_structure_entry *e = next_row(r, "attention", &a.choice);
-        if (!e) continue;
-        struct qn_state_size size = qn_state_size_of(spec, &a, m->kv_type);
-        e->causal = a.causal;
-        e->rollback = a.ops->rollback;
-        e->state_bytes_per_token = size.block_bytes / QN_KV_BLOCK;
-        e->state_fixed_bytes = size.fixed_bytes;
+        qn_part_add(&open, "causal", QN_PARAM_BOOL, false);
+        bool both = a.causal && best_attention(spec, ops, &open, &whole, NULL) == QN_OK &&
+                    whole.choice.exactness != QN_UNAVAILABLE;
+        rules.n = own;
+        if (both) qn_rule_bool(&rules, "causal");
+        add_defaults(&rules, has_bare ? &bare.choice.part : NULL);
+        attention_row(m, &a, &rules, r);
+        if (both) attention_row(m, &whole, &rules, r);
     }
 }
 
@@ -118,32 +146,56 @@ size_t qn_model_structures(const struct qn_model *m, struct qn_structure_entry *
     for (size_t i = 0; qn_ffn_registry[i]; i++) {
         struct qn_ffn f = {0};
         const struct qn_ffn_ops *ops = qn_ffn_registry[i];
-        if (best_ffn(spec, ops, &any, &f, NULL) == QN_OK) next_row(&r, "ffn", &f.choice);
+        if (best_ffn(spec, ops, &any, &f, NULL) != QN_OK) continue;
+        struct qn_structure_entry *e = next_row(&r, "ffn", &f.choice);
+        if (!e || !ops->rules || f.choice.exactness == QN_UNAVAILABLE) continue;
+        ops->rules(spec, &f, &e->rules);
+        add_defaults(&e->rules, &f.choice.part);
     }
     for (size_t i = 0; qn_sharing_registry[i]; i++) {
         struct qn_sharing s = {0};
         const struct qn_sharing_ops *ops = qn_sharing_registry[i];
-        if (qn_sharing_resolve(ops, spec, &any, &s, NULL) == QN_OK) next_row(&r, "sharing", &s.choice);
+        if (qn_sharing_resolve(ops, spec, &any, &s, NULL) != QN_OK) continue;
+        struct qn_structure_entry *e = next_row(&r, "sharing", &s.choice);
+        if (!e || !ops->rules) continue;
+        ops->rules(spec, &e->rules);
+        add_defaults(&e->rules, &s.choice.part);
     }
     return r.n;
 }
 
 /* --- refusals --- */
-/* "gqa(heads=9,kv_heads=3,…) native, mha(…) exact, …" of one slot, cut at size. */
+#define MORE ", \xE2\x80\xA6" /* there are others */
+
+/* Appends an entry to the list when it fits whole, with room left to say that there are more. */
+static bool list_entry(const struct qn_structure_entry *e, char *out, size_t size) {
+    char part[QN_PART_TEXT];
+    size_t at = strlen(out), room = size - at;
+    const char *how = e->origin != QN_ORIGIN_CONVERTED ? "native" : qn_exactness_name(e->exactness);
+    int k =
+        snprintf(out + at, room, "%s%s %s", at ? ", " : "", qn_part_print(&e->part, part, sizeof part), how);
+    if (k >= 0 && (size_t)k + sizeof MORE <= room) return true;
+    snprintf(out + at, room, "%s", MORE);
+    return false;
+}
+
+/* "gqa(heads=9,kv_heads=3,…) native, mha(…) exact, …" of one slot: the trained ones first, then what
+ * predicts, as far as there is room. */
 static void list_slot(const struct qn_model *m, const char *slot, char *out, size_t size) {
     out[0] = 0;
-    size_t n = qn_model_structures(m, NULL, 0), at = 0;
+    size_t n = qn_model_structures(m, NULL, 0);
     struct qn_structure_entry *rows = calloc(n ? n : 1, sizeof *rows);
     if (!rows) return;
     n = qn_model_structures(m, rows, n);
-    for (size_t i = 0; i < n && at < size; i++) {
-        if (!rows[i].slot || strcmp(rows[i].slot, slot) != 0 || rows[i].exactness == QN_UNAVAILABLE) continue;
-        char part[QN_PART_TEXT];
-        const char *how =
-            rows[i].origin != QN_ORIGIN_CONVERTED ? "native" : qn_exactness_name(rows[i].exactness);
-        int k = snprintf(out + at, size - at, "%s%s %s", at ? ", " : "",
-                         qn_part_print(&rows[i].part, part, sizeof part), how);
-        at += k > 0 ? (size_t)k : 0;
+    bool room = true;
+    for (int native = 1; native >= 0; native--) {
+        for (size_t i = 0; i < n && room; i++) {
+            const struct qn_structure_entry *e = &rows[i];
+            bool other = strcmp(e->slot, slot) != 0 || e->exactness == QN_UNAVAILABLE;
+            if (other || (e->origin != QN_ORIGIN_CONVERTED) != native) continue;
+            bool ahead = strcmp(slot, "attention") == 0 && !e->causal;
+            if (native || !ahead) room = list_entry(e, out, size);
+        }
     }
     free(rows);
 }

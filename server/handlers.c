@@ -124,6 +124,17 @@ static void free_rows(struct rows *r) {
     free(r->shown);
 }
 
+static void show_rule(const struct qn_param_rule *r, struct qn_api_rule *a) {
+    *a = (struct qn_api_rule){.name = r->name,
+                              .kind = (enum qn_api_kind)r->kind,
+                              .min = r->min,
+                              .max = r->max,
+                              .words = r->words,
+                              .has_default = r->def.name[0] != 0,
+                              .value = r->def.value,
+                              .text = r->def.text};
+}
+
 static void show_entry(const struct qn_structure_entry *e, struct qn_api_structure_entry *a) {
     a->slot = e->slot;
     qn_part_to_api(&e->part, &a->part);
@@ -135,6 +146,8 @@ static void show_entry(const struct qn_structure_entry *e, struct qn_api_structu
     a->rollback = !attention || e->rollback;
     a->state_bytes_per_token = e->state_bytes_per_token;
     a->state_fixed_bytes = e->state_fixed_bytes;
+    for (; a->n_rules < e->rules.n && a->n_rules < QN_API_PARTS; a->n_rules++)
+        show_rule(&e->rules.at[a->n_rules], &a->rules[a->n_rules]);
 }
 
 /* false: memory is short; *r is freed by the caller all the same. */

@@ -96,6 +96,8 @@ struct qn_attention_ops {
                    struct qn_attention *out, struct qn_err *err);
     /* Fills up to max parts worth listing for this checkpoint (resolvable with resolve); returns how many. */
     size_t (*options)(const struct qn_spec *spec, struct qn_part *out, size_t max);
+    /* Appends the parameters that a request may set, besides "causal", which every kind reads. NULL: none. */
+    void (*rules)(const struct qn_spec *spec, struct qn_rules *out);
     struct qn_state_size (*state)(const struct qn_attention *a, enum qn_kv_type type);
     /* Work memory that one thread of run() needs, floats, for the hungriest attention of this kind that a
      * request may choose on this checkpoint; SIZE_MAX on overflow. NULL: none. */

@@ -84,6 +84,10 @@ static size_t options(const struct qn_spec *spec, struct qn_part *out, size_t ma
     return 1;
 }
 
+static void rules(const struct qn_spec *spec, struct qn_rules *out) {
+    qn_rule_int(out, "k", 1, most_slots(spec));
+}
+
 /* --- memory --- */
 struct state {
     float *kbar, *vbar, *k, *v;
@@ -297,6 +301,7 @@ const struct qn_attention_ops qn_attention_linformer = {
     .rollback = false,
     .resolve = resolve,
     .options = options,
+    .rules = rules,
     .state = state,
     .work_floats = work_floats,
     .run = run,

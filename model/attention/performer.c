@@ -153,6 +153,15 @@ static size_t options(const struct qn_spec *spec, struct qn_part *out, size_t ma
     return 1;
 }
 
+static void rules(const struct qn_spec *spec, struct qn_rules *out) {
+    (void)spec;
+    qn_rule_int(out, "features", 1, QN_FEATURES_MAX);
+    qn_rule_int(out, "seed", 0, 0x1p53 - 1);
+    qn_rule_bool(out, "orthogonal");
+    qn_rule_bool(out, "hyperbolic");
+    qn_rule_bool(out, "relu");
+}
+
 /* --- memory --- */
 struct state {
     float *s, *keys, *v, *z, *top, *shrink;
@@ -446,6 +455,7 @@ const struct qn_attention_ops qn_attention_performer = {
     .rollback = false,
     .resolve = resolve,
     .options = options,
+    .rules = rules,
     .state = state,
     .work_floats = work_floats,
     .convert_bytes = convert_bytes,

@@ -152,6 +152,10 @@ static size_t options_gqa(const struct qn_spec *spec, struct qn_part *out, size_
     return n;
 }
 
+static void rules_gqa(const struct qn_spec *spec, struct qn_rules *out) {
+    qn_rule_int(out, "kv_heads", 1, spec->heads);
+}
+
 /* --- state and cost --- */
 /* Bytes of K (and as many of V) of one KV head in a block. */
 static size_t half_bytes(const struct qn_attention *a, enum qn_kv_type type) {
@@ -559,12 +563,12 @@ static void run(const struct qn_attention_call *call) {
     read_all(&c, pool);
 }
 
-#define SOFTMAX_OPS(kind)                                                                                    \
+#define SOFTMAX_OPS(kind, its_rules)                                                                         \
     {                                                                                                        \
         .name = #kind, .rollback = true, .resolve = resolve_##kind, .options = options_##kind,               \
-        .state = state, .work_floats = work_floats, .convert_bytes = convert_bytes, .convert = convert,      \
-        .release = release, .run = run, .cost = cost                                                         \
+        .rules = (its_rules), .state = state, .work_floats = work_floats, .convert_bytes = convert_bytes,    \
+        .convert = convert, .release = release, .run = run, .cost = cost                                     \
     }
-const struct qn_attention_ops qn_attention_mha = SOFTMAX_OPS(mha);
-const struct qn_attention_ops qn_attention_gqa = SOFTMAX_OPS(gqa);
-const struct qn_attention_ops qn_attention_mqa = SOFTMAX_OPS(mqa);
+const struct qn_attention_ops qn_attention_mha = SOFTMAX_OPS(mha, NULL);
+const struct qn_attention_ops qn_attention_gqa = SOFTMAX_OPS(gqa, rules_gqa);
+const struct qn_attention_ops qn_attention_mqa = SOFTMAX_OPS(mqa, NULL);

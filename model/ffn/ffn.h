@@ -49,6 +49,8 @@ struct qn_ffn_ops {
     /* As qn_attention_ops.resolve; param of errors is "ffn". */
     int (*resolve)(const struct qn_ffn_ops *self, const struct qn_spec *spec, uint32_t member,
                    const struct qn_part *ask, struct qn_ffn *out, struct qn_err *err);
+    /* Appends the parameters that a request may set on a part that resolves to f. NULL: none. */
+    void (*rules)(const struct qn_spec *spec, const struct qn_ffn *f, struct qn_rules *out);
     /* Work memory for that many rows, floats, for the hungriest FFN of this kind that a request may choose on
      * this checkpoint; SIZE_MAX on overflow. */
     size_t (*scratch_floats)(const struct qn_spec *spec, size_t rows);

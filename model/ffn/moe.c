@@ -114,6 +114,18 @@ static int resolve(const struct qn_ffn_ops *self, const struct qn_spec *spec, ui
     return rc ? rc : qn_part_check(ask, &out->choice.part, "ffn", err);
 }
 
+static void rules(const struct qn_spec *spec, const struct qn_ffn *f, struct qn_rules *out) {
+    static const char *const words[] = {"topk_softmax", "softmax_renorm",
+                                        NULL}; /* equal weights either way */
+    if (spec->ffn[f->member].experts > 0) {
+        qn_rule_int(out, "experts_per_token", 1, eligible(&f->mix));
+        return;
+    }
+    qn_rule_int(out, "experts", 1, UPCYCLE_MAX);
+    qn_rule_int(out, "experts_per_token", 1, UPCYCLE_MAX);
+    qn_rule_words(out, "gating", words);
+}
+
 /* --- work memory --- */
 struct work {
     float *score;   /* [rows, experts] */
@@ -446,6 +458,7 @@ static void release(struct qn_ffn_weights *dst) {
 const struct qn_ffn_ops qn_ffn_moe = {
     .name = "moe",
     .resolve = resolve,
+    .rules = rules,
     .scratch_floats = scratch_floats,
     .convert_bytes = convert_bytes,
     .convert = convert,

@@ -265,9 +265,18 @@ def test_structures_of_a_model(tiny):
         if r["slot"] != "attention":
             assert r["causal"] and r["rollback"]
             continue
+        may = {p["name"]: p for p in r["parameters"]}
+        assert r["exactness"] == "unavailable" or may["causal"] == {"name": "causal", "type": "boolean", "default": True}
+        if r["structure"]["type"] == "linformer":
+            assert may["k"]["minimum"] == 1 and may["k"]["maximum"] == min(4096, model["context"])
+        if not r["causal"]:
+            assert r["structure"]["causal"] is False and r["exactness"] == "untrained" and not r["rollback"]
         sizes = [s["bytes"] - r["state_fixed_bytes"] for s in r["state_bytes"]]
         assert sizes == [n * r["state_bytes_per_token"] for n in (1024, 4096, 16384)]
-        assert (r["state_bytes_per_token"] == 0) == (r["state_fixed_bytes"] > 0)
+        if r["causal"]:
+            assert (r["state_bytes_per_token"] == 0) == (r["state_fixed_bytes"] > 0)
+    whole = [r["structure"]["type"] for r in model["structures"] if not r["causal"]]
+    assert {"gqa", "linformer", "performer"} <= set(whole)
 
 
 @pytest.fixture(scope="module")

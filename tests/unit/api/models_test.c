@@ -66,6 +66,7 @@ static void models(void **state) {
 
 static void structures(void **state) {
     (void)state;
+    static const char *const words[] = {"a", "b", NULL};
     static const struct qn_api_structure_entry entries[] = {
         {"attention",
          {"gqa", 1, {{"kv_heads", QN_API_INT, 2, ""}}},
@@ -75,29 +76,50 @@ static void structures(void **state) {
          true,
          true,
          384,
-         0},
-        {"ffn", {.type = "moe"}, "converted", "unavailable", "no \"experts\"", true, false, 0, 4096}};
+         0,
+         {{"kv_heads", QN_API_INT, 1, 8, NULL, false, 0, NULL},
+          {"seed", QN_API_INT, 0, 9007199254740991, NULL, true, 3, ""},
+          {"causal", QN_API_BOOL, 0, 0, NULL, true, 1, ""},
+          {"gating", QN_API_TEXT, 0, 0, words, true, 0, "a"}},
+         4},
+        {"ffn",
+         {.type = "moe"},
+         "converted",
+         "unavailable",
+         "no \"experts\"",
+         true,
+         false,
+         0,
+         4096,
+         {{0}},
+         0}};
     static const struct qn_api_held_out held[] = {{"gqa", "swiglu", "none", 1.5, 2.164043}};
     static const struct qn_api_structures m[] = {{"grist", 1088, entries, 2, held, 1},
                                                  {"none", 16, NULL, 0, NULL, 0}};
     struct qn_buf b = {0};
     qn_api_structures_write(&b, m, 2);
     assert_string_equal(
-        b.p, "{\"object\":\"list\",\"data\":[{\"model\":\"grist\",\"context\":1088,\"structures\":[{\"slot\":"
-             "\"attention\","
-             "\"structure\":"
-             "{\"type\":\"gqa\",\"kv_heads\":2},\"origin\":\"native\",\"exactness\":\"exact\",\"why\":null,"
-             "\"causal\":true,"
-             "\"rollback\":true,\"state_bytes_per_token\":384,\"state_fixed_bytes\":0,\"state_bytes\":[{"
-             "\"tokens\":1024,\"bytes\":393216},{\"tokens\":4096,\"bytes\":1572864},{\"tokens\":16384,"
-             "\"bytes\":6291456}]},{\"slot\":\"ffn\","
-             "\"structure\":"
-             "{\"type\":\"moe\"},\"origin\":\"converted\",\"exactness\":\"unavailable\",\"why\":\"no "
-             "\\\"experts\\\"\","
-             "\"causal\":true,\"rollback\":false,\"state_bytes_per_token\":0,\"state_fixed_bytes\":4096,"
-             "\"state_bytes\":null}],\"held_out\":[{\"attention\":\"gqa\",\"ffn\":\"swiglu\",\"sharing\":"
-             "\"none\",\"nats_per_byte\":1.5,\"bits_per_byte\":2.164043}]},"
-             "{\"model\":\"none\",\"context\":16,\"structures\":[],\"held_out\":[]}]}");
+        b.p,
+        "{\"object\":\"list\",\"data\":[{\"model\":\"grist\",\"context\":1088,\"structures\":[{\"slot\":"
+        "\"attention\","
+        "\"structure\":"
+        "{\"type\":\"gqa\",\"kv_heads\":2},\"origin\":\"native\",\"exactness\":\"exact\",\"why\":null,"
+        "\"causal\":true,"
+        "\"rollback\":true,\"state_bytes_per_token\":384,\"state_fixed_bytes\":0,\"state_bytes\":[{"
+        "\"tokens\":1024,\"bytes\":393216},{\"tokens\":4096,\"bytes\":1572864},{\"tokens\":16384,"
+        "\"bytes\":6291456}],\"parameters\":[{\"name\":\"kv_heads\",\"type\":\"integer\",\"minimum\":1,"
+        "\"maximum\":8,\"default\":null},{\"name\":\"seed\",\"type\":\"integer\",\"minimum\":0,"
+        "\"maximum\":9007199254740991,\"default\":3},{\"name\":\"causal\",\"type\":\"boolean\",\"default\":"
+        "true},{\"name\":\"gating\",\"type\":\"string\",\"values\":[\"a\",\"b\"],\"default\":\"a\"}]},{"
+        "\"slot\":\"ffn\","
+        "\"structure\":"
+        "{\"type\":\"moe\"},\"origin\":\"converted\",\"exactness\":\"unavailable\",\"why\":\"no "
+        "\\\"experts\\\"\","
+        "\"causal\":true,\"rollback\":false,\"state_bytes_per_token\":0,\"state_fixed_bytes\":4096,"
+        "\"state_bytes\":null,\"parameters\":[]}],\"held_out\":[{\"attention\":\"gqa\",\"ffn\":\"swiglu\","
+        "\"sharing\":"
+        "\"none\",\"nats_per_byte\":1.5,\"bits_per_byte\":2.164043}]},"
+        "{\"model\":\"none\",\"context\":16,\"structures\":[],\"held_out\":[]}]}");
     qn_buf_free(&b);
 }
 
