@@ -12,7 +12,7 @@ from members import ALL, DENSE, LLAMA, THIRTY, need
 
 CLIENTS = 16
 FLAVOUR = os.environ.get("QUERN_FLAVOUR", "release")
-EACH = {"release": 12, "asan": 4, "ubsan": 4, "tsan": 2}[FLAVOUR]  # requests of one client, one after the other
+EACH = {"release": 6, "asan": 4, "ubsan": 4, "tsan": 2}[FLAVOUR]  # requests of one client, one after the other
 
 # conversions of models that have all members: other directions, slots, experts and blocks than the trained ones
 FURTHER = [
@@ -30,9 +30,9 @@ FURTHER = [
 DENSE_BODIES = [dict(asked, convert=True) for asked, _, _ in DENSE] + [{}] * 4
 
 # model, structures, vocabulary to draw from, and limits that hold a few sequences of many
-CASES = {"all": (ALL, THIRTY + FURTHER, range(1, 44), 40, "72KiB"),
-         "llama": (LLAMA, DENSE_BODIES, range(3, 83), 64, "48KiB"),
-         "grist": (None, THIRTY + FURTHER, range(0, 256), 120, "6MiB")}
+CASES = {"all": (ALL, THIRTY + FURTHER, range(1, 44), 40, "32KiB"),
+         "llama": (LLAMA, DENSE_BODIES, range(3, 83), 64, "32KiB"),
+         "grist": (None, THIRTY + FURTHER, range(0, 256), 120, "1200KiB")}
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -41,7 +41,7 @@ def case(request):
     need(request.param)
     if FLAVOUR == "tsan" and request.param == "grist":
         pytest.skip("the tiny models show the threads what they need")
-    each = min(EACH, 5) if request.param == "grist" else EACH
+    each = min(EACH, 3) if request.param == "grist" else EACH
     model, structures, ids, longest, small = CASES[request.param]
     rng = random.Random(20)
     bodies = [draw(rng, structures, ids, longest) for _ in range(CLIENTS * each)]
@@ -52,18 +52,18 @@ def case(request):
 
 
 def draw(rng, structures, ids, longest):
-    """A request; its prompt begins as many others do."""
+    """A request of one to six sequences, which begin as many others do."""
     shared = [ids[(5 * i * i + i) % len(ids)] for i in range(longest)]
-    n = rng.randrange(2, longest * 2 // 3)
-    same = rng.choice([0, n // 2, n])
-    body = dict(rng.choice(structures), sequence=shared[:same] + rng.choices(ids, k=n - same), stream=rng.random() < 0.5)
-    if rng.random() < 0.25:
-        return dict(body, task="score", logprobs=rng.randrange(4), stream=False)
-    body.update(max_tokens=rng.randrange(1, longest - n), seed=rng.randrange(100), logprobs=rng.randrange(4),
-                temperature=rng.choice([0, 0.9]), ignore_eos=True)
+    sequences, most = [], longest // 2
+    for _ in range(rng.choice([1, 1, 2, 4, 6])):
+        n = rng.randrange(2, most)
+        same = rng.choice([0, n // 2, n])
+        sequences.append(shared[:same] + rng.choices(ids, k=n - same))
+    body = dict(rng.choice(structures), sequence=sequences if len(sequences) > 1 else sequences[0])
     if rng.random() < 0.2:
-        body["n"] = 2
-    return body
+        return dict(body, task="score", logprobs=rng.randrange(4), stream=False)
+    return dict(body, max_tokens=rng.randrange(1, longest - most), seed=rng.randrange(100), logprobs=rng.randrange(4),
+                temperature=rng.choice([0, 0.9]), ignore_eos=True, n=rng.choice([1, 1, 2]), stream=rng.random() < 0.5)
 
 
 def check_stream(events, outputs):
