@@ -203,7 +203,7 @@ static void product(float *y, const float *x, size_t x_row, const float *b, cons
 static void block_values(const struct qn_recurrent *h, const struct state *s, const struct work *w,
                          const struct columns *col, size_t r, uint32_t slot) {
     const struct qn_attention *a = h->call->a;
-    size_t group = a->heads / a->kv_heads, dh = a->head_dim, slots = slots_of(a);
+    size_t group = h->heads, dh = a->head_dim, slots = slots_of(a);
     for (size_t i = r; i < r + group; i++)
         qn_ops()->dots(w->c + i * QN_FOLD, w->p + i * slots, col->f, slots, slot + 1, slots);
     product(w->o + r * dh, w->c + r * QN_FOLD, QN_FOLD, s->v, (size_t[]){group, slot + 1, dh}, false);
@@ -211,7 +211,7 @@ static void block_values(const struct qn_recurrent *h, const struct state *s, co
 
 static void read_rows(const struct qn_recurrent *h, const struct state *s, const struct qn_tile *t) {
     const struct qn_attention *a = h->call->a;
-    size_t group = a->heads / a->kv_heads, dh = a->head_dim, slots = slots_of(a), rows = t->n * group;
+    size_t group = h->heads, dh = a->head_dim, slots = slots_of(a), rows = t->n * group;
     uint32_t first = t->pos % QN_FOLD;
     struct work w;
     struct columns col = {NULL, NULL};

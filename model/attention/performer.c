@@ -301,11 +301,11 @@ static float read_one(const struct qn_recurrent *h, const struct state *s, float
     return qn_ops()->favor_read(&favor);
 }
 
-/* All query heads of one token: weights and denominators, and what the block's tokens up to `slot` give. */
+/* The query heads of one token: weights and denominators, and what the block's tokens up to `slot` give. */
 static void read_token(const struct qn_recurrent *h, const struct state *s, const struct work *w, size_t i,
                        uint32_t slot) {
     const struct qn_attention *a = h->call->a;
-    size_t group = a->heads / a->kv_heads, m = features(a), dh = a->head_dim;
+    size_t group = h->heads, m = features(a), dh = a->head_dim;
     for (size_t r = i * group; r < (i + 1) * group; r++)
         w->den[r] = read_one(h, s, w->f + r * m, w->w + r * QN_FOLD);
     if (!a->causal) return;
@@ -324,7 +324,7 @@ static void read_token(const struct qn_recurrent *h, const struct state *s, cons
 
 static void tile(const struct qn_recurrent *h, const struct qn_tile *t) {
     const struct qn_attention *a = h->call->a;
-    size_t dh = a->head_dim, m = features(a), group = a->heads / a->kv_heads;
+    size_t dh = a->head_dim, m = features(a), group = h->heads;
     size_t keys = t->append ? t->n : 0, queries = t->read ? t->n * group : 0;
     struct state s = state_of(h);
     struct work w;

@@ -9,7 +9,9 @@
  * decode and prefill do the same arithmetic, and chunking, threads and neighbours don't change a bit.
  *
  * Without causality the state lives in work memory: all tokens are folded first, then all rows read.
- * Thread: items of the pool are pairs of a span and a KV head. Private to model/attention. */
+ *
+ * Thread: items of the pool are pairs of a span and a KV head; where there are fewer than threads, they are
+ * cut by query heads, and each piece keeps a state of its own. Private to model/attention. */
 #ifndef QN_MODEL_ATTENTION_RECURRENT_H
 #define QN_MODEL_ATTENTION_RECURRENT_H
 
@@ -18,12 +20,13 @@
 #define QN_FOLD      QN_KV_BLOCK /* tokens per fold */
 #define QN_TILE_ROWS 32          /* rows (keys and queries) that a kind works on at once, at least */
 
-/* One KV head of one sequence at work. */
+/* One KV head of one sequence at work, or a piece of it. */
 struct qn_recurrent {
     const struct qn_attention_call *call;
-    size_t g;     /* KV head */
-    float *state; /* the kind's, state_floats long */
-    float *work;  /* of this thread */
+    size_t g;            /* KV head */
+    size_t first, heads; /* query heads of its group that read here: [first, first + heads) */
+    float *state;        /* the kind's, state_floats long */
+    float *work;         /* of this thread */
 };
 
 /* Rows [row, row + n) of the step, at positions pos .. pos + n - 1 of one block, n <= the kind's tile. */
@@ -53,16 +56,15 @@ struct qn_state_size qn_recurrent_state(const struct qn_attention *a, const stru
 size_t qn_recurrent_work(const struct qn_spec *spec, const struct qn_attention_ops *ops,
                          const struct qn_recurrent_kind *kind);
 
-/* Rows of a tile: keys and their queries within max(QN_TILE_ROWS, 1 + group), and at most QN_FOLD tokens. */
-uint32_t qn_tile_tokens(const struct qn_attention *a);
+/* Rows of a tile, keys and their queries: max(QN_TILE_ROWS, 1 + group); at most QN_FOLD tokens. */
 size_t qn_tile_rows(const struct qn_attention *a);
 /* n floats from *at on, padded to 16; moves *at. */
 float *qn_take(float **at, size_t n);
 /* n rounded up to a multiple of 16. */
 size_t qn_pad16(size_t n);
-/* Copies the queries of the tile's tokens that read KV head g to x [n * group, head_dim]. */
+/* Copies the queries of the tile's tokens that read here to x [n * heads, head_dim]. */
 void qn_tile_queries(const struct qn_recurrent *h, const struct qn_tile *t, float *x);
-/* out row of token i, query head j of the group = o[i * group + j] / den[i * group + j]. */
+/* out row of token i, query head first + j of the group = o[i * heads + j] / den[i * heads + j]. */
 void qn_tile_out(const struct qn_recurrent *h, const struct qn_tile *t, const float *o, const float *den);
 
 /* Sum over positions [begin, end) of the tokens of its own block that each sees, and the blocks that end
