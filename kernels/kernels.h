@@ -139,9 +139,11 @@ struct qn_attend {
     bool resume; /* part: go on from what an earlier call left in out for the tokens before `first`, a
                     multiple of QN_KV_BLOCK: the bits are those of one call for all of them */
 };
-/* What parts of a row's tokens come to together: parts [n][group][head_dim + 2], in order -> out [group,
- * ldo]. One part gives the bits that attend gives without `part`. Any thread; allocates nothing. */
-void qn_attend_merge(const float *parts, size_t n, uint32_t group, uint32_t head_dim, float *out, size_t ldo);
+/* What parts of a row's tokens come to together: they are joined in order, sum and part [group][head_dim +
+ * 2]; for the first one sum may hold anything, and may be the part itself. finish: sum -> out [group, ldo].
+ * One part gives the bits that attend gives without `part`. Any thread; allocates nothing. */
+void qn_attend_join(float *sum, const float *part, bool first, uint32_t group, uint32_t head_dim);
+void qn_attend_finish(const float *sum, uint32_t group, uint32_t head_dim, float *out, size_t ldo);
 /* Writes k,v of one token and one KV head (each head_dim floats) into slot t % 16 of a block. */
 struct qn_kv_write {
     const float *k, *v;

@@ -48,11 +48,11 @@ static size_t ffn_floats(const struct qn_spec *spec, size_t rows) {
 }
 
 /* Floats per thread that the hungriest kind of attention needs. */
-static size_t attention_floats(const struct qn_spec *spec) {
+static size_t attention_floats(const struct qn_spec *spec, unsigned threads) {
     size_t most = 0;
     for (size_t i = 0; qn_attention_registry[i]; i++) {
         const struct qn_attention_ops *ops = qn_attention_registry[i];
-        if (ops->work_floats) most = max2(most, ops->work_floats(spec));
+        if (ops->work_floats) most = max2(most, ops->work_floats(spec, threads));
     }
     return most;
 }
@@ -71,7 +71,7 @@ static void carve_all(struct carve *c, struct qn_scratch *s, const struct qn_spe
     s->k = grid(c, rows, inner, f);
     s->v = grid(c, rows, inner, f);
     s->ffn = grid(c, ffn_floats(spec, rows), 1, f);
-    s->attention_floats = attention_floats(spec);
+    s->attention_floats = attention_floats(spec, threads);
     s->attention = grid(c, threads, s->attention_floats, f);
     s->cs = grid(c, rows, spec->rope_dim, f);
     s->logits = grid(c, QN_LOGIT_ROWS, spec->vocab, f);

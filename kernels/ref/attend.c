@@ -70,22 +70,24 @@ static void attend_block(const struct qn_attend *a, size_t head, size_t block, u
     }
 }
 
-void qn_attend_merge(const float *parts, size_t n, uint32_t group, uint32_t head_dim, float *out,
-                     size_t ldo) {
+void qn_attend_join(float *sum, const float *part, bool first, uint32_t group, uint32_t head_dim) {
     size_t ld = (size_t)head_dim + 2;
     for (size_t h = 0; h < group; h++) {
-        float *o = out + h * ldo, max = -INFINITY, sum = 0;
-        for (size_t d = 0; d < head_dim; d++) o[d] = 0;
-        for (size_t i = 0; i < n; i++) {
-            const float *p = parts + (i * group + h) * ld;
-            float top = p[head_dim] > max ? p[head_dim] : max;
-            float keep = qn_exp1(max - top), take = qn_exp1(p[head_dim] - top);
-            sum = fmaf(p[head_dim + 1], take, sum * keep);
-            for (size_t d = 0; d < head_dim; d++) o[d] = fmaf(p[d], take, o[d] * keep);
-            max = top;
-        }
-        float inv = 1.0f / sum;
-        for (size_t d = 0; d < head_dim; d++) o[d] *= inv;
+        float *s = sum + h * ld, max = first ? -INFINITY : s[head_dim], total = first ? 0 : s[head_dim + 1];
+        const float *p = part + h * ld;
+        float top = p[head_dim] > max ? p[head_dim] : max;
+        float keep = qn_exp1(max - top), take = qn_exp1(p[head_dim] - top);
+        for (size_t d = 0; d < head_dim; d++) s[d] = fmaf(p[d], take, (first ? 0 : s[d]) * keep);
+        s[head_dim + 1] = fmaf(p[head_dim + 1], take, total * keep);
+        s[head_dim] = top;
+    }
+}
+
+void qn_attend_finish(const float *sum, uint32_t group, uint32_t head_dim, float *out, size_t ldo) {
+    for (size_t h = 0; h < group; h++) {
+        const float *s = sum + h * ((size_t)head_dim + 2);
+        float inv = 1.0f / s[head_dim + 1];
+        for (size_t d = 0; d < head_dim; d++) out[h * ldo + d] = s[d] * inv;
     }
 }
 

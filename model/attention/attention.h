@@ -99,9 +99,9 @@ struct qn_attention_ops {
     /* Appends the parameters that a request may set, besides "causal", which every kind reads. NULL: none. */
     void (*rules)(const struct qn_spec *spec, struct qn_rules *out);
     struct qn_state_size (*state)(const struct qn_attention *a, enum qn_kv_type type);
-    /* Work memory that one thread of run() needs, floats, for the hungriest attention of this kind that a
-     * request may choose on this checkpoint; SIZE_MAX on overflow. NULL: none. */
-    size_t (*work_floats)(const struct qn_spec *spec);
+    /* Work memory of run() for each of `threads` threads, floats, for the hungriest attention of this kind
+     * that a request may choose on this checkpoint; SIZE_MAX on overflow. NULL: none. */
+    size_t (*work_floats)(const struct qn_spec *spec, unsigned threads);
 
     /* Conversion of one weight block, for an attention that is `made`; NULL: the kind makes none. bytes: of
      * weights that convert will allocate (SIZE_MAX on overflow); *replaced: bytes of src that it stands in

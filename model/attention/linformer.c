@@ -269,7 +269,8 @@ static const struct qn_recurrent_kind kind = {
     .fold = fold,
 };
 
-static size_t work_floats(const struct qn_spec *spec) {
+static size_t work_floats(const struct qn_spec *spec, unsigned threads) {
+    (void)threads;
     return qn_recurrent_work(spec, &qn_attention_linformer, &kind);
 }
 

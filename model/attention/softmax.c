@@ -166,14 +166,18 @@ static struct qn_state_size state(const struct qn_attention *a, enum qn_kv_type 
     return (struct qn_state_size){.block_bytes = a->causal ? 2 * half_bytes(a, type) * a->kv_heads : 0};
 }
 
-/* For the whole-sequence form; for the parts of one row, all heads; and for those of a tile of rows and one
- * KV head: their queries, one part of all, all parts. Heads of a KV head times rows are at most TILE_HEADS,
- * or one row's heads. */
-static size_t work_floats(const struct qn_spec *spec) {
-    size_t whole = qn_whole_work(spec->head_dim), parts;
-    size_t heads = spec->heads > TILE_HEADS ? spec->heads : TILE_HEADS;
-    if (!qn_size_mul(spec->context / PART_TOKENS + 3, heads * (spec->head_dim + 2), &parts)) return SIZE_MAX;
-    return parts > whole ? parts : whole;
+/* For the whole-sequence form; for a tile of rows and one KV head: their queries, a part, and what the parts
+ * before came to, where heads of a KV head times rows are at most TILE_HEADS, or one row's heads; and, of all
+ * threads together, for the parts of rows that are cut between them: of the longest row there may be, and as
+ * many more as keep the threads busy. */
+static size_t work_floats(const struct qn_spec *spec, unsigned threads) {
+    size_t whole = qn_whole_work(spec->head_dim), one = (size_t)spec->head_dim + 2, parts;
+    size_t heads = spec->heads > TILE_HEADS ? spec->heads : TILE_HEADS, tile = 3 * heads * one;
+    if (!qn_size_mul(spec->context / PART_TOKENS + 2 + 4 * (size_t)threads, spec->heads * one, &parts))
+        return SIZE_MAX;
+    parts = parts / threads + 1;
+    if (tile < whole) tile = whole;
+    return parts > tile ? parts : tile;
 }
 
 /* Sum over positions [begin, end) of the tokens that each sees. */
@@ -329,7 +333,8 @@ static void write_item(void *arg, size_t item, unsigned thread) {
  * are few also their parts and query heads; no result depends on that. */
 struct read {
     const struct qn_attention_call *call;
-    uint32_t parts; /* most that a row has */
+    size_t row;     /* cut rows: the first of those that are read at once */
+    uint32_t parts; /* most that one of them has */
     uint32_t cuts;  /* of the query heads of a group */
     uint32_t tile;  /* rows that one item reads */
 };
@@ -391,12 +396,6 @@ static float *pair_out(const struct qn_attention_call *c, size_t pair) {
     return c->out + pair * (c->a->heads / c->a->kv_heads) * c->a->head_dim;
 }
 
-static void merge_pair(const struct qn_attention_call *c, size_t pair, const float *parts) {
-    const struct qn_attention *a = c->a;
-    uint32_t n = parts_of(c, pair / a->kv_heads);
-    if (n > 1) qn_attend_merge(parts, n, a->heads / a->kv_heads, a->head_dim, pair_out(c, pair), a->head_dim);
-}
-
 /* One pair, all of it. */
 static void read_pair(void *arg, size_t pair, unsigned thread) {
     const struct read *read = arg;
@@ -404,11 +403,16 @@ static void read_pair(void *arg, size_t pair, unsigned thread) {
     const struct qn_attention *a = c->a;
     float *work = c->work + thread * c->work_floats;
     uint32_t n = parts_of(c, pair / a->kv_heads), group = a->heads / a->kv_heads;
-    for (uint32_t i = 0; i < n; i++) {
-        float *out = n > 1 ? work + i * part_floats(a) : pair_out(c, pair);
-        read_part(c, pair, i, 0, group, out, n > 1 ? a->head_dim + 2u : a->head_dim);
+    if (n == 1) {
+        read_part(c, pair, 0, 0, group, pair_out(c, pair), a->head_dim);
+        return;
     }
-    merge_pair(c, pair, work);
+    float *part = work + part_floats(a);
+    for (uint32_t i = 0; i < n; i++) {
+        read_part(c, pair, i, 0, group, part, a->head_dim + 2u);
+        qn_attend_join(work, part, i == 0, group, a->head_dim);
+    }
+    qn_attend_finish(work, group, a->head_dim, pair_out(c, pair), a->head_dim);
 }
 
 /* Rows that are read together: of one sequence, next to each other, all tokens seen. */
@@ -454,23 +458,22 @@ static void read_rows_part(const struct qn_attention_call *c, size_t row, uint32
     }
 }
 
-/* n rows and one KV head, all parts. The parts of one row lie together for the merge. */
+/* n rows and one KV head, all parts. */
 static void read_rows(const struct qn_attention_call *c, size_t row, uint32_t n, size_t g, float *work) {
     const struct qn_attention *a = c->a;
     size_t group = a->heads / a->kv_heads, one = part_floats(a);
-    float *tile = work, *q = tile + n * one, *rows = q + n * group * a->head_dim;
+    float *tile = work, *sums = tile + n * one, *q = sums + n * one;
     uint32_t most = parts_of(c, row + n - 1);
     for (uint32_t part = 0; part < most; part++) {
         read_rows_part(c, row, n, g, part, tile, q);
         for (uint32_t i = 0; i < n; i++) {
-            if (part < parts_of(c, row + i))
-                memcpy(rows + (i * most + part) * one, tile + i * one, one * sizeof *tile);
+            if (part >= parts_of(c, row + i)) continue;
+            qn_attend_join(sums + i * one, tile + i * one, part == 0, (uint32_t)group, a->head_dim);
         }
     }
     for (uint32_t i = 0; i < n; i++) {
         size_t pair = (row + i) * a->kv_heads + g;
-        qn_attend_merge(rows + i * most * one, parts_of(c, row + i), (uint32_t)group, a->head_dim,
-                        pair_out(c, pair), a->head_dim);
+        qn_attend_finish(sums + i * one, (uint32_t)group, a->head_dim, pair_out(c, pair), a->head_dim);
     }
 }
 
@@ -497,7 +500,8 @@ static void read_cut(void *arg, size_t item, unsigned thread) {
     const struct read *read = arg;
     const struct qn_attention_call *c = read->call;
     const struct qn_attention *a = c->a;
-    size_t cut = item % read->cuts, unit = item / read->cuts, pair = unit / read->parts;
+    size_t cut = item % read->cuts, unit = item / read->cuts;
+    size_t pair = read->row * a->kv_heads + unit / read->parts;
     uint32_t part = (uint32_t)(unit % read->parts), n = parts_of(c, pair / a->kv_heads);
     uint32_t group = a->heads / a->kv_heads;
     size_t head = cut * group / read->cuts, end = (cut + 1) * group / read->cuts;
@@ -507,10 +511,17 @@ static void read_cut(void *arg, size_t item, unsigned thread) {
     read_part(c, pair, part, head, end - head, out + head * ldo, ldo);
 }
 
-static void merge_item(void *arg, size_t pair, unsigned thread) {
+static void merge_item(void *arg, size_t item, unsigned thread) {
     (void)thread;
     const struct read *read = arg;
-    merge_pair(read->call, pair, read->call->work + pair * read->parts * part_floats(read->call->a));
+    const struct qn_attention_call *c = read->call;
+    const struct qn_attention *a = c->a;
+    size_t pair = read->row * a->kv_heads + item, one = part_floats(a);
+    uint32_t n = parts_of(c, pair / a->kv_heads), group = a->heads / a->kv_heads;
+    float *parts = c->work + item * read->parts * one;
+    if (n == 1) return;
+    for (uint32_t i = 0; i < n; i++) qn_attend_join(parts, parts + i * one, i == 0, group, a->head_dim);
+    qn_attend_finish(parts, group, a->head_dim, pair_out(c, pair), a->head_dim);
 }
 
 /* Cuts a group only where there are too few units for the threads: every cut reads K and V again. */
@@ -528,24 +539,37 @@ static uint32_t group_cuts(size_t units, uint32_t group, uint32_t threads) {
     return best;
 }
 
+/* Rows from read->row on whose parts find room in the work memory of all threads, at least one; sets parts.
+ */
+static size_t rows_at_once(struct read *read) {
+    const struct qn_attention_call *c = read->call;
+    size_t all = (c->pool ? qn_pool_threads(c->pool) : 1) * c->work_floats, n = 0;
+    size_t room = all / (part_floats(c->a) * c->a->kv_heads);
+    for (read->parts = 1; read->row + n < c->n_rows; n++) {
+        uint32_t own = parts_of(c, read->row + n), most = own > read->parts ? own : read->parts;
+        if (n > 0 && (n + 1) * most > room) break;
+        read->parts = most;
+    }
+    return n;
+}
+
 static void read_all(const struct qn_attention_call *c, struct qn_pool *pool) {
     struct read read = {.call = c, .parts = 1, .cuts = 1};
     size_t pairs = (size_t)c->n_rows * c->a->kv_heads;
     uint32_t threads = pool ? qn_pool_threads(pool) : 1;
-    for (uint32_t r = 0; r < c->n_rows; r++) {
-        if (parts_of(c, r) > read.parts) read.parts = parts_of(c, r);
-    }
-    /* work has room for the parts of as many rows as there are threads */
     if (pairs >= 4 * (size_t)threads || c->n_rows > threads) {
         read.tile = tile_rows(c->a->heads / c->a->kv_heads);
         size_t tiles = (c->n_rows + read.tile - 1) / read.tile;
         qn_pool_run(pool, tiles * c->a->kv_heads, read_tile, &read);
         return;
     }
-    size_t units = pairs * read.parts;
-    read.cuts = group_cuts(units, c->a->heads / c->a->kv_heads, threads);
-    qn_pool_run(pool, units * read.cuts, read_cut, &read);
-    if (read.parts > 1) qn_pool_run(NULL, pairs, merge_item, &read);
+    for (size_t n; read.row < c->n_rows; read.row += n) {
+        n = rows_at_once(&read);
+        size_t units = n * c->a->kv_heads * read.parts;
+        read.cuts = group_cuts(units, c->a->heads / c->a->kv_heads, threads);
+        qn_pool_run(pool, units * read.cuts, read_cut, &read);
+        if (read.parts > 1) qn_pool_run(NULL, n * c->a->kv_heads, merge_item, &read);
+    }
 }
 
 static void run(const struct qn_attention_call *call) {

@@ -48,7 +48,7 @@ static void open_bench(struct bench *b, const struct qn_attn_member *m, const ui
     b->n_blocks = b->state.block_bytes ? context / QN_KV_BLOCK : 0;
     b->blocks = calloc(b->n_blocks + 1, sizeof *b->blocks);
     for (size_t i = 0; i < b->n_blocks; i++) b->blocks[i] = qn_mem_alloc(b->state.block_bytes);
-    size_t floats = b->a.ops->work_floats(&b->spec), heads = (size_t)b->spec.heads * shape[0];
+    size_t floats = b->a.ops->work_floats(&b->spec, 1), heads = (size_t)b->spec.heads * shape[0];
     b->call = (struct qn_attention_call){.a = &b->a,
                                          .w = &b->w,
                                          .rows = b->rows,

@@ -64,7 +64,7 @@ void qn_att_open(struct qn_att *t, struct rng *rng, const struct qn_attn_member 
         assert_int_equal(ops->convert(&t->a, 0, &t->src, &t->w, &err), QN_OK);
     }
     t->pool = qn_pool_new(threads);
-    t->work_floats = ops->work_floats ? ops->work_floats(&t->spec) : 0;
+    t->work_floats = ops->work_floats ? ops->work_floats(&t->spec, threads) : 0;
     t->work = qn_mem_alloc_array(threads * t->work_floats, sizeof *t->work);
     assert_true(t->pool && t->work);
 }
