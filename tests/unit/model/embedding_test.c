@@ -133,8 +133,7 @@ static void maps_are_counted(void **state) {
     static const char *const texts[] = {
         "synthetic:hidden=64,embedding=32,layers=2,heads=4,vocab=300,n=64,lags=2,pos=learned",
         "synthetic:hidden=64,embedding=32,layers=2,heads=4,vocab=300,n=64,tied=false",
-        "synthetic:hidden=64,layers=2,heads=4,vocab=300,n=64,ffn=moe,gating=D,shared_dim=32,shared_gate="
-        "true"};
+        "synthetic:hidden=64,layers=2,heads=4,n=64,ffn=moe,gating=D,shared_dim=32,shared_gate=true"};
     for (size_t i = 0; i < 3; i++) {
         struct qn_model *m = open_it(texts[i]);
         struct qn_variant *v = native(m);

@@ -151,14 +151,16 @@ static int differing(const struct qn_api_compare_structure *s) {
     return (s->attention.type[0] != 0) + (s->ffn.type[0] != 0) + (s->sharing.type[0] != 0);
 }
 
+#define GROUPED                                                                                              \
+    "synthetic:hidden=96,layers=4,heads=12,kv_heads=4,head_dim=8,attention=gqa,vocab=300,n=64,type=f32"
+#define SHARED                                                                                               \
+    "synthetic:hidden=64,layers=2,heads=8,head_dim=8,vocab=300,n=64,type=f32,attention=mqa,ffn=moe,"         \
+    "sharing=all"
+
 /* However many conversions there are, one part at a time is few enough. */
 static void all_with_conversions(void **state) {
     (void)state;
-    static const char *const models[] = {
-        "synthetic:hidden=96,layers=4,heads=12,kv_heads=4,head_dim=8,attention=gqa,vocab=300,n=64,type=f32",
-        "synthetic:hidden=64,layers=2,heads=8,head_dim=8,vocab=300,n=64,type=f32,attention=mqa,ffn=moe,"
-        "sharing=all",
-        "tests/golden/quern/all"};
+    static const char *const models[] = {GROUPED, SHARED, "tests/golden/quern/all"};
     for (size_t i = 0; i < 3; i++) {
         struct qn_api_compare_structure *list;
         uint32_t n, slots[3] = {0};
