@@ -103,10 +103,47 @@ def test_every_row_is_listed(served):
     for r in served.rows():
         assert r["exactness"] in ("exact", "approximate", "untrained", "unavailable")
         assert (r["why"] is None) == (r["origin"] == "native"), r
+    ahead = {r["structure"]["type"]: r["exactness"] for r in served.rows("attention") if not r["causal"]}
+    assert ahead == {a: "untrained" for a in ATTENTION}
     for r in served.rows("attention"):
         if r["origin"] == "native":
             assert r["rollback"] == (r["structure"]["type"] not in ("linformer", "performer"))
             assert (r["state_bytes_per_token"] == 0) == (r["state_fixed_bytes"] > 0) == (not r["rollback"])
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def roomy(request):
+    """One that can hold the largest conversions."""
+    s = Served(request.param, "--convert-memory", "256MiB")
+    yield s
+    s.server.stop()
+
+
+def test_advertised_parameters_are_what_is_accepted(roomy):
+    """Every bound and default of GET /v1/structures: at the bounds a structure runs, beyond them it is refused."""
+    tried = set()
+    for r in roomy.rows():
+        if r["exactness"] == "unavailable" or (r["slot"] == "attention" and r["origin"] == "converted" and r["causal"]):
+            continue
+        slot, own = r["slot"], {"type": r["structure"]["type"]}
+        if r["causal"] is False:
+            own["causal"] = False
+        task = {"task": "score" if r["causal"] else "embed", "convert": True}
+        usual = roomy.infer(**{slot: own}, **task).json()["structure"][slot]
+        for p in r["parameters"]:
+            if p["name"] == "causal" or "minimum" not in p:
+                continue
+            assert p["default"] is None or p["default"] == usual[p["name"]], (r, p)
+            tried.add(p["name"])
+            for value in (p["minimum"], p["maximum"]):
+                body = roomy.infer(**{slot: dict(own, **{p["name"]: value})}, **task)
+                assert body.status_code == 200, (r, p, body.text)
+                if body.json()["structure"][slot]["type"] == own["type"]:  # gqa with all its heads is called mha
+                    assert body.json()["structure"][slot][p["name"]] == value
+            for value in (p["minimum"] - 1, p["maximum"] + 1, p["minimum"] + 0.5, "many"):
+                e = check_error(roomy.infer(**{slot: dict(own, **{p["name"]: value})}, **task), 400)
+                assert e["param"] in (slot, f"{slot}.{p['name']}") and p["name"] in e["message"], (p, e)
+    assert tried >= {"kv_heads", "k", "features", "seed", "experts_per_token", "count"}
 
 
 def test_measured_table_comes_through(served):
@@ -155,12 +192,10 @@ def test_impossible_structures_are_refused_with_a_list(served):
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_whole_sequence_forms_only_embed(served, attention):
     both = {"type": attention, "causal": False}
-    for task in ("generate", "score"):
-        for stream in (False, True):
-            e = check_error(served.infer(attention=both, task=task, stream=stream, convert=True), 400,
-                            "unsupported_structure", "attention")
-            assert "causal" in e["message"]
-        check_error(served.infer(attention=both, task=task), 400, "unsupported_structure", "attention")
+    for task, stream, convert in itertools.product(("generate", "score"), (False, True), (False, True)):
+        e = check_error(served.infer(attention=both, task=task, stream=stream, convert=convert), 400,
+                        "unsupported_structure", "attention")
+        assert "causal" in e["message"] and "convert" not in e["message"]  # leave to convert would not help
     r = served.infer(attention=both, task="embed", convert=True)
     assert r.status_code == 200, r.text
     body = r.json()
