@@ -92,7 +92,7 @@ size_t qn_variant_state_bytes(const struct qn_variant *v, uint32_t tokens) {
 struct qn_step_weights qn_variant_step_weights(const struct qn_variant *v, uint32_t rows) {
     const struct qn_checkpoint *c = v->model->ckpt;
     const struct qn_ffn_member *mix = &v->ffn.mix;
-    double head = (double)(c->output.data ? &c->output : &c->embed)->bytes;
+    double head = (double)(c->output.data ? &c->output : &c->embed)->bytes + (double)c->output_map.bytes;
     double more = left_unread(&c->spec, &v->sharing, mix, 1) - left_unread(&c->spec, &v->sharing, mix, rows);
     double body = (double)v->info.weights_active_bytes - head + (double)v->idle_ffn_bytes * more;
     return (struct qn_step_weights){.body = body > 0 ? body : 0, .head = head};

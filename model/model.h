@@ -168,7 +168,8 @@ struct qn_cost {
 struct qn_cost qn_variant_cost(const struct qn_variant *v, uint32_t begin, uint32_t end, uint32_t logit_rows,
                                uint32_t rows_per_step);
 /* Bytes of weights that one step of `rows` rows reads, whosever rows they are: body, of a mixture as many
- * experts as an even choice meets; head, the output matrix, only when it gives logits. */
+ * experts as an even choice meets; head, the output matrix and the map before it, only when it gives logits.
+ */
 struct qn_step_weights {
     double body, head;
 };

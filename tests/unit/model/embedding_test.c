@@ -139,6 +139,9 @@ static void maps_are_counted(void **state) {
         struct qn_variant *v = native(m);
         const struct qn_checkpoint *c = m->ckpt;
         assert_int_equal(v->info.weights_bytes, c->weights_bytes);
+        double head =
+            (double)(c->output.data ? c->output.bytes : c->embed.bytes) + (double)c->output_map.bytes;
+        assert_true(qn_variant_step_weights(v, 1).head == head && (i > 0 || c->output_map.bytes > 0));
         if (i == 0) {
             size_t unread = 2 * (c->lags[0].bytes - c->lags[0].bytes / 300) + 63 * 32 * sizeof(float);
             assert_int_equal(v->info.weights_bytes - v->info.weights_active_bytes, unread);
