@@ -1,5 +1,5 @@
-"""Structures by request on models that have them all: thirty native combinations, what is refused and how, forms that
-see the whole sequence, and conversions of real weights with their labels."""
+"""Structures by request on models that have them all: thirty native combinations, what GET /v1/structures offers held
+against what is accepted, what is refused and how, and forms that see the whole sequence."""
 import itertools
 import json
 import math
