@@ -148,9 +148,11 @@ def test_states_of_other_structures_are_not_taken(start):
 
 def test_a_long_prompt_is_found_again_by_the_built_in_model():
     s = Served("grist")
-    for attention in ("performer", "linformer"):
-        check_reuse(s.server, IDS, {"attention": attention})
-    s.server.stop()
+    try:
+        for attention in ("performer", "linformer"):
+            check_reuse(s.server, IDS, {"attention": attention})
+    finally:
+        s.server.stop()
 
 
 # --- at full size ---

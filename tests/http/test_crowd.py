@@ -37,7 +37,7 @@ CASES = {"all": (ALL, THIRTY + FURTHER, range(1, 44), 40, "32KiB"),
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request):
-    """(requests, their answers when each runs alone, a starter of servers on the same model)"""
+    """(requests, their answers when each runs alone, the model, state memory for a few sequences)"""
     need(request.param)
     if FLAVOUR == "tsan" and request.param == "grist":
         pytest.skip("the tiny models show the threads what they need")
@@ -46,9 +46,11 @@ def case(request):
     rng = random.Random(20)
     bodies = [draw(rng, structures, ids, longest) for _ in range(CLIENTS * each)]
     alone = Server("--max-running", "1", "--threads", "1", "--prefix-cache", "off", model=model, binary=REAL)
-    solo = [ask(alone, dict(b, stream=False)) for b in bodies]
-    alone.stop()
-    return bodies, solo, lambda *options: Server(*options, model=model, binary=REAL), small
+    try:
+        solo = [ask(alone, dict(b, stream=False)) for b in bodies]
+    finally:
+        alone.stop()
+    return bodies, solo, model, small
 
 
 def draw(rng, structures, ids, longest):
@@ -123,24 +125,22 @@ def test_requests_are_of_every_kind(case):
 
 
 @pytest.mark.tsan
-def test_crowd_equals_solo(case):
-    bodies, solo, start, _ = case
-    s = start("--max-running", "16", "--step-tokens", "64", "--prefill-chunk", "16")
+def test_crowd_equals_solo(case, start):
+    bodies, solo, model, _ = case
+    s = start("--max-running", "16", "--step-tokens", "64", "--prefill-chunk", "16", model=model, binary=REAL)
     check_crowd(s, bodies, solo)
     check_crowd(s, bodies[::-1], solo[::-1])  # once more in other company, and with a cache that knows them
     assert metric(s.metrics(), "quern_prefix_cache_hit_tokens_total") > 0
-    s.stop()
 
 
 @pytest.mark.tsan
-def test_crowd_in_little_memory_equals_solo(case):
+def test_crowd_in_little_memory_equals_solo(case, start):
     """State for a few sequences only, hardly any of it reserved: the newest give theirs up and run again."""
-    bodies, solo, start, small = case
+    bodies, solo, model, small = case
     s = start("--max-running", "16", "--state-memory", small, "--reserve-tokens", "1", "--step-tokens", "40",
-              "--prefill-chunk", "7")
+              "--prefill-chunk", "7", model=model, binary=REAL)
     for _ in range(5):
         check_crowd(s, bodies, solo)
         if metric(s.metrics(), "quern_preemptions_total") > 0:
             break
     assert metric(s.metrics(), "quern_preemptions_total") > 0
-    s.stop()
