@@ -52,6 +52,8 @@ void qn_type_row_from_f32(enum qn_type t, const float *src, void *dst, size_t co
 
 /* ---- packed matrices: W is [rows, cols], used as y = x W^T ---- */
 #define QN_PANEL 16 /* output rows that lie side by side, one per 32-bit lane */
+/* Rows of a matrix that one item of a pool fills: whole panels, so that items never meet. */
+#define QN_ITEM_ROWS (8 * QN_PANEL)
 
 struct qn_matrix {
     enum qn_type type;

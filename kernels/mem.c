@@ -1,4 +1,4 @@
-/* Aligned, zeroed allocation for weights, state and scratch. */
+/* Aligned, zeroed allocation for weights, state and scratch, and lists of what was allocated. */
 #include "kernels/mem.h"
 
 #include <stdlib.h>
@@ -20,4 +20,28 @@ void *qn_mem_alloc_array(size_t count, size_t size) {
 
 void qn_mem_free(void *p) {
     free(p);
+}
+
+bool qn_mem_keep(struct qn_mem_list *list, void *p) {
+    if (!p) return false;
+    if (list->n == list->cap) {
+        size_t cap = list->cap ? list->cap : 32, bytes = 0;
+        void **grown = NULL;
+        if (qn_size_mul(cap, 2, &cap) && qn_size_mul(cap, sizeof *grown, &bytes))
+            grown = realloc(list->p, bytes);
+        if (!grown) {
+            qn_mem_free(p);
+            return false;
+        }
+        list->p = grown;
+        list->cap = cap;
+    }
+    list->p[list->n++] = p;
+    return true;
+}
+
+void qn_mem_free_all(struct qn_mem_list *list) {
+    for (size_t i = 0; i < list->n; i++) qn_mem_free(list->p[i]);
+    free(list->p);
+    *list = (struct qn_mem_list){0};
 }

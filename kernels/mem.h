@@ -38,4 +38,14 @@ void *qn_mem_alloc_array(size_t count, size_t size) __attribute__((malloc, warn_
 /* Frees what qn_mem_alloc gave; NULL is fine. */
 void qn_mem_free(void *p);
 
+/* Allocations that are freed together. Zero to begin with. */
+struct qn_mem_list {
+    void **p; /* [n] */
+    size_t n, cap;
+};
+/* Writes p down. False when p is NULL, or when there is no memory for the list: p is freed then. */
+bool qn_mem_keep(struct qn_mem_list *list, void *p);
+/* Frees all of them, and the list. */
+void qn_mem_free_all(struct qn_mem_list *list);
+
 #endif

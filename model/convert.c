@@ -162,24 +162,29 @@ static bool conversion_bytes(const struct side *s, enum qn_make step, size_t wei
     return weights != SIZE_MAX && lists != SIZE_MAX && qn_size_add(weights, lists, total);
 }
 
-static bool half_sizes(const struct side *s, struct qn_half_sizes *out) {
+static int no_memory(struct qn_err *err) {
+    return qn_err_set(err, QN_ERR_NOMEM, "out of memory for converted weights");
+}
+
+static int half_sizes(const struct side *s, struct qn_half_sizes *out, struct qn_err *err) {
     struct qn_mean mean = new_mean(s);
     struct sums t = {0};
     struct range b = range_of(s);
     bool means = averaged(s->r, s->half);
+    int rc = QN_OK;
     mean.counting = true;
-    for (uint32_t j = b.first; j < b.first + b.n && !t.bad; j++) {
+    for (uint32_t j = b.first; j < b.first + b.n && rc == QN_OK; j++) {
         struct qn_attn_weights attn;
         struct qn_ffn_weights ffn;
         if (means) {
-            t.bad = mean_block(&mean, s, j, &attn, &ffn, NULL) != QN_OK;
+            rc = mean_block(&mean, s, j, &attn, &ffn, err);
         } else if (s->half == QN_HALF_FFN) {
             ffn = qn_checkpoint_ffn(s->m->ckpt, s->r->ffn.member)[j];
         } else {
             attn = qn_checkpoint_attn(s->m->ckpt, s->r->attention.member)[j];
         }
-        if (!t.bad && s->half == QN_HALF_FFN) add_ffn(s, &ffn, &t);
-        if (!t.bad && s->half == QN_HALF_ATTENTION) add_attn(s, &attn, &t);
+        if (rc == QN_OK && s->half == QN_HALF_FFN) add_ffn(s, &ffn, &t);
+        if (rc == QN_OK && s->half == QN_HALF_ATTENTION) add_attn(s, &attn, &t);
     }
     qn_distinct_finish(&t.tensors, &out->bytes, &out->active);
     out->bytes = (out->bytes > t.replaced ? out->bytes - t.replaced : 0) + t.made;
@@ -190,13 +195,13 @@ static bool half_sizes(const struct side *s, struct qn_half_sizes *out) {
     if (ok && kind_converts(s->r, s->half))
         ok = conversion_bytes(s, QN_MAKE_KIND, t.made, &out->made[QN_MAKE_KIND]);
     qn_mean_free(&mean);
-    return ok;
+    return rc == QN_OK && !ok ? no_memory(err) : rc;
 }
 
-bool qn_half_sizes(const struct qn_model *m, const struct qn_resolved *r, enum qn_half half,
-                   struct qn_half_sizes *out) {
+int qn_half_sizes(const struct qn_model *m, const struct qn_resolved *r, enum qn_half half,
+                  struct qn_half_sizes *out, struct qn_err *err) {
     const struct side s = {m, r, half};
-    return half_sizes(&s, out);
+    return half_sizes(&s, out, err);
 }
 
 /* --- the cache --- */
@@ -272,10 +277,6 @@ static int make_room(struct qn_model *m, size_t bytes, struct qn_err *err) {
 }
 
 /* --- making --- */
-static int no_memory(struct qn_err *err) {
-    return qn_err_set(err, QN_ERR_NOMEM, "out of memory for converted weights");
-}
-
 /* Averages, each through the pool. */
 static int make_means(struct qn_conversion *c, const struct side *s, struct qn_err *err) {
     int rc = QN_OK;
@@ -335,9 +336,9 @@ static int conversion_make(const struct make *k, const char *key, struct qn_conv
                            struct qn_err *err) {
     const struct side *s = &k->side;
     struct qn_half_sizes sizes;
-    if (!half_sizes(s, &sizes)) return no_memory(err);
+    int rc = half_sizes(s, &sizes, err);
     size_t bytes = sizes.made[k->step];
-    int rc = make_room(k->m, bytes, err);
+    if (rc == QN_OK) rc = make_room(k->m, bytes, err);
     if (rc) return rc;
     struct qn_conversion *c = calloc(1, sizeof *c);
     if (!c) return no_memory(err);

@@ -61,12 +61,13 @@ static double left_unread(const struct qn_spec *spec, const struct qn_sharing *s
     return sum / blocks; /* a model has layers */
 }
 
-bool qn_structure_sizes(const struct qn_model *m, const struct qn_resolved *r, struct qn_structure *s,
-                        size_t *idle_ffn, size_t made[QN_HALVES][QN_MAKES]) {
+int qn_structure_sizes(const struct qn_model *m, const struct qn_resolved *r, struct qn_structure *s,
+                       size_t *idle_ffn, size_t made[QN_HALVES][QN_MAKES], struct qn_err *err) {
     struct qn_half_sizes sum = {0}, half;
     add_tables(m->ckpt, &sum);
     for (int h = QN_HALF_ATTENTION; h < QN_HALVES; h++) {
-        if (!qn_half_sizes(m, r, (enum qn_half)h, &half)) return false;
+        int rc = qn_half_sizes(m, r, (enum qn_half)h, &half, err);
+        if (rc) return rc;
         sum.bytes += half.bytes;
         sum.active += half.active;
         memcpy(made[h], half.made, sizeof half.made);
@@ -79,7 +80,8 @@ bool qn_structure_sizes(const struct qn_model *m, const struct qn_resolved *r, s
     struct qn_state_size size = qn_state_size_of(&m->ckpt->spec, &r->attention, m->kv_type);
     s->state_bytes_per_token = size.block_bytes / QN_KV_BLOCK;
     s->state_fixed_bytes = size.fixed_bytes;
-    return sum.made[0] != SIZE_MAX;
+    if (sum.made[0] == SIZE_MAX) return qn_err_set(err, QN_ERR_NOMEM, "out of memory for a structure");
+    return QN_OK;
 }
 
 size_t qn_variant_state_bytes(const struct qn_variant *v, uint32_t tokens) {

@@ -176,9 +176,10 @@ struct qn_half_sizes {
     size_t bytes;          /* of all weights it uses, each once */
     size_t active;         /* of them, what one token reads */
 };
-/* False when sizes overflow or memory for the list of tensors is short. */
-bool qn_half_sizes(const struct qn_model *m, const struct qn_resolved *r, enum qn_half half,
-                   struct qn_half_sizes *out);
+/* QN_ERR_INVALID (param "sharing") when layers that should be averaged differ in form; QN_ERR_NOMEM when
+ * sizes overflow or memory for the list of tensors is short. */
+int qn_half_sizes(const struct qn_model *m, const struct qn_resolved *r, enum qn_half half,
+                  struct qn_half_sizes *out, struct qn_err *err);
 void qn_conversion_free_all(struct qn_model *m);
 
 /* variants.c. The variant of these parts, with a reference: the one there, or a new one. QN_ERR_INVALID when
@@ -188,10 +189,10 @@ int qn_variant_of(struct qn_model *m, const struct qn_resolved *r, struct qn_var
 void qn_variant_free_all(struct qn_model *m);
 
 /* cost.c: fills weights_bytes, weights_active_bytes, state_bytes_per_token, state_fixed_bytes. *idle_ffn: as
- * in struct qn_variant. made: per half, as in struct qn_half_sizes, 0 for one that needs no conversion. False
- * as qn_half_sizes. */
-bool qn_structure_sizes(const struct qn_model *m, const struct qn_resolved *r, struct qn_structure *s,
-                        size_t *idle_ffn, size_t made[QN_HALVES][QN_MAKES]);
+ * in struct qn_variant. made: per half, as in struct qn_half_sizes, 0 for one that needs no conversion.
+ * Errors of qn_half_sizes. */
+int qn_structure_sizes(const struct qn_model *m, const struct qn_resolved *r, struct qn_structure *s,
+                       size_t *idle_ffn, size_t made[QN_HALVES][QN_MAKES], struct qn_err *err);
 /* State of all layers with this attention, per block of tokens and per sequence. */
 struct qn_state_size qn_state_size_of(const struct qn_spec *spec, const struct qn_attention *a,
                                       enum qn_kv_type type);

@@ -7,28 +7,8 @@
 
 #include "kernels/mem.h"
 
-#define ITEM_ROWS (8 * QN_PANEL) /* rows that one item of the pool averages: whole panels */
-
 static int no_memory(struct qn_err *err) {
     return qn_err_set(err, QN_ERR_NOMEM, "out of memory for averaged weights");
-}
-
-/* Writes p down, which may be NULL; frees it when that can't be done. */
-static bool own(struct qn_mean *mean, void *p) {
-    if (p && mean->n_owned == mean->cap_owned) {
-        size_t cap = mean->cap_owned ? mean->cap_owned : 32, bytes = 0;
-        void **grown = NULL;
-        if (qn_size_mul(cap, 2, &cap) && qn_size_mul(cap, sizeof *grown, &bytes))
-            grown = realloc(mean->owned, bytes);
-        if (!grown) {
-            qn_mem_free(p);
-            return false;
-        }
-        mean->owned = grown;
-        mean->cap_owned = cap;
-    }
-    if (p) mean->owned[mean->n_owned++] = p;
-    return p != NULL;
 }
 
 static void add_bytes(struct qn_mean *mean, size_t bytes) {
@@ -71,8 +51,8 @@ static void average_rows(void *arg, size_t item, unsigned thread) {
     const struct average *a = arg;
     size_t cols = a->dst->cols;
     float *sum = (float *)(void *)(a->rows + thread * a->room), *row = sum + cols;
-    uint32_t begin = (uint32_t)item * ITEM_ROWS;
-    uint32_t end = a->dst->rows - begin > ITEM_ROWS ? begin + ITEM_ROWS : a->dst->rows;
+    uint32_t begin = (uint32_t)item * QN_ITEM_ROWS;
+    uint32_t end = a->dst->rows - begin > QN_ITEM_ROWS ? begin + QN_ITEM_ROWS : a->dst->rows;
     for (uint32_t r = begin; r < end; r++) {
         memset(sum, 0, cols * sizeof *sum);
         for (size_t j = 0; j < a->s->n; j++) {
@@ -100,11 +80,12 @@ static int mean_matrix(struct qn_mean *mean, const struct sources *s, struct qn_
         return QN_OK;
     }
     struct qn_matrix m;
-    if (!qn_matrix_alloc(&m, t, first.rows, first.cols) || !own(mean, m.data)) return no_memory(err);
+    if (!qn_matrix_alloc(&m, t, first.rows, first.cols) || !qn_mem_keep(&mean->owned, m.data))
+        return no_memory(err);
     struct average a = {.s = s, .dst = &m, .room = room};
     a.rows = qn_mem_alloc_array(mean->pool ? qn_pool_threads(mean->pool) : 1, room);
     if (!a.rows) return no_memory(err);
-    qn_pool_run(mean->pool, (first.rows + ITEM_ROWS - 1) / ITEM_ROWS, average_rows, &a);
+    qn_pool_run(mean->pool, (first.rows + QN_ITEM_ROWS - 1) / QN_ITEM_ROWS, average_rows, &a);
     qn_mem_free(a.rows);
     *dst = m;
     return QN_OK;
@@ -116,7 +97,7 @@ static int mean_vector(struct qn_mean *mean, const struct sources *s, struct qn_
     add_bytes(mean, n * sizeof(float));
     if (mean->counting) return QN_OK;
     float *v = qn_mem_alloc_array(n, sizeof *v);
-    if (!own(mean, v)) return no_memory(err);
+    if (!qn_mem_keep(&mean->owned, v)) return no_memory(err);
     for (size_t i = 0; i < n; i++) {
         double sum = 0;
         for (size_t j = 0; j < s->n; j++) sum += (double)(*item_of(s, j)->v)[i];
@@ -144,8 +125,8 @@ static int mean_items(struct qn_mean *mean, struct qn_block_item *const *lists, 
     for (size_t i = 0; i < n_items && rc == QN_OK; i++) {
         struct sources s = {lists, n, i};
         if (!same_form(&s))
-            return qn_err_set(err, QN_ERR_UNSUPPORTED,
-                              "the layers' weights differ in form: they have no mean");
+            return qn_err_param(err, QN_ERR_INVALID, "sharing",
+                                "the weights of the layers differ in form: they have no mean to share");
         if (!qn_block_data(&dst[i]) || dst[i].drawn || all_the_same(&s)) continue;
         rc = dst[i].m ? mean_matrix(mean, &s, dst[i].m, err) : mean_vector(mean, &s, &dst[i], err);
     }
@@ -197,7 +178,7 @@ int qn_mean_ffn(struct qn_mean *mean, const struct qn_ffn_weights *const *src, s
     *dst = *src[0];
     if (dst->n_experts > 0) {
         dst->experts = qn_mem_alloc_array(dst->n_experts, sizeof *dst->experts);
-        if (!own(mean, dst->experts)) return no_memory(err);
+        if (!qn_mem_keep(&mean->owned, dst->experts)) return no_memory(err);
         memcpy(dst->experts, src[0]->experts, dst->n_experts * sizeof *dst->experts);
     }
     size_t n_items = qn_ffn_items(mean->spec, dst, NULL);
@@ -212,8 +193,5 @@ int qn_mean_ffn(struct qn_mean *mean, const struct qn_ffn_weights *const *src, s
 }
 
 void qn_mean_free(struct qn_mean *mean) {
-    for (size_t i = 0; i < mean->n_owned; i++) qn_mem_free(mean->owned[i]);
-    free(mean->owned);
-    mean->owned = NULL;
-    mean->n_owned = mean->cap_owned = 0;
+    qn_mem_free_all(&mean->owned);
 }

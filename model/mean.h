@@ -7,6 +7,7 @@
 #ifndef QN_MODEL_MEAN_H
 #define QN_MODEL_MEAN_H
 
+#include "kernels/mem.h"
 #include "model/blocks.h"
 
 struct qn_mean {
@@ -15,8 +16,7 @@ struct qn_mean {
     bool projections; /* E and F, or directions, are wanted too; else they are the first source's */
     bool counting;    /* only adds up bytes: blocks become what they would be, with the first source's data */
     size_t bytes;     /* made, or to be made; SIZE_MAX on overflow */
-    void **owned;     /* [n_owned] what was made; qn_mean_free */
-    size_t n_owned, cap_owned;
+    struct qn_mem_list owned; /* what was made; qn_mean_free */
 };
 
 /* *dst = mean of src[0 .. n) (blocks of one member, repeats counting as often). dst->experts is an array of

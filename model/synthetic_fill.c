@@ -14,8 +14,7 @@
 #include "model/random.h"
 #include "model/synthetic.h"
 
-#define ITEM_ROWS   (8 * QN_PANEL) /* rows that one item fills: whole panels, so items never meet */
-#define ITEM_VALUES 8192           /* of a vector */
+#define ITEM_VALUES 8192 /* of a vector */
 
 struct builder {
     const struct qn_synthetic *s;
@@ -89,8 +88,8 @@ static void fill_rows(void *arg, size_t item, unsigned thread) {
     struct qn_matrix *m = f->m;
     float *row = (float *)(void *)(f->b->rows + thread * f->b->row_room);
     uint8_t *file = (uint8_t *)(row + m->cols);
-    uint32_t begin = (uint32_t)item * ITEM_ROWS;
-    uint32_t end = m->rows - begin > ITEM_ROWS ? begin + ITEM_ROWS : m->rows;
+    uint32_t begin = (uint32_t)item * QN_ITEM_ROWS;
+    uint32_t end = m->rows - begin > QN_ITEM_ROWS ? begin + QN_ITEM_ROWS : m->rows;
     for (uint32_t r = begin; r < end; r++) {
         uniform(stream(f->b->s->seed, f->tensor, r), row, m->cols, 0, f->sd);
         qn_type_row_from_f32(m->type, row, file, m->cols);
@@ -129,7 +128,7 @@ static void matrix(struct builder *b, struct qn_matrix *m, enum qn_type t, size_
         return;
     }
     struct fill f = {b, m, tensor, sd};
-    qn_pool_run(b->opt->pool, (rows + ITEM_ROWS - 1) / ITEM_ROWS, fill_rows, &f);
+    qn_pool_run(b->opt->pool, (rows + QN_ITEM_ROWS - 1) / QN_ITEM_ROWS, fill_rows, &f);
     progress(b, bytes);
 }
 

@@ -81,13 +81,14 @@ static void lay_out(struct qn_variant *v) {
     v->fixed_bytes = spec->layers * one.fixed_bytes;
 }
 
-/* NULL: out of memory, or sizes overflow. */
-static struct qn_variant *variant_new(struct qn_model *m, const struct qn_resolved *r) {
+/* NULL: out of memory, sizes overflow, or there are no such averages. */
+static struct qn_variant *variant_new(struct qn_model *m, const struct qn_resolved *r, struct qn_err *err) {
     struct qn_variant *v = calloc(1, sizeof *v);
-    if (!v) return NULL;
-    v->layers = calloc(m->ckpt->spec.layers, sizeof *v->layers);
-    if (!v->layers || !qn_structure_sizes(m, r, &v->info, &v->idle_ffn_bytes, v->made)) {
-        variant_free(v);
+    if (v) v->layers = calloc(m->ckpt->spec.layers, sizeof *v->layers);
+    int rc = v && v->layers ? QN_OK : qn_err_set(err, QN_ERR_NOMEM, "out of memory for a structure");
+    if (rc == QN_OK) rc = qn_structure_sizes(m, r, &v->info, &v->idle_ffn_bytes, v->made, err);
+    if (rc || !v) {
+        if (v) variant_free(v);
         return NULL;
     }
     v->model = m;
@@ -184,8 +185,9 @@ int qn_variant_of(struct qn_model *m, const struct qn_resolved *r, struct qn_var
     pthread_mutex_unlock(&m->lock);
     if (*out) return QN_OK;
     /* Sizes mean a list of all tensors: once per variant, and while nobody waits for the lock. */
-    struct qn_variant *v = variant_new(m, r);
-    if (!v) return qn_err_set(err, QN_ERR_NOMEM, "out of memory for a structure");
+    struct qn_err why = {0};
+    struct qn_variant *v = variant_new(m, r, &why);
+    if (!v) return qn_err_param(err, why.code, why.param, "%s", why.msg);
     int rc = check_budget(m, r, v->made, err);
     if (rc) {
         variant_free(v);

@@ -285,29 +285,10 @@ int qn_checkpoint_load(const char *path, const struct qn_load_options *opt, stru
 
 /* ---- ownership ---- */
 
-/* Writes p down; frees it when that can't be done. p may be NULL. */
-static bool own(struct qn_checkpoint *c, void *p) {
-    if (!p) return false;
-    if (c->n_owned == c->cap_owned) {
-        size_t cap = c->cap_owned ? c->cap_owned : 64, bytes;
-        void **grown = NULL;
-        if (qn_size_mul(cap, 2, &cap) && qn_size_mul(cap, sizeof *grown, &bytes))
-            grown = realloc(c->owned, bytes);
-        if (!grown) {
-            qn_mem_free(p);
-            return false;
-        }
-        c->owned = grown;
-        c->cap_owned = cap;
-    }
-    c->owned[c->n_owned++] = p;
-    return true;
-}
-
 bool qn_checkpoint_matrix(struct qn_checkpoint *c, struct qn_matrix *m, enum qn_type t, size_t rows,
                           size_t cols) {
     if (!qn_matrix_alloc(m, t, rows, cols)) return false;
-    if (!own(c, m->data)) {
+    if (!qn_mem_keep(&c->owned, m->data)) {
         *m = (struct qn_matrix){0};
         return false;
     }
@@ -317,20 +298,19 @@ bool qn_checkpoint_matrix(struct qn_checkpoint *c, struct qn_matrix *m, enum qn_
 
 float *qn_checkpoint_vector(struct qn_checkpoint *c, size_t n) {
     float *v = qn_mem_alloc_array(n, sizeof *v);
-    if (!own(c, v)) return NULL;
+    if (!qn_mem_keep(&c->owned, v)) return NULL;
     c->weights_bytes += n * sizeof *v;
     return v;
 }
 
 struct qn_ffn_matrices *qn_checkpoint_experts(struct qn_checkpoint *c, size_t n) {
     struct qn_ffn_matrices *e = qn_mem_alloc_array(n, sizeof *e);
-    return own(c, e) ? e : NULL;
+    return qn_mem_keep(&c->owned, e) ? e : NULL;
 }
 
 void qn_checkpoint_free(struct qn_checkpoint *c) {
     if (!c) return;
-    for (size_t i = 0; i < c->n_owned; i++) qn_mem_free(c->owned[i]);
-    free(c->owned);
+    qn_mem_free_all(&c->owned);
     free(c->attn);
     free(c->ffn);
     free(c->held_out);

@@ -13,6 +13,7 @@
 #define QN_MODEL_LOAD_CHECKPOINT_H
 
 #include "kernels/kernels.h"
+#include "kernels/mem.h"
 #include "model/err.h"
 #include "model/model.h"
 #include "model/spec.h"
@@ -86,8 +87,7 @@ struct qn_checkpoint {
     size_t weights_bytes;         /* what quern's own memory holds for them */
     struct qn_held_out *held_out; /* [n_held_out] figures that the checkpoint itself carries */
     uint32_t n_held_out;
-    void **owned; /* [n_owned] every allocation that blocks refer to */
-    size_t n_owned, cap_owned;
+    struct qn_mem_list owned;             /* every allocation that blocks refer to */
     double ms_map, ms_pack, ms_tokenizer; /* phases of the load */
 };
 

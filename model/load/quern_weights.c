@@ -12,8 +12,7 @@
 #include "model/load/quern_config.h"
 #include "model/load/report.h"
 
-#define NAME      192
-#define ITEM_ROWS (8 * QN_PANEL) /* rows that one item of the pool packs: whole panels */
+#define NAME 192
 
 /* What a tensor has become; zero until some block needs it. */
 struct packed {
@@ -100,8 +99,8 @@ struct pack {
 static void pack_rows(void *arg, size_t item, unsigned thread) {
     const struct pack *p = arg;
     (void)thread;
-    uint32_t begin = (uint32_t)item * ITEM_ROWS;
-    uint32_t end = p->m->rows - begin > ITEM_ROWS ? begin + ITEM_ROWS : p->m->rows;
+    uint32_t begin = (uint32_t)item * QN_ITEM_ROWS;
+    uint32_t end = p->m->rows - begin > QN_ITEM_ROWS ? begin + QN_ITEM_ROWS : p->m->rows;
     for (uint32_t r = begin; r < end; r++) qn_matrix_set_row(p->m, r, p->rows + r * p->row_bytes);
 }
 
@@ -120,7 +119,7 @@ static void matrix(struct loader *l, struct qn_matrix *dst, struct name own, con
             no_memory(l);
             return;
         }
-        qn_pool_run(l->opt->pool, (size_t)((rows + ITEM_ROWS - 1) / ITEM_ROWS), pack_rows, &job);
+        qn_pool_run(l->opt->pool, (size_t)((rows + QN_ITEM_ROWS - 1) / QN_ITEM_ROWS), pack_rows, &job);
         progress(l, t->bytes);
     }
     *dst = p->m;

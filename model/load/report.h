@@ -7,7 +7,7 @@
 #include "model/load/tensors.h"
 
 #define QN_REPORT_HIDDEN 4096 /* faults that are counted beyond those that are spelled out */
-#define QN_REPORT_ROOM 760 /* of qn_err.msg, the rest is for the frame around it */
+#define QN_REPORT_ROOM   760  /* of qn_err.msg, the rest is for the frame around it */
 
 struct qn_report {
     char text[QN_REPORT_ROOM];
@@ -19,7 +19,8 @@ struct qn_report {
 /* format: the file breaks the rules, and is not only beyond what quern supports. */
 void qn_report_add(struct qn_report *r, bool format, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
-/* More than anybody reads: the search for further faults may end. A small file can ask for millions of tensors. */
+/* More than anybody reads: the search for further faults may end. A small file can ask for millions of
+ * tensors. */
 bool qn_report_full(const struct qn_report *r);
 /* Compares t with what is wanted: dims of n_want dimensions (1: a vector, which must be F32, F16 or BF16; 2:
  * a matrix; more: as a vector) and a type that quern computes with. False, and a line, when it won't do. */

@@ -7,10 +7,6 @@
 #include "kernels/mem.h"
 #include "model/load/want.h"
 
-#define ITEM_ROWS                                                                                            \
-    (8 * QN_PANEL) /* rows that one item of the pool packs: whole panels, so items never meet                \
-                    */
-
 /* Which row of the file is row r of ours: heads of `block` rows, `stride` apart, beginning at `offset`;
  * inside a head the first `rot` rows are in adjacent-pair order and come back to rotate-half order. */
 struct row_map {
@@ -47,8 +43,8 @@ struct pack {
 static void pack_rows(void *arg, size_t item, unsigned thread) {
     const struct pack *p = arg;
     (void)thread;
-    uint32_t begin = (uint32_t)item * ITEM_ROWS;
-    uint32_t end = p->dst->rows - begin > ITEM_ROWS ? begin + ITEM_ROWS : p->dst->rows;
+    uint32_t begin = (uint32_t)item * QN_ITEM_ROWS;
+    uint32_t end = p->dst->rows - begin > QN_ITEM_ROWS ? begin + QN_ITEM_ROWS : p->dst->rows;
     for (uint32_t r = begin; r < end; r++)
         qn_matrix_set_row(p->dst, r, p->src->data + map_row(&p->map, r) * p->row_bytes);
 }
@@ -59,8 +55,8 @@ static void pack_columns(void *arg, size_t item, unsigned thread) {
     const struct pack *p = arg;
     size_t elem = qn_type_block_bytes(p->src->type), out = (size_t)p->src->dims[1];
     uint8_t *rows = p->scratch + (size_t)thread * QN_PANEL * p->row_bytes;
-    uint32_t begin = (uint32_t)item * ITEM_ROWS;
-    uint32_t end = p->dst->rows - begin > ITEM_ROWS ? begin + ITEM_ROWS : p->dst->rows;
+    uint32_t begin = (uint32_t)item * QN_ITEM_ROWS;
+    uint32_t end = p->dst->rows - begin > QN_ITEM_ROWS ? begin + QN_ITEM_ROWS : p->dst->rows;
     for (uint32_t r = begin; r < end; r += QN_PANEL) {
         uint32_t n = end - r < QN_PANEL ? end - r : QN_PANEL;
         for (uint32_t k = 0; k < p->dst->cols; k++)
@@ -88,7 +84,7 @@ static int pack_matrix(struct loader *l, struct qn_matrix *dst, const struct qn_
         if (!qn_size_mul(p.row_bytes, QN_PANEL, &bytes) || !(p.scratch = qn_mem_alloc_array(threads, bytes)))
             return no_memory(l);
     }
-    size_t items = (rows + ITEM_ROWS - 1) / ITEM_ROWS;
+    size_t items = (rows + QN_ITEM_ROWS - 1) / QN_ITEM_ROWS;
     qn_pool_run(l->opt->pool, items, transposed ? pack_columns : pack_rows, &p);
     qn_mem_free(p.scratch);
     l->done++;

@@ -323,8 +323,8 @@ static void state_follows_kv_heads(void **state) {
 static size_t made_bytes(const struct qn_variant *v) {
     struct qn_resolved r = {v->attention, v->ffn, v->sharing};
     struct qn_half_sizes a, f;
-    assert_true(qn_half_sizes(v->model, &r, QN_HALF_ATTENTION, &a));
-    assert_true(qn_half_sizes(v->model, &r, QN_HALF_FFN, &f));
+    assert_int_equal(qn_half_sizes(v->model, &r, QN_HALF_ATTENTION, &a, NULL), QN_OK);
+    assert_int_equal(qn_half_sizes(v->model, &r, QN_HALF_FFN, &f, NULL), QN_OK);
     return a.made[QN_MAKE_MEANS] + a.made[QN_MAKE_KIND] + f.made[QN_MAKE_MEANS] + f.made[QN_MAKE_KIND];
 }
 
@@ -386,7 +386,7 @@ static void active_bytes_are_what_a_token_reads(void **state) {
     size_t block = qn_ffn_dense_weight_bytes(&r.ffn, &m->ckpt->ffn[0]), idle = 0, made[QN_HALVES][QN_MAKES];
     ops.row_weight_bytes = half_of;
     r.ffn.ops = &ops;
-    assert_true(qn_structure_sizes(m, &r, &s, &idle, made));
+    assert_int_equal(qn_structure_sizes(m, &r, &s, &idle, made, NULL), QN_OK);
     assert_int_equal(s.weights_bytes, v->info.weights_bytes);
     for (int h = 0; h < QN_HALVES; h++)
         assert_true(made[h][QN_MAKE_MEANS] == 0 && made[h][QN_MAKE_KIND] == 0);
