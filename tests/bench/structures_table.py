@@ -10,6 +10,10 @@ def cell(value, digits):
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
+def ratio(a, b):
+    return None if a is None or b is None else a / b
+
+
 def rows_of(path):
     with open(path, encoding="utf-8") as file:
         return json.load(file)
@@ -70,7 +74,11 @@ def table(path):
 # Times faster than full attention as published: Linformer with k = 256 on a V100; Performer in Long Range Arena, on a
 # TPUv3 with batches of 32. The paper's 16,384 stands at 16,000.
 LINFORMER = {512: 1.3, 1024: 1.6, 2048: 2.4, 4096: 3.2, 8192: 5.0, 16000: 7.8, 32768: 12, 65536: 18}
+LINFORMER_MEMORY = {512: 1.5, 1024: 2.9, 2048: 5.6, 4096: 13, 8192: 26, 16000: 48, 32768: 48, 65536: 52}
+LINFORMER_LRA = {1024: 1.2, 2048: 1.9, 4096: 5.5}
+LINFORMER_LRA_MEMORY = {1024: .85 / .37, 2048: 2.65 / .55, 4096: 9.48 / .99}
 PERFORMER = {1024: 1.2, 2048: 1.9, 4096: 5.7}
+PERFORMER_MEMORY = {1024: .85 / .37, 2048: 2.65 / .59, 4096: 9.48 / 1.06}
 
 
 def prefill_seconds(r):
@@ -78,17 +86,25 @@ def prefill_seconds(r):
 
 
 def papers(folder):
-    print("| n | Linformer (paper) | linformer, prefill | linformer, decode | Performer (LRA) | performer, prefill | "
-          "performer, decode |\n|---:|---:|---:|---:|---:|---:|---:|")
+    print("| n | Linformer (paper) | Linformer (LRA) | linformer, prefill | linformer, decode | Performer (LRA) | "
+          "performer, prefill | performer, decode |\n|---:|---:|---:|---:|---:|---:|---:|---:|")
     by = {(r["attention"], r["length"]): r for r in rows_of(os.path.join(folder, "bert-base.json"))}
-    for n in sorted({length for _, length in by}):
+    lengths = sorted({length for _, length in by})
+    for n in lengths:
         base, about = prefill_seconds(by["mha", n])
         cells = [f"{n:,}"]
-        for kind, paper in (("linformer", LINFORMER), ("performer", PERFORMER)):
+        for kind, published in (("linformer", (LINFORMER, LINFORMER_LRA)), ("performer", (PERFORMER,))):
             own, own_about = prefill_seconds(by[kind, n])
-            cells += [f"{paper[n]:.1f}" if n in paper else "–", f"{about or own_about}{base / own:.1f}",
-                      cell(by[kind, n]["decode_speedup"], 1)]
+            cells += [cell(paper.get(n), 1) for paper in published]
+            cells += [f"{about or own_about}{base / own:.1f}", cell(by[kind, n]["decode_speedup"], 1)]
         print("| " + " | ".join(cells) + " |")
+    print("\nTimes less memory than full attention:\n\n| n | Linformer (paper) | Linformer (LRA) | linformer, state | "
+          "Performer (LRA) | performer, state |\n|---:|---:|---:|---:|---:|---:|")
+    for n in lengths:
+        own = {k: ratio(by["mha", n]["state_bytes"], by[k, n]["state_bytes"]) for k in ("linformer", "performer")}
+        cells = [LINFORMER_MEMORY.get(n), LINFORMER_LRA_MEMORY.get(n), own["linformer"], PERFORMER_MEMORY.get(n),
+                 own["performer"]]
+        print(f"| {n:,} | " + " | ".join(cell(c, 1) for c in cells) + " |")
 
 
 class Goals:
@@ -100,10 +116,6 @@ class Goals:
         good = value is not None and met(value)
         self.missed += not good
         print(f"| {what} | {cell(value, 2)} | {goal} | {'yes' if good else 'not measured' if value is None else 'no'} |")
-
-
-def ratio(a, b):
-    return None if a is None or b is None else a / b
 
 
 def check_attention(goals, path, shape):
