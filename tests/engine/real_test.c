@@ -71,6 +71,8 @@ static void gpt2(void **state) {
     family_traces("gpt2", "mha");
 }
 
+#define LONG 640 /* long enough for copies of fixed-size states */
+
 /* Traces over a model whose requests name parts of m's lists; m's models and pool are made here. The pool
  * holds a few of the largest states, in which paged and fixed-size ones of all structures meet. */
 static void structure_traces(const char *path, struct trace_models m) {
@@ -93,10 +95,9 @@ static void structure_traces(const char *path, struct trace_models m) {
     qn_pool_free(&one);
     qn_pool_free(&two);
     assert_true(compared > seeds * 3);
-    assert_true(seeds < SEEDS / 10 || hits > 0);
+    /* short sequences of many structures seldom find what another left */
+    assert_true(seeds < SEEDS / 10 || hits > 0 || m.max_len < LONG);
 }
-
-#define LONG 640 /* long enough for copies of fixed-size states */
 
 /* The checkpoint's own structure and conversions of it. */
 static void converted_structures(void **state) {
