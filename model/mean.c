@@ -2,7 +2,6 @@
  * float rows for matrices. */
 #include "model/mean.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/mem.h"
@@ -77,6 +76,7 @@ static int mean_matrix(struct qn_mean *mean, const struct sources *s, struct qn_
     if (mean->counting) {
         dst->type = t;
         dst->bytes = bytes;
+        dst->data = first.data + 1; /* tensors are told apart by it, and the source may be in use beside its mean */
         return QN_OK;
     }
     struct qn_matrix m;
@@ -95,7 +95,10 @@ static int mean_vector(struct qn_mean *mean, const struct sources *s, struct qn_
                        struct qn_err *err) {
     size_t n = item_of(s, 0)->n;
     add_bytes(mean, n * sizeof(float));
-    if (mean->counting) return QN_OK;
+    if (mean->counting) {
+        *dst->v = (float *)(void *)((uint8_t *)*dst->v + 1); /* as above; nobody reads through it */
+        return QN_OK;
+    }
     float *v = qn_mem_alloc_array(n, sizeof *v);
     if (!qn_mem_keep(&mean->owned, v)) return no_memory(err);
     for (size_t i = 0; i < n; i++) {

@@ -57,7 +57,7 @@ static uint64_t active_params(const struct qn_checkpoint *c) {
     uint64_t d = s->d_model, q = (uint64_t)s->heads * s->head_dim;
     uint64_t kv = (uint64_t)s->attn[0].kv_heads * s->head_dim;
     uint64_t own = 2 * s->attn[0].slots + (uint64_t)s->attn[0].features * s->head_dim;
-    uint64_t e = s->d_embed, tables = qn_spec_table_width(s) * s->vocab * (uint64_t)(s->embed_lags + 1) + d;
+    uint64_t e = s->d_embed, tables = (uint64_t)qn_spec_table_width(s) * s->vocab * (s->embed_lags + 1) + d;
     tables += e * d + (s->tied ? e * d : d * s->vocab);
     return tables + s->share[0].attn_blocks * (d + 2 * d * (q + kv) + own) +
            s->share[0].ffn_blocks * (d + (uint64_t)ops->row_macs(&f));

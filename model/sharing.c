@@ -54,15 +54,22 @@ static int shape_groups(const struct qn_spec *spec, const struct qn_part *ask, s
     return QN_OK;
 }
 
+/* Checkpoints of several ways have these two (model/load/quern_config.c). */
+static void rules_from(const struct qn_spec *spec, struct qn_rules *out) {
+    static const char *const members[] = {"none", "all", NULL};
+    if (spec->n_share > 1) qn_rule_words(out, "from", members);
+}
+
 static void rules_groups(const struct qn_spec *spec, struct qn_rules *out) {
     qn_rule_int(out, "count", 1, spec->layers);
+    rules_from(spec, out);
 }
 
 static const struct qn_sharing_ops kinds[] = {
-    {"none", shape_none, NULL},
-    {"all", shape_all, NULL},
-    {"attention", shape_attention, NULL},
-    {"ffn", shape_ffn, NULL},
+    {"none", shape_none, rules_from},
+    {"all", shape_all, rules_from},
+    {"attention", shape_attention, rules_from},
+    {"ffn", shape_ffn, rules_from},
     {"groups", shape_groups, rules_groups},
 };
 
@@ -152,10 +159,13 @@ int qn_sharing_resolve(const struct qn_sharing_ops *ops, const struct qn_spec *s
         if (!found || rank(&s) < rank(out)) *out = s;
         found = true;
     }
-    /* Where several could be meant, the reply says whose blocks these are. */
-    if (from || (spec->n_share > 1 && out->choice.origin == QN_ORIGIN_CONVERTED))
-        qn_part_add_text(&out->choice.part, "from", spec->share[out->member].type);
-    return qn_part_check(ask, &out->choice.part, "sharing", err);
+    /* Where several could be meant, the reply says whose blocks these are; else it is one structure, asked for with
+     * or without "from". */
+    bool told = spec->n_share > 1 && out->choice.origin == QN_ORIGIN_CONVERTED;
+    if (from || told) qn_part_add_text(&out->choice.part, "from", spec->share[out->member].type);
+    rc = qn_part_check(ask, &out->choice.part, "sharing", err);
+    if (from && !told) out->choice.part.n_params--; /* the last one */
+    return rc;
 }
 
 uint32_t qn_sharing_source(const struct qn_sharing *s, const struct qn_spec *spec, bool ffn, uint32_t layer) {

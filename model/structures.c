@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/mem.h"
 #include "model/internal.h"
 
 #define MAX_OPTIONS 256
@@ -110,7 +109,7 @@ static void attention_row(const struct qn_model *m, const struct qn_attention *a
     e->rollback = a->ops->rollback && a->causal; /* the others keep nothing to go on from */
     e->state_bytes_per_token = size.block_bytes / QN_KV_BLOCK;
     e->state_fixed_bytes = size.fixed_bytes;
-    e->rules = *rules;
+    if (a->choice.exactness != QN_UNAVAILABLE) e->rules = *rules;
 }
 
 /* What the kind offers, and each of that without causality where it can be had. */

@@ -158,7 +158,8 @@ bool qn_engine_enqueue(struct qn_engine *e, struct qn_job_run *js);
 void qn_engine_admit(struct qn_engine *e);
 /* Further choices of r's prompt, whose first tokens were sampled: fork r's state or queue them. */
 void qn_engine_fork(struct qn_engine *e, struct qn_run *r);
-bool qn_run_leads(const struct qn_run *r); /* further choices wait for this one's prompt */
+bool qn_run_measured(const struct qn_run *r); /* its output is there; it is held against the baseline still */
+bool qn_run_leads(const struct qn_run *r);    /* further choices wait for this one's prompt */
 void qn_engine_preempt(struct qn_engine *e, struct qn_run *r);
 /* Ends one output; the job ends with its last one. */
 void qn_run_end(struct qn_engine *e, struct qn_run *r, enum qn_finish finish);

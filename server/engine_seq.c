@@ -369,29 +369,40 @@ static struct qn_run *pick(struct qn_engine *e) {
     return best == QN_SCHED_NONE || !k ? NULL : head_of(k, pools);
 }
 
-/* The newest running sequence of a slow reader, of one pool or (QN_SCHED_NONE) of any. */
-static struct qn_run *newest_paused(const struct qn_engine *e, uint32_t pool) {
+bool qn_run_measured(const struct qn_run *r) {
+    return r->fid.on && !r->job->job->fidelity_only;
+}
+
+/* Who gives way to a waiting sequence: of one pool, whose state it needs, the newest measurement of an answer
+ * that is there, else the newest running sequence of a slow reader; of any pool (QN_SCHED_NONE), where a
+ * place is needed, only the latter. A measurement takes no place but the one that its answer had. */
+static struct qn_run *first_to_go(const struct qn_engine *e, uint32_t pool) {
     struct qn_run *best = NULL;
+    bool best_spare = false;
     for (uint32_t i = 0; i < e->n_running; i++) {
         struct qn_run *r = e->running[i];
-        bool could = held_up(r) && (pool == QN_SCHED_NONE || r->pool == pool);
-        if (could && (!best || r->order > best->order)) best = r;
+        bool spare = qn_run_measured(r) && pool != QN_SCHED_NONE;
+        if (!(spare || held_up(r)) || (pool != QN_SCHED_NONE && r->pool != pool)) continue;
+        if (best && (spare != best_spare ? best_spare : r->order < best->order)) continue;
+        best = r;
+        best_spare = spare;
     }
     return best;
 }
 
-/* What is paused makes no progress, so it gives its place or its state to whoever waits for one; what it had
- * is run again when its reader has caught up. */
-static bool yield_paused(struct qn_engine *e) {
+/* A measurement ends without a figure. What is paused makes no progress; it is run again when its reader has
+ * caught up. */
+static bool give_place(struct qn_engine *e) {
     static const struct qn_sched_pool open[QN_MAX_MODELS] = {{0}};
     bool full = e->n_running >= e->lim.max_running;
     for (const struct qn_key_queue *k = e->keys; k; k = k->next) {
         const struct qn_run *h = head_of(k, open);
         if (!h || (!full && !e->pool_tried[h->pool])) continue;
-        struct qn_run *r = newest_paused(e, full ? QN_SCHED_NONE : h->pool);
+        struct qn_run *r = first_to_go(e, full ? QN_SCHED_NONE : h->pool);
         if (!r) continue;
+        uint32_t pool = r->pool; /* a measurement's end may be its job's, and with it r's */
         qn_engine_preempt(e, r);
-        e->pool_tried[r->pool] = 0;
+        e->pool_tried[pool] = 0;
         return true;
     }
     return false;
@@ -401,7 +412,7 @@ void qn_engine_admit(struct qn_engine *e) {
     struct qn_run *r;
     do {
         while ((r = pick(e))) admit_head(e, r);
-    } while (yield_paused(e));
+    } while (give_place(e));
 }
 
 /* ---- further choices ---- */
@@ -442,13 +453,8 @@ void qn_engine_fork(struct qn_engine *e, struct qn_run *leader) {
 }
 
 /* ---- preemption and end ---- */
-/* Its output is there, and is only held against the baseline still. */
-static bool measured(const struct qn_run *r) {
-    return r->fid.on && !r->job->job->fidelity_only;
-}
-
 void qn_engine_preempt(struct qn_engine *e, struct qn_run *r) {
-    if (measured(r)) { /* its answer does not wait for state to come free again */
+    if (qn_run_measured(r)) { /* its answer does not wait for state to come free again */
         r->out->fidelity = (struct qn_fidelity){0};
         qn_run_end(e, r, r->out->finish);
         return;

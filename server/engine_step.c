@@ -336,6 +336,7 @@ static void snapshot(struct qn_engine *e, struct qn_sched_step *s, struct qn_sch
                                            .todo = todo,
                                            .decode = decode,
                                            .paused = r->job->paused_ns != 0 && !r->fid.on,
+                                           .spare = qn_run_measured(r),
                                            .whole = !qn_variant_structure(qn_run_variant(r))->causal,
                                            .held = b.held - b.shared};
         if (r->fid.on) { /* the other side's state comes free with it */

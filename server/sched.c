@@ -50,9 +50,15 @@ static bool stateless(const struct qn_sched_seq *q) {
     return q->whole && q->held == 0;
 }
 
-/* Who gives up memory so that sequence i can grow: a paused one first (it makes no progress anyway), then the
- * newest that is younger than i, then i itself unless it is the oldest in the pool that holds any. Nothing
- * may be counted as held where all of it is shared: that comes free once its other holders are gone. */
+/* How readily a sequence gives up its memory, whenever it came: spare work has given its answer already, a
+ * paused sequence makes no progress anyway. */
+static int ease(const struct qn_sched_seq *q) {
+    return q->spare ? 2 : q->paused;
+}
+
+/* Who gives up memory so that sequence i can grow: who does so with ease, then the newest that is younger
+ * than i, then i itself unless it is the oldest in the pool that holds any. Nothing may be counted as held
+ * where all of it is shared: that comes free once its other holders are gone. */
 static uint32_t victim_for(const struct qn_sched_step *s, uint32_t i) {
     uint32_t best = QN_SCHED_NONE;
     bool oldest = true;
@@ -60,8 +66,8 @@ static uint32_t victim_for(const struct qn_sched_step *s, uint32_t i) {
         const struct qn_sched_seq *q = &s->seqs[k], *b = best == QN_SCHED_NONE ? NULL : &s->seqs[best];
         if (q->pool != s->seqs[i].pool || stateless(q) || preempted(s, k)) continue;
         if (q->order < s->seqs[i].order) oldest = false;
-        if (k == i || (!q->paused && q->order < s->seqs[i].order)) continue;
-        if (!b || q->paused > b->paused || (q->paused == b->paused && q->order > b->order)) best = k;
+        if (k == i || (!ease(q) && q->order < s->seqs[i].order)) continue;
+        if (!b || ease(q) > ease(b) || (ease(q) == ease(b) && q->order > b->order)) best = k;
     }
     return best != QN_SCHED_NONE || oldest ? best : i;
 }

@@ -8,8 +8,8 @@
  * decodes, all prefill of a step together is at most one chunk: that is the most that a long prompt can add
  * to anybody's token. A sequence that has to run whole (no causality) is not cut: it begins within the chunk
  * and may take the step's whole budget, and then it is the last of its step. Growth that finds no memory
- * takes it from paused sequences and then from the newest; the oldest that holds any of a pool is never taken
- * from, so it finishes, and those that hold none are left alone.
+ * takes it from spare work, then from paused sequences, then from the newest; the oldest that holds any of a
+ * pool is never taken from, so it finishes, and those that hold none are left alone.
  *
  * Thread: any; the engine calls both. */
 #ifndef QN_SERVER_SCHED_H
@@ -59,6 +59,7 @@ struct qn_sched_seq {   /* one sequence that holds state */
     uint32_t todo; /* known tokens that its state lacks; 0 = nothing to run */
     bool decode;   /* todo == 1 and its prompt is done */
     bool paused;   /* keeps its state, runs nothing */
+    bool spare;    /* its output is out, it runs for a figure beside it: never grows */
     bool whole;    /* its rows must run in one step: todo <= step_tokens, never decode; keeps no state */
     size_t grow;   /* bytes that its next row takes beyond what it has reserved (decode only) */
     size_t held;   /* bytes that come free when it is preempted */

@@ -23,7 +23,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "kernels/mem.h"
 #include "model/attention/recurrent.h"
 
 #define DEFAULT_SLOTS 256

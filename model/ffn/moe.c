@@ -122,7 +122,7 @@ static void rules(const struct qn_spec *spec, const struct qn_ffn *f, struct qn_
         return;
     }
     qn_rule_int(out, "experts", 1, UPCYCLE_MAX);
-    qn_rule_int(out, "experts_per_token", 1, UPCYCLE_MAX);
+    qn_rule_int(out, "experts_per_token", 1, UPCYCLE_EXPERTS); /* of so many unless "experts" says more */
     qn_rule_words(out, "gating", words);
 }
 

@@ -42,7 +42,7 @@ struct fake { /* one sequence */
     uint64_t order, served_at;
     uint32_t group, pool, key, arrives, cancels, group_steps; /* steps of its group since its last chunk */
     uint32_t prompt, max, made, state, blocks;
-    bool paused;
+    bool paused, spare;
 };
 
 struct world {
@@ -110,6 +110,7 @@ static void arrive_and_cancel(struct world *w) {
         }
         if (f->where != RUNNING && f->where != WAITING) continue;
         f->paused = w->step < 300 && rnd(20) == 0 ? !f->paused : w->step < 300 && f->paused;
+        f->spare = w->step < 300 && rnd(20) == 0 ? !f->spare : w->step < 300 && f->spare;
         if (w->step < f->cancels) continue;
         for (uint32_t k = 0; k < w->n_running; k++)
             if (w->running[k] == i) leave(w, k);
@@ -182,7 +183,13 @@ static void check_plan(const struct world *w, const struct qn_sched_step *s) {
         CHECK(!seen[s->preempt[k]] && !v->whole);
         for (uint32_t i = 0; i < s->n_seqs; i++)
             oldest = oldest && (s->seqs[i].pool != v->pool || s->seqs[i].order >= v->order);
-        CHECK(!oldest || v->paused);
+        CHECK(!oldest || v->paused || v->spare);
+        for (uint32_t i = 0; i < s->n_seqs && !v->spare; i++) { /* spare work of the pool has gone before */
+            const struct qn_sched_seq *q = &s->seqs[i];
+            bool gone = q->pool != v->pool || q->whole || seen[i];
+            for (uint32_t j = 0; j < k; j++) gone = gone || s->preempt[j] == i;
+            CHECK(gone || !q->spare);
+        }
     }
 }
 
@@ -230,6 +237,7 @@ static void step(struct world *w) {
                                         .todo = todo,
                                         .decode = decode,
                                         .paused = f->paused,
+                                        .spare = f->spare && !decode,
                                         .whole = f->group == WHOLES,
                                         .grow = decode && blocks_of(f->state + 1) > f->blocks,
                                         .held = f->blocks};

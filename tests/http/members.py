@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
 
 import pytest
 
@@ -44,8 +43,8 @@ DENSE = [
 
 
 def need(name):
-    """Skips the test when the binary was built without the model."""
-    if name == "grist" and subprocess.run([REAL, "inspect", "grist"], capture_output=True).returncode != 0:
+    """Skips the test in a tree without the model's files, which gives a binary without the model."""
+    if name == "grist" and not os.path.exists(os.path.join(ROOT, "model", "zoo", "grist", "model.safetensors")):
         pytest.skip("this binary has no model inside")
 
 

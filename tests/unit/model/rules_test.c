@@ -33,8 +33,6 @@ static int with_value(struct qn_model *m, const struct qn_structure_entry *e,
         qn_part_add_text(part, rule->name, word);
     else
         qn_part_add(part, rule->name, rule->kind, value);
-    if (strcmp(rule->name, "experts_per_token") == 0 && strcmp(e->rules.at[0].name, "experts") == 0)
-        qn_part_add(part, "experts", QN_PARAM_INT, e->rules.at[0].max); /* so many can be used only then */
     memset(err, 0, sizeof *err);
     int rc = qn_variant_resolve(m, &req, &v, err);
     if (rc) return rc;
