@@ -76,7 +76,8 @@ static int mean_matrix(struct qn_mean *mean, const struct sources *s, struct qn_
     if (mean->counting) {
         dst->type = t;
         dst->bytes = bytes;
-        dst->data = first.data + 1; /* tensors are told apart by it, and the source may be in use beside its mean */
+        dst->data =
+            first.data + 1; /* tensors are told apart by it, and the source may be in use beside its mean */
         return QN_OK;
     }
     struct qn_matrix m;

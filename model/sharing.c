@@ -66,10 +66,8 @@ static void rules_groups(const struct qn_spec *spec, struct qn_rules *out) {
 }
 
 static const struct qn_sharing_ops kinds[] = {
-    {"none", shape_none, rules_from},
-    {"all", shape_all, rules_from},
-    {"attention", shape_attention, rules_from},
-    {"ffn", shape_ffn, rules_from},
+    {"none", shape_none, rules_from},           {"all", shape_all, rules_from},
+    {"attention", shape_attention, rules_from}, {"ffn", shape_ffn, rules_from},
     {"groups", shape_groups, rules_groups},
 };
 
@@ -159,8 +157,8 @@ int qn_sharing_resolve(const struct qn_sharing_ops *ops, const struct qn_spec *s
         if (!found || rank(&s) < rank(out)) *out = s;
         found = true;
     }
-    /* Where several could be meant, the reply says whose blocks these are; else it is one structure, asked for with
-     * or without "from". */
+    /* Where several could be meant, the reply says whose blocks these are; else it is one structure, asked
+     * for with or without "from". */
     bool told = spec->n_share > 1 && out->choice.origin == QN_ORIGIN_CONVERTED;
     if (from || told) qn_part_add_text(&out->choice.part, "from", spec->share[out->member].type);
     rc = qn_part_check(ask, &out->choice.part, "sharing", err);
