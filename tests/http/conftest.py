@@ -18,7 +18,9 @@ import requests
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 REAL = os.environ.get("QUERN_BIN", os.path.join(ROOT, "build", "release", "quern"))
 STUB = os.environ.get("QUERN_STUB_BIN", os.path.join(ROOT, "build", "release", "tests", "stub_server"))
-SLOW = 4 if os.environ.get("QUERN_FLAVOUR", "release") in ("asan", "tsan") else 1  # patience, not a measurement
+FLAVOUR = os.environ.get("QUERN_FLAVOUR", "release")
+SMOL = os.path.join(ROOT, "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
+SLOW = 4 if FLAVOUR in ("asan", "tsan") else 1  # patience, not a measurement
 REPORTS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer", "runtime error:")
 
 
@@ -220,6 +222,16 @@ def check_error(reply, status, code=None, param="unset"):
     if status in (429, 503):
         assert 1 <= int(reply.headers["retry-after"]) <= 30
     return body["error"]
+
+
+@pytest.fixture(scope="module")
+def smol():
+    """SmolLM2 when it is there; under a sanitizer it would take too long."""
+    if FLAVOUR != "release" or not os.path.exists(SMOL):
+        pytest.skip("needs the release build and models/SmolLM2 (make model)")
+    s = Server("--state-memory", "512MiB", model=SMOL, binary=REAL)
+    yield s
+    s.stop()
 
 
 @pytest.fixture

@@ -11,11 +11,9 @@ import time
 
 import pytest
 
-from conftest import REAL, ROOT, SLOW, Server, check_error, metric, read_sse
+from conftest import FLAVOUR, REAL, ROOT, SLOW, SMOL, Server, check_error, metric, read_sse
 from members import LLAMA as TINY, MODELS, THIRTY, lettered, need, types
 
-SMOL = os.path.join(ROOT, "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
-FLAVOUR = os.environ.get("QUERN_FLAVOUR", "release")
 TIMINGS = {"queue_ms", "tokenize_ms", "convert_ms", "prefill_ms", "decode_ms", "finish_ms", "total_ms", "ttft_ms",
            "compute_ms", "prefill_tokens_per_second", "decode_tokens_per_second", "steps", "mean_batch"}
 THREE = [{"attention": "gqa"}, {"attention": "mqa", "convert": True}, {"attention": "mha"}]
@@ -283,15 +281,6 @@ def test_structures_of_a_model(tiny):
 def tiny():
     s = Server("--max-running", "24", "--state-memory", "1MiB", "--step-tokens", "48", "--prefill-chunk", "16",
                model=TINY, binary=REAL)
-    yield s
-    s.stop()
-
-
-@pytest.fixture(scope="module")
-def smol():
-    if FLAVOUR != "release" or not os.path.exists(SMOL):
-        pytest.skip("needs the release build and models/SmolLM2 (make model)")
-    s = Server("--state-memory", "512MiB", model=SMOL, binary=REAL)
     yield s
     s.stop()
 

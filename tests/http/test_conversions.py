@@ -9,8 +9,6 @@ from conftest import REAL, ROOT, Server, check_error
 from members import DENSE, LLAMA, Served, types
 
 GOLDEN = os.path.join(ROOT, "tests", "golden", "models")
-SMOL = os.path.join(ROOT, "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
-FLAVOUR = os.environ.get("QUERN_FLAVOUR", "release")
 LONG = "synthetic:hidden=64,layers=2,heads=4,kv_heads=2,vocab=300,n=704,type=f32,attention="
 
 
@@ -156,15 +154,6 @@ def test_a_long_prompt_is_found_again_by_the_built_in_model():
 
 
 # --- at full size ---
-
-@pytest.fixture(scope="module")
-def smol():
-    if FLAVOUR != "release" or not os.path.exists(SMOL):
-        pytest.skip("needs the release build and models/SmolLM2 (make model)")
-    s = Server("--state-memory", "512MiB", model=SMOL, binary=REAL)
-    yield s
-    s.stop()
-
 
 @pytest.mark.parametrize("asked,label,worst", [
     ({"attention": "performer"}, "approximate", 30), ({"attention": {"type": "linformer", "k": 64}}, "untrained", 30),

@@ -7,26 +7,15 @@ import time
 
 import pytest
 
-from conftest import REAL, ROOT, SLOW, Server, metric, read_sse
+from conftest import FLAVOUR, REAL, ROOT, SLOW, Server, metric, read_sse
 
 TINY = os.path.join(ROOT, "tests", "golden", "models", "llama", "f32.gguf")
-SMOL = os.path.join(ROOT, "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
-FLAVOUR = os.environ.get("QUERN_FLAVOUR", "release")
 
 
 @pytest.fixture(scope="module")
 def tiny():
     s = Server("--max-running", "24", "--state-memory", "256KiB", "--step-tokens", "48", "--prefill-chunk", "16",
                model=TINY, binary=REAL)
-    yield s
-    s.stop()
-
-
-@pytest.fixture(scope="module")
-def smol():
-    if FLAVOUR != "release" or not os.path.exists(SMOL):
-        pytest.skip("needs the release build and models/SmolLM2 (make model)")
-    s = Server("--state-memory", "512MiB", model=SMOL, binary=REAL)
     yield s
     s.stop()
 
