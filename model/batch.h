@@ -24,8 +24,11 @@ struct qn_span {
     const int32_t *tokens; /* [n], each in [0, vocab) */
     uint32_t n;            /* >= 1 */
     enum qn_want want;
-    bool snapshot; /* the last chunk of a prompt: a copy of a fixed-size state before the last row is worth
-                      keeping. Who repeats the prompt has only that row to run, for its logits */
+    bool snapshot;   /* the last chunk of a prompt: a copy of a fixed-size state before the last row is worth
+                        keeping. Who repeats the prompt has only that row to run, for its logits */
+    uint32_t drafts; /* < n: so many of the last tokens are guesses. They enter the prefix cache when a later
+                        step goes on from them; qn_seq_rewind takes back those that were wrong. For structures
+                        that can roll back */
 };
 
 struct qn_step {

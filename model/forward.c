@@ -42,6 +42,9 @@ static int check_span(const struct forward *f, uint32_t i, struct qn_err *err) {
     if (sp->n == 0 || sp->n > f->m->max_rows - f->rows) {
         return qn_err_set(err, QN_ERR_INVALID, "span %u: a step has 1 to %u rows", i, f->m->max_rows);
     }
+    if (sp->drafts >= sp->n || (sp->drafts > 0 && !f->v->info.rollback)) {
+        return qn_err_set(err, QN_ERR_INVALID, "span %u: guesses that can't be taken back", i);
+    }
     if (q->length > f->spec->context || sp->n > f->spec->context - q->length) {
         return qn_err_set(err, QN_ERR_TOO_LONG, "span %u: longer than the context of %u", i,
                           f->spec->context);
@@ -313,11 +316,12 @@ static void commit(struct forward *f) {
     for (uint32_t i = 0; i < f->step->n_spans; i++) {
         const struct qn_span *sp = &f->step->spans[i];
         struct qn_seq *q = sp->seq;
-        uint32_t from = q->length;
-        qn_kv_set_tokens(&q->kv, from, sp->tokens, sp->n);
-        q->length = from + sp->n;
+        uint32_t end = q->length + sp->n - sp->drafts;
+        qn_kv_set_tokens(&q->kv, q->length, sp->tokens, sp->n);
+        q->length += sp->n;
         if (f->step->math != QN_MATH_PACKED) q->publish = false;
-        if (q->publish) qn_kv_publish(&q->kv, from, q->length);
+        if (q->publish) qn_kv_publish(&q->kv, q->settled, end);
+        q->settled = end;
     }
     qn_cuts_finish(&f->s->cuts, f->m->kv);
 }

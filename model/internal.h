@@ -144,7 +144,8 @@ struct qn_seq {
     struct qn_variant *variant;
     struct qn_kv_seq kv;
     uint32_t length;
-    int32_t *tokens; /* [length], room for cap, zeros behind; whatever is reserved has room */
+    uint32_t settled; /* tokens that are no guesses: what the cache may learn, and rewinding stops at */
+    int32_t *tokens;  /* [length], room for cap, zeros behind; whatever is reserved has room */
     uint32_t cap;
     bool publish; /* may enter the prefix cache: asked for, and every row so far in packed arithmetic */
     bool use_cache;

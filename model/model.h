@@ -100,6 +100,7 @@ struct qn_structure { /* what a variant is */
     enum qn_origin origin;
     enum qn_exactness exactness;
     bool causal;                  /* false: embed only, and the whole sequence must be one span of one step */
+    bool rollback;                /* its state can be cut back to any shorter length */
     size_t weights_bytes;         /* of all weights this structure uses */
     size_t weights_active_bytes;  /* read for one token; of experts, as many as an even choice meets */
     size_t state_bytes_per_token; /* all layers; 0 for fixed-size states */
@@ -207,6 +208,9 @@ void qn_seq_reset(struct qn_seq *s);
 /* Cuts the state to `length` tokens where the structure can roll back, or to 0, or to where the cache has a
  * copy of a fixed-size state; QN_ERR_UNSUPPORTED else. */
 int qn_seq_truncate(struct qn_seq *s, uint32_t length);
+/* Takes back the last tokens down to `length`, as far as they were run as guesses (struct qn_span.drafts) and
+ * no step went on from them; what was reserved stays. QN_ERR_INVALID else. */
+int qn_seq_rewind(struct qn_seq *s, uint32_t length);
 /* A second sequence that continues from the same state; blocks are shared and copied on write, a fixed-size
  * state is copied at once. QN_ERR_NO_STATE when there is no room for that, QN_ERR_NOMEM. */
 int qn_seq_fork(struct qn_seq *s, struct qn_seq **out, struct qn_err *err);

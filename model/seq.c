@@ -54,7 +54,7 @@ uint32_t qn_seq_length(const struct qn_seq *s) {
 
 uint32_t qn_seq_match(struct qn_seq *s, const int32_t *tokens, uint32_t n) {
     if (s->length > 0 || !s->use_cache || !room_for(s, n)) return 0;
-    s->length = qn_kv_match(&s->kv, tokens, n);
+    s->length = s->settled = qn_kv_match(&s->kv, tokens, n);
     if (s->length > 0) memcpy(s->tokens, tokens, s->length * sizeof *tokens);
     return s->length;
 }
@@ -74,7 +74,7 @@ int qn_seq_reserve(struct qn_seq *s, uint32_t length) {
 void qn_seq_reset(struct qn_seq *s) {
     set_holds(s, false);
     qn_kv_truncate(&s->kv, 0);
-    s->length = 0;
+    s->length = s->settled = 0;
     s->publish = s->use_cache;
 }
 
@@ -82,7 +82,7 @@ void qn_seq_reset(struct qn_seq *s) {
 static bool go_back(struct qn_seq *s, uint32_t length) {
     const struct qn_variant *v = s->variant;
     struct qn_kv_range exact = {length, length, v->block_bytes > 0 ? QN_KV_BLOCK : 1};
-    if (v->attention.ops->rollback && v->attention.causal) return true;
+    if (v->info.rollback) return true;
     return length == 0 || (s->kv.fixed && s->use_cache && qn_kv_restore(&s->kv, s->tokens, exact) > 0);
 }
 
@@ -90,6 +90,14 @@ int qn_seq_truncate(struct qn_seq *s, uint32_t length) {
     if (length > s->length) return QN_ERR_INVALID;
     if (length < s->length && !go_back(s, length)) return QN_ERR_UNSUPPORTED;
     qn_kv_truncate(&s->kv, length);
+    s->length = length;
+    if (s->settled > length) s->settled = length;
+    return QN_OK;
+}
+
+/* Blocks with guesses are not published and slots past the end are free to write: nothing else to undo. */
+int qn_seq_rewind(struct qn_seq *s, uint32_t length) {
+    if (length > s->length || length < s->settled) return QN_ERR_INVALID;
     s->length = length;
     return QN_OK;
 }
@@ -105,6 +113,7 @@ int qn_seq_fork(struct qn_seq *s, struct qn_seq **out, struct qn_err *err) {
     }
     if (s->length > 0) memcpy((*out)->tokens, s->tokens, s->length * sizeof *s->tokens);
     (*out)->length = s->length;
+    (*out)->settled = s->settled;
     (*out)->publish = s->publish;
     set_holds(*out, s->holds);
     return QN_OK;

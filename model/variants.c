@@ -100,6 +100,7 @@ static struct qn_variant *variant_new(struct qn_model *m, const struct qn_resolv
     v->info.ffn = r->ffn.choice.part;
     v->info.sharing = r->sharing.choice.part;
     v->info.causal = r->attention.causal;
+    v->info.rollback = r->attention.causal && r->attention.ops->rollback;
     absorb(&v->info, &r->attention.choice);
     absorb(&v->info, &r->ffn.choice);
     absorb(&v->info, &r->sharing.choice);

@@ -102,7 +102,7 @@ int qn_seq_fill(struct qn_seq *s, uint32_t n, uint64_t seed, struct qn_err *err)
     uint32_t run = n < 2 * RUN_TOKENS ? n : RUN_TOKENS + n % RUN_TOKENS;
     rc = run_tokens(s, run, seed, err);
     if (rc == QN_OK && run < n && v->block_bytes > 0) rc = fill_blocks(s, run, n, seed, err);
-    if (rc == QN_OK) s->length = n;
+    if (rc == QN_OK) s->length = s->settled = n;
     if (rc) qn_seq_reset(s);
     return rc;
 }

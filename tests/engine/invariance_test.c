@@ -3,10 +3,11 @@
  * For each model (families, weight types, state types, structures, fixed-size states) the logits of a family
  * of token sequences are taken once, one token per step, alone, without cache, on one thread. Then random
  * traces run over another instance of the model with two threads, the prefix cache and a small state pool:
- * sequences begin (with a cache match), take chunks of random size in steps of random company, fork, are cut
- * back, are preempted and recomputed, end. Every row's logits must equal the solo run's, memcmp; after every
- * operation the accounting must add up, and at the end of a trace no block is in use. QUERN_TRACES sets the
- * traces per model. Seeds are printed on failure. */
+ * sequences begin (with a cache match), take chunks of random size in steps of random company, some of whose
+ * last tokens are guesses that turn out wrong and are taken back, fork, are cut back, are preempted and
+ * recomputed, end. Every row's logits must equal the solo run's, memcmp; after every operation the accounting
+ * must add up, and at the end of a trace no block is in use. QUERN_TRACES sets the traces per model. Seeds
+ * are printed on failure. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -65,6 +66,9 @@ struct world {
     } slots[SLOTS];
     /* of the step that runs */
     uint32_t span_slot[SLOTS];
+    uint32_t right[SLOTS];         /* length up to which a span's tokens are its sequence's */
+    int32_t guess[SLOTS][LENGTH];  /* tokens of spans that end in guesses */
+    uint32_t guessed, taken_back;  /* tokens */
     uint32_t rows_seen, bad, cuts; /* cuts: ways back to a copy of a fixed-size state */
 };
 
@@ -141,6 +145,7 @@ static void solo(struct world *w) {
 static void check_row(void *ctx, uint32_t span, uint32_t pos, float *v) {
     struct world *w = ctx;
     const struct slot *s = &w->slots[w->span_slot[span]];
+    if (pos >= w->right[span]) return;
     w->rows_seen++;
     if (memcmp(expected(w, s->which, pos), v, w->vocab * sizeof *v) != 0) {
         if (w->bad++ == 0) {
@@ -228,6 +233,36 @@ static bool make_room(struct world *w, struct slot *s, uint32_t to) {
     return false;
 }
 
+/* Ends some of the spans in guesses, of which the first few are right. */
+static void make_guesses(struct world *w, struct qn_span *spans, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        struct qn_span *sp = &spans[i];
+        uint32_t have = qn_seq_length(sp->seq);
+        int32_t *t = w->guess[i];
+        w->right[i] = have + sp->n;
+        if (!w->v->info.rollback || sp->n < 2 || qn_test_below(&w->rng, 2) == 0) continue;
+        sp->drafts = 1 + qn_test_below(&w->rng, sp->n - 1);
+        uint32_t good = sp->n - sp->drafts + qn_test_below(&w->rng, sp->drafts + 1);
+        memcpy(t, sp->tokens, sp->n * sizeof *t);
+        for (uint32_t k = good; k < sp->n; k++) t[k] = (t[k] + 1) % (int32_t)w->vocab;
+        sp->tokens = t;
+        w->right[i] = have + good;
+        w->guessed += sp->drafts;
+    }
+}
+
+/* Only down to where the guesses begin. */
+static void take_back(struct world *w, const struct qn_span *spans, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        struct qn_seq *q = spans[i].seq;
+        uint32_t end = qn_seq_length(q);
+        assert_int_equal(qn_seq_rewind(q, end + 1), QN_ERR_INVALID);
+        assert_int_equal(qn_seq_rewind(q, end - spans[i].drafts - 1), QN_ERR_INVALID);
+        assert_int_equal(qn_seq_rewind(q, w->right[i]), QN_OK);
+        w->taken_back += end - w->right[i];
+    }
+}
+
 static void step(struct world *w) {
     struct qn_span spans[SLOTS];
     const struct shape *sh = w->sh;
@@ -264,7 +299,9 @@ static void step(struct world *w) {
     if (kept == 0) return;
     struct qn_err err = {0};
     struct qn_step st = {.variant = w->v, .spans = spans, .n_spans = kept, .on_row = check_row, .ctx = w};
+    make_guesses(w, spans, kept);
     if (qn_step_run(&st, &err)) fail_msg("step: %s (trace seed %llu)", err.msg, (unsigned long long)w->seed);
+    take_back(w, spans, kept);
 }
 
 static void operate(struct world *w) {
@@ -372,8 +409,11 @@ static void run_config(void **state) {
     uint64_t first_seed = (uint64_t)(c - configs) * 1000000 + 1; /* no two models see the same traces */
     for (unsigned long i = 0; i < traces; i++) trace(&w, first_seed + i);
     struct qn_state_stats s = qn_model_state(w.m);
-    printf("%s: %lu traces, %u rows compared, %zu of %zu tokens from the cache, %u ways back\n", c->name,
-           traces, w.rows_seen, s.hits_tokens, s.lookups_tokens, w.cuts);
+    printf(
+        "%s: %lu traces, %u rows compared, %zu of %zu tokens from the cache, %u ways back, %u of %u guesses "
+        "taken back\n",
+        c->name, traces, w.rows_seen, s.hits_tokens, s.lookups_tokens, w.cuts, w.taken_back, w.guessed);
+    assert_true(!w.v->info.rollback || w.taken_back > traces / 4);
     assert_int_equal(w.bad, 0);
     assert_int_equal(qn_test_fold_faults(), 0);
     assert_true(w.v->fixed_bytes == 0 || traces < TRACES || w.cuts > 0);

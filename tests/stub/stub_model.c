@@ -52,7 +52,7 @@ struct qn_seq {
     struct qn_variant *variant;
     uint64_t salt;
     bool use_cache;
-    uint32_t length, n_blocks;
+    uint32_t length, settled, n_blocks;
     uint32_t *blocks;
     size_t peak, peak_shared;
 };
@@ -132,6 +132,7 @@ static void init_variant(struct qn_model *m, uint32_t i) {
     set_part(&v->structure.sharing, "none", 0);
     v->structure.origin = i % 4 ? QN_ORIGIN_CONVERTED : QN_ORIGIN_NATIVE;
     v->structure.causal = i < 4;
+    v->structure.rollback = i < 3;
     if (exact[i] != QN_EXACT) v->flavour = i;
     v->structure.exactness = exact[i];
     v->structure.weights_bytes = v->structure.weights_active_bytes = 1u << 20;
@@ -295,7 +296,7 @@ size_t qn_model_structures(const struct qn_model *m, struct qn_structure_entry *
                                              .origin = s->origin,
                                              .exactness = s->exactness,
                                              .causal = s->causal,
-                                             .rollback = true,
+                                             .rollback = s->rollback,
                                              .state_bytes_per_token = s->state_bytes_per_token};
     }
     return VARIANTS;
@@ -429,7 +430,7 @@ int qn_seq_new(struct qn_variant *v, uint64_t salt, bool use_cache, struct qn_se
 
 void qn_seq_reset(struct qn_seq *s) {
     for (uint32_t i = 0; i < s->n_blocks; i++) drop_block(s->variant->model, s->blocks[i]);
-    s->n_blocks = s->length = 0;
+    s->n_blocks = s->length = s->settled = 0;
 }
 
 void qn_seq_free(struct qn_seq **ps) {
@@ -465,6 +466,7 @@ uint32_t qn_seq_match(struct qn_seq *s, const int32_t *tokens, uint32_t n) {
         s->length += BLOCK;
     }
     note_peak(s);
+    s->settled = s->length;
     return s->length;
 }
 
@@ -507,6 +509,13 @@ int qn_seq_truncate(struct qn_seq *s, uint32_t length) {
     uint32_t keep = (length + BLOCK - 1) / BLOCK;
     while (s->n_blocks > keep) drop_block(s->variant->model, s->blocks[--s->n_blocks]);
     s->length = length;
+    if (s->settled > length) s->settled = length;
+    return QN_OK;
+}
+
+int qn_seq_rewind(struct qn_seq *s, uint32_t length) {
+    if (length > s->length || length < s->settled || !s->variant->structure.rollback) return QN_ERR_INVALID;
+    s->length = length;
     return QN_OK;
 }
 
@@ -517,6 +526,7 @@ int qn_seq_fork(struct qn_seq *s, struct qn_seq **out, struct qn_err *err) {
     if (rc) return rc;
     f->salt = s->salt;
     f->length = s->length;
+    f->settled = s->settled;
     f->n_blocks = (s->length + BLOCK - 1) / BLOCK;
     for (uint32_t i = 0; i < f->n_blocks; i++) hold_block(s->variant->model, f->blocks[i] = s->blocks[i]);
     note_peak(f);
@@ -587,6 +597,8 @@ static int check_step(const struct qn_step *st, struct qn_err *err) {
         const struct qn_span *s = &st->spans[i];
         if (!st->variant->structure.causal && s->seq->length)
             return qn_err_set(err, QN_ERR_INVALID, "span %u: not causal, and in pieces", i);
+        if (s->drafts >= s->n || (s->drafts && !st->variant->structure.rollback))
+            return qn_err_set(err, QN_ERR_INVALID, "span %u: guesses that can't be taken back", i);
         if (!s->n || s->seq->variant != st->variant || !st->variant->prepared)
             return qn_err_set(err, QN_ERR_INVALID, "span %u: empty, or of another variant", i);
         if (need_blocks(s->seq, s->seq->length + s->n))
@@ -612,9 +624,9 @@ static void run_row(const struct qn_step *st, uint32_t span, uint32_t pos, uint6
     st->on_row(st->ctx, span, pos, v);
 }
 
-static void publish(struct qn_seq *s, uint32_t before) {
+static void publish(struct qn_seq *s, uint32_t end) {
     struct qn_model *m = s->variant->model;
-    for (uint32_t i = before / BLOCK; s->use_cache && i < s->length / BLOCK; i++) {
+    for (uint32_t i = s->settled / BLOCK; s->use_cache && i < end / BLOCK; i++) {
         struct block *b = blk(s, i);
         uint64_t key = block_key(s, b->hash[BLOCK - 1]);
         bool there = false;
@@ -652,7 +664,8 @@ int qn_step_run(const struct qn_step *st, struct qn_err *err) {
     for (uint32_t i = 0; i < st->n_spans; i++) {
         struct qn_seq *s = st->spans[i].seq;
         s->length += st->spans[i].n;
-        publish(s, s->length - st->spans[i].n);
+        publish(s, s->length - st->spans[i].drafts);
+        s->settled = s->length - st->spans[i].drafts;
     }
     return QN_OK;
 }

@@ -110,6 +110,7 @@ static void use(struct qn_variant *v, const struct qn_attention_ops *ops) {
     uint32_t layers = v->model->ckpt->spec.layers;
     struct qn_state_size one = ops->state(&v->attention, v->model->kv_type);
     v->attention.ops = ops;
+    v->info.rollback = ops->rollback;
     for (uint32_t i = 0; i < layers; i++) {
         v->layers[i].state_offset = i * one.block_bytes;
         v->layers[i].fixed_offset = i * one.fixed_bytes;
@@ -124,5 +125,5 @@ void qn_test_fold(struct qn_variant *v, bool paged) {
 
 void qn_test_whole(struct qn_variant *v) {
     use(v, &with_none);
-    v->attention.causal = v->info.causal = false;
+    v->attention.causal = v->info.causal = v->info.rollback = false;
 }

@@ -1,7 +1,7 @@
 /* Sequences and steps beyond what traces show: a structure that is not causal runs once and whole; a
- * fixed-size state goes back to its copies only; a step that fails leaves sequences as they were; preceding
- * tokens add their tables to the embedding wherever a span is cut; q and k are normalised head by head or
- * whole. */
+ * fixed-size state goes back to its copies only; a step that fails leaves sequences as they were; the prefix
+ * cache learns no guess before a step goes on from it; preceding tokens add their tables to the embedding
+ * wherever a span is cut; q and k are normalised head by head or whole. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -397,6 +397,57 @@ static void q_and_k_are_normalised_whole(void **state) {
     assert_memory_not_equal(a, b, sizeof a);
 }
 
+/* What a new sequence would find of the first n tokens. */
+static uint32_t found(struct qn_variant *v, const int32_t *t, uint32_t n) {
+    struct qn_seq *s = begin(v, true);
+    uint32_t got = qn_seq_match(s, t, n);
+    qn_seq_free(&s);
+    return got;
+}
+
+static int run_guesses(struct qn_seq *s, const int32_t *t, uint32_t n, uint32_t drafts) {
+    size_t width = VOCAB;
+    struct qn_span span = {.seq = s, .tokens = t, .n = n, .want = QN_WANT_ALL, .drafts = drafts};
+    struct qn_step step = {
+        .variant = s->variant, .spans = &span, .n_spans = 1, .on_row = keep, .ctx = &width};
+    return qn_step_run(&step, NULL);
+}
+
+static void the_cache_learns_no_guess(void **state) {
+    (void)state;
+    struct qn_model *m = open_tiny("llama", 0);
+    struct qn_variant *v = qn_test_variant(m, "", 0);
+    struct qn_seq *s = begin(v, true);
+    int32_t wrong[32];
+    memcpy(wrong, tokens, sizeof wrong);
+    wrong[15]++;
+    assert_int_equal(qn_seq_reserve(s, 64), QN_OK);
+    size_t held = qn_seq_bytes(s).held;
+    assert_int_equal(run_guesses(s, wrong, 20, 20), QN_ERR_INVALID);
+    assert_int_equal(run_guesses(s, wrong, 20, 8), QN_OK); /* the guesses begin in the first block */
+    assert_int_equal(found(v, wrong, 20), 0);
+    assert_int_equal(qn_seq_rewind(s, 11), QN_ERR_INVALID);
+    assert_int_equal(qn_seq_rewind(s, 15), QN_OK); /* three of eight were right */
+    assert_int_equal(qn_seq_bytes(s).held, held);  /* what was reserved stays */
+    assert_int_equal(run_guesses(s, tokens + 15, 5, 4), QN_OK);
+    assert_int_equal(found(v, wrong, 20), 0);
+    assert_int_equal(found(v, tokens, 20), 16); /* settled by this step: it went on from them */
+    assert_int_equal(qn_seq_rewind(s, 17), QN_OK);
+    assert_int_equal(qn_seq_rewind(s, 15), QN_ERR_INVALID);
+    assert_int_equal(run_guesses(s, tokens + 17, 20, 6), QN_OK); /* 31 are certain */
+    assert_int_equal(found(v, tokens, 40), 16);
+    assert_int_equal(run(s, tokens + 37, 1, QN_WANT_LAST, false), QN_OK);
+    assert_int_equal(found(v, tokens, 40), 32);
+    qn_seq_free(&s);
+    qn_test_fold(v, false);
+    s = begin(v, true);
+    assert_int_equal(qn_seq_reserve(s, 64), QN_OK);
+    assert_int_equal(run_guesses(s, tokens, 4, 1), QN_ERR_INVALID); /* its state could not be taken back */
+    qn_seq_free(&s);
+    qn_variant_unref(v);
+    qn_model_close(&m);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(not_causal_runs_once_and_whole),
@@ -404,6 +455,7 @@ int main(void) {
         cmocka_unit_test(a_fixed_state_goes_back_to_its_copies),
         cmocka_unit_test(a_tight_budget_keeps_the_last_copies),
         cmocka_unit_test(a_failed_step_changes_nothing),
+        cmocka_unit_test(the_cache_learns_no_guess),
         cmocka_unit_test(preceding_tokens_add_their_tables),
         cmocka_unit_test(q_and_k_are_normalised_whole),
     };
