@@ -10,6 +10,7 @@
 
 #include "kernels/cpu.h"
 #include "kernels/mem.h"
+#include "model/exact.h"
 #include "model/internal.h"
 #include "model/zoo/zoo.h"
 
@@ -257,7 +258,11 @@ int qn_model_open(const char *path, const struct qn_open_options *opt, struct qn
     *out = NULL;
     qn_kernels_ensure();
     int rc = qn_checkpoint_load(path, &load, &c, err);
-    if (rc) return rc;
+    if (rc == QN_OK && opt->exact) rc = qn_checkpoint_exact(c, opt->pool, err);
+    if (rc) {
+        qn_checkpoint_free(c);
+        return rc;
+    }
     rc = qn_model_from_checkpoint(c, path, opt, out, err);
     if (*out) (*out)->info.load_ms = (double)(qn_now_ns() - start) * 1e-6;
     return rc;

@@ -32,6 +32,8 @@ struct qn_open_options {
     size_t convert_bytes;     /* budget for converted weights (0: as much as the weights themselves) */
     uint32_t max_step_tokens; /* most rows of one step: scratch is sized for it (default 512 when 0) */
     bool prefix_cache;
+    bool exact; /* all matrices become F32 of the same values: no quantised or 16-bit arithmetic; slow and
+                   large, for measuring what that arithmetic costs (with QN_STATE_F32) */
     void (*progress)(void *ctx, const char *phase, double done); /* may be NULL */
     void *progress_ctx;
 };

@@ -19,6 +19,7 @@ static void help(FILE *f) {
           "  compare     run one sequence in several structures; a table of time, memory and fidelity\n"
           "  inspect     describe a model file\n"
           "  bench       measure prompt and generation throughput\n"
+          "  perplexity  measure how well a model predicts a text\n"
           "\n"
           "  -V, --version   version, revision, processor level\n"
           "  -h, --help      this text; `quern <command> --help` lists a command's options\n",
@@ -34,8 +35,13 @@ static int version(void) {
 static const struct command {
     const char *name;
     int (*run)(int argc, char **argv);
-} commands[] = {{"serve", qn_cmd_serve},     {"run", qn_cmd_run},     {"compare", qn_cmd_compare},
-                {"inspect", qn_cmd_inspect}, {"bench", qn_cmd_bench}, {"healthcheck", qn_cmd_healthcheck}};
+} commands[] = {{"serve", qn_cmd_serve},
+                {"run", qn_cmd_run},
+                {"compare", qn_cmd_compare},
+                {"inspect", qn_cmd_inspect},
+                {"bench", qn_cmd_bench},
+                {"perplexity", qn_cmd_perplexity},
+                {"healthcheck", qn_cmd_healthcheck}};
 
 static int dispatch(int argc, char **argv) {
     if (argc < 2) {

@@ -166,3 +166,44 @@ def test_sweep_says_what_is_wrong(args, why):
     p = run("bench", "--structures", *args)
     assert p.returncode == 2 and p.stdout == "" and p.stderr.startswith("quern: ") and why in p.stderr, p.stderr
     assert p.stderr.count("\n") == 1
+
+
+NOISE = "synthetic:hidden=32,layers=1,heads=2,vocab=300,n=64,ffn_dim=32,type=q8_0"
+
+
+def perplexity(*args):
+    return run("perplexity", "--model", NOISE, "--threads", 1, *args)
+
+
+def test_perplexity_counts_windows_and_compares_with_exact_arithmetic(tmp_path):
+    text = tmp_path / "text"
+    text.write_text("To be, or not to be, that is the question. " * 9)  # a byte is a token: 387 + BOS
+    p = perplexity("--text", text, "--ctx", 64, "--compare", "--json")
+    assert p.returncode == 0 and p.stderr == "", p.stderr
+    packed, exact = json.loads(p.stdout)["results"]
+    assert [packed["windows"], packed["scored"], packed["ctx"]] == [6, 6 * 31, 64]
+    assert (packed["arithmetic"], exact["arithmetic"], exact["state_type"]) == ("packed", "exact", "f32")
+    assert 50 < packed["perplexity"] < 2000 and 0 < packed["stderr"] < packed["perplexity"]
+    assert packed["perplexity"] != exact["perplexity"]
+    assert abs(json.loads(p.stdout)["difference_percent"]) < 0.3
+    one = json.loads(perplexity("--text", text, "--ctx", 64, "--exact", "--json", "--batch", 1).stdout)["results"]
+    assert [r["nll"] for r in one] == [exact["nll"]]
+    p = perplexity("--text", text, "--ctx", 32, "--chunks", 2)
+    assert p.returncode == 0 and "2 windows of 32 tokens, 30 predictions" in p.stdout and "perplexity: " in p.stdout
+    p = subprocess.run([QUERN, "perplexity", "--model", NOISE, "--text", "-", "--ctx", "64", "--json"],
+                       input=text.read_bytes(), capture_output=True, timeout=60)
+    assert json.loads(p.stdout)["results"][0]["nll"] == packed["nll"]
+
+
+@pytest.mark.parametrize("args,code,why", [
+    ([], 2, "--text"), (["--text", "/nonexistent"], 1, "/nonexistent"), (["--text", "/"], 1, "can't be read"),
+    (["--text", "short", "--exact", "--compare"], 2, "exclude"), (["--text", "short", "--ctx", "3"], 2, "--ctx"),
+    (["--text", "short"], 1, "one window"), (["--text", "short", "--ctx", "65"], 1, "64"),
+    (["--text", "short", "--state-type", "q3"], 2, "--state-type")])
+def test_perplexity_says_what_is_wrong(tmp_path, args, code, why):
+    (tmp_path / "short").write_text("short")
+    args = [str(tmp_path / "short") if a == "short" else a for a in args]
+    if "--ctx" not in args:
+        args = [*args, "--ctx", "64"]
+    p = perplexity(*args)
+    assert p.returncode == code and p.stdout == "" and why in p.stderr

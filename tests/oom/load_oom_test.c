@@ -33,13 +33,16 @@ static bool fail_now(void) {
 
 struct life {
     const char *path, *attention, *ffn, *sharing;
+    bool exact;
 };
 
 static int live(const struct life *l, struct qn_err *err) {
     struct qn_model *m = NULL;
     struct qn_variant *v = NULL;
-    struct qn_open_options opt = {
-        .state_bytes = (size_t)4 << 20, .convert_bytes = (size_t)64 << 20, .max_step_tokens = 16};
+    struct qn_open_options opt = {.state_bytes = (size_t)4 << 20,
+                                  .convert_bytes = (size_t)64 << 20,
+                                  .max_step_tokens = 16,
+                                  .exact = l->exact};
     int rc = qn_model_open(l->path, &opt, &m, err);
     if (rc) {
         assert_null(m);
@@ -81,14 +84,16 @@ static void every_allocation(const struct life *l, bool ever) {
 }
 
 static const struct life lives[] = {
-    {"tests/golden/quern/forms", "", "", ""},
-    {"tests/golden/quern/all", "performer", "moe", "groups"},
-    {"tests/golden/quern/factored", "linformer", "moe", "groups"},
+    {"tests/golden/quern/forms", "", "", "", false},
+    {"tests/golden/quern/all", "performer", "moe", "groups", false},
+    {"tests/golden/quern/factored", "linformer", "moe", "groups", false},
     {"synthetic:hidden=32,layers=2,heads=4,head_dim=8,vocab=260,n=32,attention=gqa,type=f32", "mha", "moe",
-     "all"},
+     "all", false},
     {"synthetic:hidden=32,layers=2,heads=4,head_dim=8,vocab=40,n=32,attention=linformer,k=4,ffn=moe,experts="
      "2,type=f16,lags=1,norm=layer,pos=learned,tied=false",
-     "", "", "all"},
+     "", "", "all", false},
+    {"synthetic:hidden=32,layers=2,heads=4,head_dim=8,vocab=260,n=32,ffn=moe,experts=2,sharing=all,type=q8_0",
+     "", "", "", true},
 };
 
 static void once(void **state) {
