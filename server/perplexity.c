@@ -98,8 +98,7 @@ static bool allocate(struct job *j) {
     j->spans = calloc(j->batch, sizeof *j->spans);
     j->of = calloc(j->batch, sizeof *j->of);
     j->tokens = malloc(tokens);
-    return j->seqs && j->spans && j->of && j->tokens ? QN_OK
-                                                     : qn_err_set(j->err, QN_ERR_NOMEM, "out of memory");
+    return j->seqs && j->spans && j->of && j->tokens;
 }
 
 static int check(const struct job *j, size_t n) {
