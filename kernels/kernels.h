@@ -60,7 +60,7 @@ struct qn_matrix {
     uint32_t rows; /* output width N; padded with zero rows to a multiple of QN_PANEL inside data */
     uint32_t cols; /* input width K */
     size_t bytes;  /* of data */
-    uint8_t *data; /* QN_ALIGN aligned; owned by whoever called qn_matrix_alloc */
+    uint8_t *data; /* QN_ALIGN aligned; owned by whoever called qn_matrix_alloc, or gave it to qn_matrix_at */
 };
 
 /* Bytes of the packed form; false for shapes that overflow or do not fit the type's block. */
@@ -68,6 +68,9 @@ bool qn_matrix_bytes(enum qn_type t, size_t rows, size_t cols, size_t *out);
 /* Allocates m->data (zeroed) for a shape; false when it can't. qn_matrix_free takes half-built ones too. */
 bool qn_matrix_alloc(struct qn_matrix *m, enum qn_type t, size_t rows, size_t cols);
 void qn_matrix_free(struct qn_matrix *m);
+/* The same over memory of qn_matrix_bytes bytes that stays the caller's: zeroed, or a matrix's packed form.
+ */
+bool qn_matrix_at(struct qn_matrix *m, enum qn_type t, size_t rows, size_t cols, uint8_t *data);
 /* Writes one file row into row r of the packed matrix, values unchanged. Rows may be written in any order and
  * by several threads at once as long as they lie in different panels. */
 void qn_matrix_set_row(struct qn_matrix *m, uint32_t r, const void *file_row);

@@ -31,7 +31,7 @@ static inline bool qn_size_align(size_t n, size_t align, size_t *out) {
 }
 
 /* 64-byte aligned, zeroed memory of n bytes (n = 0 gives a valid pointer); NULL when there is none.
- * Freed with qn_mem_free only. */
+ * Freed with qn_mem_free only. Pages of a large piece become resident when they are touched. */
 void *qn_mem_alloc(size_t n) __attribute__((malloc, warn_unused_result));
 /* The same for count * size bytes, checked. */
 void *qn_mem_alloc_array(size_t count, size_t size) __attribute__((malloc, warn_unused_result));
@@ -47,5 +47,17 @@ struct qn_mem_list {
 bool qn_mem_keep(struct qn_mem_list *list, void *p);
 /* Frees all of them, and the list. */
 void qn_mem_free_all(struct qn_mem_list *list);
+
+/* One range of pages that pieces are cut from and that is freed as a whole: for weights, which are read end
+ * to end in every step, so that they lie in huge pages where the kernel has some. Zero to begin with. */
+struct qn_arena {
+    uint8_t *base;
+    size_t size, used;
+};
+/* Reserves n bytes; they become resident when they are touched. False when there is no room. */
+bool qn_arena_open(struct qn_arena *a, size_t n);
+/* QN_ALIGN aligned, zeroed; NULL when less than n bytes are left. */
+void *qn_arena_take(struct qn_arena *a, size_t n);
+void qn_arena_close(struct qn_arena *a);
 
 #endif

@@ -16,18 +16,19 @@ bool qn_matrix_bytes(enum qn_type t, size_t rows, size_t cols, size_t *out) {
            qn_size_mul(padded / QN_PANEL, panel, out);
 }
 
-bool qn_matrix_alloc(struct qn_matrix *m, enum qn_type t, size_t rows, size_t cols) {
+bool qn_matrix_at(struct qn_matrix *m, enum qn_type t, size_t rows, size_t cols, uint8_t *data) {
+    size_t bytes;
     memset(m, 0, sizeof *m);
-    if (!qn_matrix_bytes(t, rows, cols, &m->bytes)) return false;
-    m->data = qn_mem_alloc(m->bytes);
-    if (!m->data) {
-        m->bytes = 0;
-        return false;
-    }
-    m->type = t;
-    m->rows = (uint32_t)rows;
-    m->cols = (uint32_t)cols;
+    if (!data || !qn_matrix_bytes(t, rows, cols, &bytes)) return false;
+    *m = (struct qn_matrix){
+        .type = t, .rows = (uint32_t)rows, .cols = (uint32_t)cols, .bytes = bytes, .data = data};
     return true;
+}
+
+bool qn_matrix_alloc(struct qn_matrix *m, enum qn_type t, size_t rows, size_t cols) {
+    size_t bytes;
+    memset(m, 0, sizeof *m);
+    return qn_matrix_bytes(t, rows, cols, &bytes) && qn_matrix_at(m, t, rows, cols, qn_mem_alloc(bytes));
 }
 
 void qn_matrix_free(struct qn_matrix *m) {

@@ -11,6 +11,7 @@
 #include "kernels/cpu.h"
 #include "kernels/mem.h"
 #include "model/ffn/ffn.h"
+#include "model/load/weights.h"
 #include "model/random.h"
 #include "model/synthetic.h"
 
@@ -347,6 +348,7 @@ int qn_synthetic_fill(const struct qn_synthetic *s, const struct qn_load_options
     walk(&b);
     for (int t = 0; t < QN_TYPE_COUNT; t++) c->file_bytes += c->bytes_by_type[t];
     if (b.rc == QN_OK && !opt->spec_only) {
+        qn_checkpoint_expect(c, qn_weights_room(c));
         b.rc = allocate(&b);
         b.counting = false;
         if (b.rc == QN_OK) walk(&b);

@@ -132,10 +132,13 @@ static void *load(void *arg) {
     return NULL;
 }
 
-/* Threads made from here on inherit the mask: signals are the loop's. */
+/* Threads made from here on inherit the mask: signals are the loop's, but for those that a thread raises
+ * itself: a mapped file that was cut is the model's to deal with. */
 static int start_loading(struct serve *s) {
+    static const int own[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL};
     sigset_t all, old;
     sigfillset(&all);
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) sigdelset(&all, own[i]);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     int rc = pthread_create(&s->loader, NULL, load, s);
     pthread_sigmask(SIG_SETMASK, &old, NULL);

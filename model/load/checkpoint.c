@@ -21,6 +21,9 @@
 #include "model/synthetic.h"
 #include "model/zoo/zoo.h"
 
+/* Less than this is allocated piece by piece: a huge page would be larger than what it holds. */
+#define ARENA_MIN ((size_t)8 << 20)
+
 static const struct qn_json_limits config_limits = {.depth = 32, .nodes = 100000};
 /* tokenizer_config.json says "model_max_length": 1000000000000000019884624838656 when there is no limit. */
 static const struct qn_json_limits settings_limits = {.depth = 32, .nodes = 100000, .reals = true};
@@ -197,6 +200,7 @@ static int load_hf(const char *path, const char *dir, const struct qn_load_optio
         struct qn_hf_vocab files = {f.tokenizer, f.settings, f.generation, f.config};
         progress(opt, "map", 1);
         rc = qn_open_hf(&files, &s.dir, opt, c, err);
+        for (size_t i = 0; i < s.n; i++) rc = qn_mapfile_check(&s.shards[i], "a file of weights", rc, err);
     }
     qn_safetensors_close(&s);
     free_side_files(&f);
@@ -243,7 +247,7 @@ static int load_file(const char *path, const struct qn_load_options *opt, struct
     if (rc != QN_OK) return rc;
     c->ms_map = (double)(qn_now_ns() - t0) * 1e-6;
     if (m.size >= 4 && memcmp(m.data, "GGUF", 4) == 0) {
-        rc = load_gguf(&m, opt, c, err);
+        rc = qn_mapfile_check(&m, "the file", load_gguf(&m, opt, c, err), err);
         qn_mapfile_close(&m);
         return rc;
     }
@@ -285,21 +289,32 @@ int qn_checkpoint_load(const char *path, const struct qn_load_options *opt, stru
 
 /* ---- ownership ---- */
 
+void qn_checkpoint_expect(struct qn_checkpoint *c, size_t bytes) {
+    if (bytes >= ARENA_MIN && !c->arena.base) (void)qn_arena_open(&c->arena, bytes);
+}
+
+/* Zeroed memory of the arena, or, when that is full or there is none, a piece of its own. */
+static void *take(struct qn_checkpoint *c, size_t n) {
+    void *p = qn_arena_take(&c->arena, n);
+    if (p) return p;
+    p = qn_mem_alloc(n);
+    return qn_mem_keep(&c->owned, p) ? p : NULL;
+}
+
 bool qn_checkpoint_matrix(struct qn_checkpoint *c, struct qn_matrix *m, enum qn_type t, size_t rows,
                           size_t cols) {
-    if (!qn_matrix_alloc(m, t, rows, cols)) return false;
-    if (!qn_mem_keep(&c->owned, m->data)) {
-        *m = (struct qn_matrix){0};
+    size_t bytes;
+    *m = (struct qn_matrix){0};
+    if (!qn_matrix_bytes(t, rows, cols, &bytes) || !qn_matrix_at(m, t, rows, cols, take(c, bytes)))
         return false;
-    }
-    c->weights_bytes += m->bytes;
+    c->weights_bytes += bytes;
     return true;
 }
 
 float *qn_checkpoint_vector(struct qn_checkpoint *c, size_t n) {
-    float *v = qn_mem_alloc_array(n, sizeof *v);
-    if (!qn_mem_keep(&c->owned, v)) return NULL;
-    c->weights_bytes += n * sizeof *v;
+    size_t bytes;
+    float *v = qn_size_mul(n, sizeof *v, &bytes) ? take(c, bytes) : NULL;
+    if (v) c->weights_bytes += bytes;
     return v;
 }
 
@@ -311,6 +326,7 @@ struct qn_ffn_matrices *qn_checkpoint_experts(struct qn_checkpoint *c, size_t n)
 void qn_checkpoint_free(struct qn_checkpoint *c) {
     if (!c) return;
     qn_mem_free_all(&c->owned);
+    qn_arena_close(&c->arena);
     free(c->attn);
     free(c->ffn);
     free(c->held_out);

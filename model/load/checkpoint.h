@@ -87,7 +87,8 @@ struct qn_checkpoint {
     size_t weights_bytes;         /* what quern's own memory holds for them */
     struct qn_held_out *held_out; /* [n_held_out] figures that the checkpoint itself carries */
     uint32_t n_held_out;
-    struct qn_mem_list owned;             /* every allocation that blocks refer to */
+    struct qn_arena arena;                /* what blocks refer to, as far as it was expected */
+    struct qn_mem_list owned;             /* every other allocation that blocks refer to */
     double ms_map, ms_pack, ms_tokenizer; /* phases of the load */
 };
 
@@ -108,6 +109,9 @@ int qn_checkpoint_load(const char *path, const struct qn_load_options *opt, stru
                        struct qn_err *err);
 void qn_checkpoint_free(struct qn_checkpoint *c);
 
+/* Sets memory aside for about so many bytes of weights, so that they lie side by side. They become resident
+ * when they are written; without memory for all at once, they are allocated one by one. */
+void qn_checkpoint_expect(struct qn_checkpoint *c, size_t bytes);
 /* Memory of the checkpoint's weights: zeroed, counted in weights_bytes, freed with the checkpoint. Several
  * blocks may refer to it. false or NULL when there is no memory or the size overflows. */
 bool qn_checkpoint_matrix(struct qn_checkpoint *c, struct qn_matrix *m, enum qn_type t, size_t rows,

@@ -73,6 +73,11 @@ int qn_json_file(const char *path, const char *what, bool optional, struct qn_js
     int rc = qn_mapfile_open(&m, path, err);
     if (rc != QN_OK) return rc;
     rc = qn_json_parse((const char *)m.data, m.size, what, limits, out, err);
+    rc = qn_mapfile_check(&m, what, rc, err);
+    if (rc != QN_OK) {
+        json_decref(*out);
+        *out = NULL;
+    }
     qn_mapfile_close(&m);
     return rc;
 }

@@ -10,7 +10,9 @@
 #include "kernels/mem.h"
 #include "model/ffn/ffn.h"
 #include "model/load/quern_config.h"
+#include "model/load/mapfile.h"
 #include "model/load/report.h"
+#include "model/load/weights.h"
 
 #define NAME 192
 
@@ -120,6 +122,7 @@ static void matrix(struct loader *l, struct qn_matrix *dst, struct name own, con
             return;
         }
         qn_pool_run(l->opt->pool, (size_t)((rows + QN_ITEM_ROWS - 1) / QN_ITEM_ROWS), pack_rows, &job);
+        qn_mapfile_release(t->data, t->bytes);
         progress(l, t->bytes);
     }
     *dst = p->m;
@@ -338,6 +341,7 @@ int qn_quern_weights(const struct qn_tensor_dir *dir, const struct qn_load_optio
     if (l.rc != QN_OK || opt->spec_only) return l.rc;
     if (opt->progress) opt->progress(opt->progress_ctx, "check", 1);
     l.checking = false;
+    qn_checkpoint_expect(c, qn_weights_room(c));
     pack_all(&l);
     return l.rc;
 }

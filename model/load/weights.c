@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernels/mem.h"
+#include "model/load/mapfile.h"
 #include "model/load/want.h"
 
 /* Which row of the file is row r of ours: heads of `block` rows, `stride` apart, beginning at `offset`;
@@ -87,6 +88,7 @@ static int pack_matrix(struct loader *l, struct qn_matrix *dst, const struct qn_
     size_t items = (rows + QN_ITEM_ROWS - 1) / QN_ITEM_ROWS;
     qn_pool_run(l->opt->pool, items, transposed ? pack_columns : pack_rows, &p);
     qn_mem_free(p.scratch);
+    qn_mapfile_release(t->data, t->bytes);
     l->done++;
     if (l->opt->progress)
         l->opt->progress(l->opt->progress_ctx, "repack", (double)l->done / (double)l->matrices);
@@ -277,6 +279,19 @@ static void count(struct qn_checkpoint *c, const struct qn_tensor_dir *dir) {
     }
 }
 
+size_t qn_weights_room(const struct qn_checkpoint *c) {
+    size_t sum = (size_t)1 << 20, panel, rows;
+    for (int t = 0; t < QN_TYPE_COUNT; t++) {
+        enum qn_type type = (enum qn_type)t;
+        rows = c->bytes_by_type[t] / qn_type_block_bytes(type) / QN_PANEL;
+        if (!qn_matrix_bytes(type, QN_PANEL, qn_type_block(type), &panel) ||
+            !qn_size_mul(rows, panel, &panel) || !qn_size_add(panel, panel / 16, &panel) ||
+            !qn_size_add(sum, panel, &sum))
+            return 0;
+    }
+    return sum;
+}
+
 int qn_weights_load(const struct qn_weights_source *src, const struct qn_load_options *opt,
                     struct qn_checkpoint *c, struct qn_err *err) {
     struct loader l = {.src = src, .opt = opt, .c = c, .err = err};
@@ -285,7 +300,10 @@ int qn_weights_load(const struct qn_weights_source *src, const struct qn_load_op
     if (rc == QN_OK) rc = check_rope_factors(&l);
     if (opt->progress && rc == QN_OK) opt->progress(opt->progress_ctx, "check", 1);
     if (rc == QN_OK) count(c, src->dir);
-    if (rc == QN_OK && !opt->spec_only) rc = pack_all(&l);
+    if (rc == QN_OK && !opt->spec_only) {
+        qn_checkpoint_expect(c, qn_weights_room(c));
+        rc = pack_all(&l);
+    }
     qn_found_free(&l.found);
     return rc;
 }

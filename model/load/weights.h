@@ -25,5 +25,7 @@ struct qn_weights_source {
  * packed, all checks are made. On failure *c is half-built: qn_checkpoint_free. */
 int qn_weights_load(const struct qn_weights_source *src, const struct qn_load_options *opt,
                     struct qn_checkpoint *c, struct qn_err *err);
+/* About the bytes that the tensors of c->bytes_by_type take as matrices; a little more. 0: it overflows. */
+size_t qn_weights_room(const struct qn_checkpoint *c);
 
 #endif
