@@ -32,6 +32,15 @@ struct qn_api_part {
 
 enum qn_api_task { QN_TASK_GENERATE = 0, QN_TASK_SCORE, QN_TASK_EMBED };
 
+#define QN_API_MAX_DRAFT 15
+#define QN_API_MAX_NGRAM 8
+/* "off", "prompt", or {"type":"prompt","max_draft":8,"ngram":3}. */
+struct qn_api_speculative {
+    bool prompt;        /* guess from the sequence's own tokens */
+    uint32_t max_draft; /* [1, QN_API_MAX_DRAFT] guesses of one step */
+    uint32_t ngram;     /* [1, QN_API_MAX_NGRAM] tokens that must have occurred before */
+};
+
 struct qn_api_seq { /* one input sequence: text or ids */
     bool is_ids;
     char *text;   /* owned, UTF-8 as the client sent it, NUL-terminated; n = bytes */
@@ -58,8 +67,9 @@ struct qn_api_infer {
     char *stop[QN_API_MAX_STOP]; /* owned */
     size_t stop_len[QN_API_MAX_STOP];
     bool logprobs_given;
-    uint32_t logprobs;   /* alternatives per token, [0, 20] */
-    bool ignore_eos;     /* keep going past end-of-generation tokens (benchmarks) */
+    uint32_t logprobs; /* alternatives per token, [0, 20] */
+    bool ignore_eos;   /* keep going past end-of-generation tokens (benchmarks) */
+    struct qn_api_speculative speculative;
     bool stream, cache;  /* cache: may use the prefix cache, default true */
     uint32_t timeout_ms; /* 0 = the server's default */
 };
@@ -86,11 +96,17 @@ struct qn_api_token { /* one generated (or scored) token */
     uint32_t n_top;
     const struct qn_api_logprob *top;
 };
+struct qn_api_speculation {            /* what guessing came to */
+    bool asked;                        /* else it is not written */
+    uint64_t drafted, accepted, steps; /* guesses, those of them that were right; steps that had any */
+    const char *reason;                /* why there could be none, or NULL */
+};
 struct qn_api_timings { /* milliseconds */
     double queue, tokenize, convert, prefill, decode, finish, total, ttft /* < 0 = null */, compute;
     double prefill_tps, decode_tps; /* tokens per second; < 0 = null */
     uint64_t steps;
     double mean_batch;
+    struct qn_api_speculation speculation;
 };
 struct qn_api_memory {
     uint64_t weights, weights_active, state, state_shared, state_per_token, scratch, rss;

@@ -59,6 +59,11 @@ static const struct qn_api_field fields[] = {
      AT(logprobs), AT(logprobs_given)},
     {"ignore_eos", QN_FIELD_BOOL, 0, 0, false, QN_FOR_GENERATE, "false",
      "Keep going past the tokens that end a text, to max_tokens.", AT(ignore_eos), 0},
+    {"speculative", QN_FIELD_SPECULATIVE, 0, 0, false, QN_FOR_GENERATE, "\"off\"",
+     "Guess the next tokens from where the same ones stood before in the sequence and check all guesses in "
+     "one "
+     "step; the output is the same with and without.",
+     AT(speculative), 0},
     {"stream", QN_FIELD_BOOL, 0, 0, false, QN_FOR_GENERATE | QN_FOR_SCORE, "false",
      "Send tokens as server-sent events while they come, then the whole reply.", AT(stream), 0},
     {"cache", QN_FIELD_BOOL, 0, 0, false, QN_FOR_ALL, "true",
@@ -86,6 +91,8 @@ void qn_api_infer_init(struct qn_api_infer *r) {
     r->top_p = 1.0f;
     r->repetition_penalty = 1.0f;
     r->seed = 1;
+    r->speculative.max_draft = 8;
+    r->speculative.ngram = 3;
     r->cache = true;
 }
 
@@ -120,6 +127,8 @@ static bool is_set(const struct qn_api_infer *r, const struct qn_api_infer *defa
         return u != v && u != 0;
     case QN_FIELD_STOP:
         return r->n_stop > 0;
+    case QN_FIELD_SPECULATIVE:
+        return r->speculative.prompt;
     default:
         return false; /* the others have a meaning in every task */
     }

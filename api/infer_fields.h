@@ -13,9 +13,10 @@ enum qn_field_type {
     QN_FIELD_U32,
     QN_FIELD_U64,
     QN_FIELD_FLOAT,
-    QN_FIELD_TASK,     /* generate | score | embed */
-    QN_FIELD_SEQUENCE, /* text, ids, or an array of either */
-    QN_FIELD_STOP      /* a string or an array of them */
+    QN_FIELD_TASK,       /* generate | score | embed */
+    QN_FIELD_SEQUENCE,   /* text, ids, or an array of either */
+    QN_FIELD_STOP,       /* a string or an array of them */
+    QN_FIELD_SPECULATIVE /* "off", "prompt" or {"type":"prompt", …} */
 };
 
 enum { /* tasks in which a field has a meaning */

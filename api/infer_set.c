@@ -194,6 +194,58 @@ static int set_task(const json_t *v, struct qn_api_infer *r, struct qn_api_err *
                        "\"task\" must be \"generate\", \"score\" or \"embed\", got %s", qn_jshow(v, show));
 }
 
+/* ---- speculative ---- */
+
+static int speculative_type(const json_t *v, const char *param, bool *prompt, struct qn_api_err *err) {
+    char show[QN_JSHOW];
+    const char *s = json_is_string(v) ? json_string_value(v) : json_is_false(v) ? "off" : "";
+    *prompt = strcmp(s, "prompt") == 0;
+    if (*prompt || strcmp(s, "off") == 0) return 0;
+    return qn_api_fail(err, QN_API_INVALID, param,
+                       "\"%s\" must be \"off\" or \"prompt\" (or an object with that \"type\"), got %s",
+                       param, qn_jshow(v, show));
+}
+
+static int speculative_number(const char *key, const json_t *v, struct qn_api_speculative *out,
+                              struct qn_api_err *err) {
+    uint64_t value;
+    bool draft = strcmp(key, "max_draft") == 0;
+    uint32_t max = draft ? QN_API_MAX_DRAFT : QN_API_MAX_NGRAM;
+    if (qn_jget_uint(v, draft ? "speculative.max_draft" : "speculative.ngram", 1, max, &value, err))
+        return -1;
+    *(draft ? &out->max_draft : &out->ngram) = (uint32_t)value;
+    return 0;
+}
+
+static int set_speculative(json_t *v, struct qn_api_speculative *at, struct qn_api_err *err) {
+    static const char *const known[] = {"speculative.type", "speculative.max_draft", "speculative.ngram"};
+    struct qn_api_infer defaults;
+    const char *key;
+    json_t *item;
+    qn_api_infer_init(&defaults);
+    struct qn_api_speculative out = defaults.speculative;
+    if (!json_is_object(v)) {
+        if (speculative_type(v, "speculative", &out.prompt, err)) return -1;
+    } else if (!json_object_get(v, "type") || json_is_null(json_object_get(v, "type"))) {
+        return qn_api_fail(err, QN_API_INVALID, "speculative.type",
+                           "\"speculative\" needs a \"type\": \"off\" or \"prompt\"");
+    }
+    json_object_foreach(v, key, item) {
+        if (json_is_null(item)) continue;
+        if (strcmp(key, "type") == 0) {
+            if (speculative_type(item, "speculative.type", &out.prompt, err)) return -1;
+        } else if (strcmp(key, "max_draft") == 0 || strcmp(key, "ngram") == 0) {
+            if (speculative_number(key, item, &out, err)) return -1;
+        } else {
+            char full[64];
+            snprintf(full, sizeof full, "speculative.%.40s", key);
+            return qn_junknown(full, known, sizeof known / sizeof *known, err);
+        }
+    }
+    *at = out;
+    return 0;
+}
+
 /* ---- by the table ---- */
 
 static int set_uint(const json_t *v, const struct qn_api_field *f, const struct qn_api_limits *lim, char *at,
@@ -255,6 +307,9 @@ int qn_api_infer_set_json(struct qn_api_infer *r, const struct qn_api_field *f, 
     case QN_FIELD_STOP:
         rc = set_stop(v, f, r, err);
         break;
+    case QN_FIELD_SPECULATIVE:
+        rc = set_speculative(v, &r->speculative, err);
+        break;
     }
     if (rc == 0 && f->given) *((bool *)(void *)((char *)r + f->given)) = true;
     return rc;
@@ -275,7 +330,8 @@ static json_t *bool_word(const char *s) {
 static json_t *value_of(const struct qn_api_field *f, const char *text) {
     bool numeric = f->type == QN_FIELD_U32 || f->type == QN_FIELD_U64 || f->type == QN_FIELD_FLOAT;
     if (f->type == QN_FIELD_BOOL) return bool_word(text);
-    if (numeric || (f->type == QN_FIELD_PART && text[0] == '{')) {
+    bool part = f->type == QN_FIELD_PART || f->type == QN_FIELD_SPECULATIVE;
+    if (numeric || (part && text[0] == '{')) {
         json_error_t je;
         json_t *v = json_loads(text, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &je);
         if (v && (json_is_number(v) || json_is_object(v))) return v;

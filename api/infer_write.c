@@ -91,6 +91,13 @@ void qn_api_timings_write(struct qn_buf *b, const struct qn_api_timings *t) {
     add_optional(b, ",\"decode_tokens_per_second\":", t->decode_tps);
     add_uint(b, ",\"steps\":", t->steps);
     add_num(b, ",\"mean_batch\":", t->mean_batch, 3);
+    if (t->speculation.asked) {
+        add_uint(b, ",\"speculative\":{\"drafted\":", t->speculation.drafted);
+        add_uint(b, ",\"accepted\":", t->speculation.accepted);
+        add_uint(b, ",\"steps\":", t->speculation.steps);
+        add_str(b, ",\"reason\":", t->speculation.reason);
+        qn_buf_str(b, "}");
+    }
     qn_buf_str(b, "}");
 }
 

@@ -64,6 +64,15 @@ static void type_of(struct qn_buf *b, const struct qn_api_field *f) {
         qn_buf_json_int(b, QN_API_MAX_STOP);
         q(b, ",'items':{'$ref':'#/components/schemas/Stop'}},{'type':'null'}]");
         break;
+    case QN_FIELD_SPECULATIVE:
+        q(b, "'anyOf':[{'enum':['off','prompt',false,null]},{'type':'object','required':['type'],"
+             "'additionalProperties':false,'properties':{'type':{'enum':['off','prompt',false]},"
+             "'max_draft':{'type':['integer','null'],'minimum':1,'maximum':");
+        qn_buf_json_int(b, QN_API_MAX_DRAFT);
+        q(b, ",'default':8},'ngram':{'type':['integer','null'],'minimum':1,'maximum':");
+        qn_buf_json_int(b, QN_API_MAX_NGRAM);
+        q(b, ",'default':3}}}]");
+        break;
     }
 }
 
@@ -152,16 +161,19 @@ static const char schemas_in[] =
 
 /* ---- components: replies ---- */
 
-/* An object schema with all of its properties required: "name type" pairs, type one of the letters below. */
+/* An object schema with its properties, required but for those of type o: "name type" pairs, type one of the
+ * letters below. */
 struct prop {
     const char *name;
-    char type; /* i integer, n number, N number or null, s string, S string or null, b boolean */
+    char type; /* i integer, n number, N number or null, s string, S string or null, b boolean, o Speculation,
+                  which may be left out (never the first) */
 };
 
 static void object_of(struct qn_buf *b, const char *name, const struct prop *p, size_t n) {
     qn_buf_json_str(b, name, strlen(name));
     q(b, ":{'type':'object','required':[");
     for (size_t i = 0; i < n; i++) {
+        if (p[i].type == 'o') continue;
         if (i) q(b, ",");
         qn_buf_json_str(b, p[i].name, strlen(p[i].name));
     }
@@ -184,6 +196,9 @@ static void object_of(struct qn_buf *b, const char *name, const struct prop *p, 
             break;
         case 'S':
             q(b, ":{'type':['string','null']}");
+            break;
+        case 'o':
+            q(b, ":{'$ref':'#/components/schemas/Speculation'}");
             break;
         default:
             q(b, ":{'type':'boolean'}");
@@ -208,7 +223,10 @@ static void measurement_schemas(struct qn_buf *b) {
                                           {"prefill_tokens_per_second", 'N'},
                                           {"decode_tokens_per_second", 'N'},
                                           {"steps", 'i'},
-                                          {"mean_batch", 'n'}};
+                                          {"mean_batch", 'n'},
+                                          {"speculative", 'o'}};
+    static const struct prop speculation[] = {
+        {"drafted", 'i'}, {"accepted", 'i'}, {"steps", 'i'}, {"reason", 'S'}};
     static const struct prop memory[] = {{"weights_bytes", 'i'},         {"weights_active_bytes", 'i'},
                                          {"state_bytes", 'i'},           {"state_shared_bytes", 'i'},
                                          {"state_bytes_per_token", 'i'}, {"scratch_bytes", 'i'},
@@ -223,6 +241,7 @@ static void measurement_schemas(struct qn_buf *b) {
         {"tokens", 'i'}, {"bytes", 'i'}, {"log_prob", 'n'}, {"bits_per_byte", 'n'}};
     static const struct prop alternative[] = {{"id", 'i'}, {"token", 's'}, {"logprob", 'N'}};
     OBJECT(b, "Timings", timings);
+    OBJECT(b, "Speculation", speculation);
     OBJECT(b, "Memory", memory);
     OBJECT(b, "Cost", cost);
     OBJECT(b, "Usage", usage);

@@ -44,7 +44,12 @@ static void output_timings(const struct qn_run *r) {
                                  .ttft = r->first_ns ? ms(r->first_ns - j->t_received_ns) : -1,
                                  .compute = r->compute_ns * 1e-6,
                                  .steps = r->steps,
-                                 .mean_batch = r->steps ? (double)r->batch_sum / (double)r->steps : 0};
+                                 .mean_batch = r->steps ? (double)r->batch_sum / (double)r->steps : 0,
+                                 .speculation = {.asked = j->req.speculative.prompt,
+                                                 .drafted = r->drafted,
+                                                 .accepted = r->accepted,
+                                                 .steps = r->draft_steps,
+                                                 .reason = qn_draft_reason(j)}};
     t->prefill_tps = rate(r->prefilled - cached, t->prefill);
     t->decode_tps = rate((double)o->n_tokens - 1, ms(r->last_ns - r->first_ns));
 }
@@ -58,6 +63,7 @@ static void job_timings(struct qn_job_run *js) {
     *t = js->last->out->timings;
     t->compute = 0;
     t->steps = 0;
+    t->speculation.drafted = t->speculation.accepted = t->speculation.steps = 0;
     t->ttft = -1;
     for (uint32_t i = 0; i < js->n_runs; i++) {
         const struct qn_run *r = &js->runs[i];
@@ -65,6 +71,9 @@ static void job_timings(struct qn_job_run *js) {
         if (first >= 0 && (t->ttft < 0 || first < t->ttft)) t->ttft = first;
         t->compute += r->compute_ns * 1e-6;
         t->steps += r->steps;
+        t->speculation.drafted += r->drafted;
+        t->speculation.accepted += r->accepted;
+        t->speculation.steps += r->draft_steps;
         batch += (double)r->batch_sum;
         j->cost.flops += r->flops;
         j->cost.bytes += r->bytes;

@@ -3,6 +3,7 @@
  *   engine.c        public calls, thread, intake, cancels and deadlines, parking
  *   engine_seq.c    one sequence: queue, admission, fork, preemption, end
  *   engine_step.c   snapshot -> qn_sched_step -> qn_step_run -> rows -> tokens
+ *   engine_draft.c  guesses of what a sequence goes on with, and what came of them
  *   engine_fidelity.c  an output held against a baseline structure, teacher-forced
  *   engine_done.c   a job's end: timings, cost, DONE event
  *
@@ -13,6 +14,7 @@
 #include <pthread.h>
 
 #include "kernels/cpu.h"
+#include "server/draft.h"
 #include "server/engine.h"
 #include "server/sched.h"
 #include "server/text_out.h"
@@ -46,6 +48,18 @@ struct qn_fidelity_run {
     uint64_t turn;          /* number of the step after which it last gave the buffer back */
 };
 
+/* Speculation of one output; made when it generates its second token, gone when it ends. The guesses stand in
+ * qn_run.hist behind the n_hist tokens that are known. */
+struct qn_speculation {
+    struct qn_draft_index index;
+    struct qn_draft_pace pace;
+    uint32_t at;     /* n_hist that `wish` was made for */
+    uint32_t wish;   /* guesses for the next step */
+    uint32_t drafts; /* of them, those in the current step */
+    uint32_t n_seen; /* tokens sampled in the current step: the guesses that were right, and one more */
+    struct qn_sampled seen[QN_DRAFT_MOST + 1];
+};
+
 struct qn_run { /* one output on its way */
     struct qn_job_run *job;
     struct qn_output *out;
@@ -67,6 +81,7 @@ struct qn_run { /* one output on its way */
     bool no_memory;     /* a row callback could not store its result */
     struct qn_sampled sampled;
     struct qn_text_out text;
+    struct qn_speculation *spec; /* owned, or NULL */
     struct qn_fidelity_run fid;
     /* measurements */
     uint64_t mark_ns;        /* until when time is attributed */
@@ -74,6 +89,7 @@ struct qn_run { /* one output on its way */
     uint64_t ns[QN_PHASE_COUNT];
     uint64_t first_ns, last_ns; /* first and latest token; 0 = none */
     uint64_t steps, batch_sum;
+    uint64_t drafted, accepted, draft_steps;
     uint32_t prefilled; /* rows run before the first token, without recomputation */
     double compute_ns, flops, bytes;
 };
@@ -173,6 +189,27 @@ void qn_engine_uncount(struct qn_engine *e, struct qn_job_run *js, uint64_t toke
 bool qn_engine_step(struct qn_engine *e); /* false: nothing to run */
 /* Text of the last tokens that was held back: to the output and, for a stream, as an event. */
 void qn_run_flush_text(struct qn_engine *e, struct qn_run *r);
+
+void qn_run_sample(struct qn_engine *e, struct qn_run *r, float *logits, uint32_t pos,
+                   struct qn_sampled *out);
+/* Room for n tokens in r->hist; false when memory is short. */
+bool qn_run_hist_room(struct qn_run *r, uint32_t n);
+/* One more token, r->sampled: text, stop conditions, event; it may end the output. */
+void qn_run_accept(struct qn_engine *e, struct qn_run *r);
+
+/* engine_draft.c */
+/* Guesses for r's next step, made once per token: how many, and what their state takes beyond its row's. */
+uint32_t qn_draft_wish(struct qn_run *r, size_t *grow);
+/* The step that is being made runs n guesses of r (0: none). */
+void qn_draft_begin(struct qn_run *r, uint32_t n);
+bool qn_draft_runs(const struct qn_run *r);
+/* A row of such a step: the token after it, as long as all guesses up to it were right. */
+void qn_draft_row(struct qn_engine *e, struct qn_run *r, uint32_t pos, float *logits);
+/* After the step: state of wrong guesses is taken back, the tokens are accepted one by one. */
+void qn_draft_apply(struct qn_engine *e, struct qn_run *r);
+void qn_draft_end(struct qn_run *r);
+/* Why r's job, which asked for speculation, gets none; or NULL. */
+const char *qn_draft_reason(const struct qn_job *j);
 
 /* engine_fidelity.c */
 #define QN_FIDELITY_ROWS  32u               /* most rows of one chunk */

@@ -477,6 +477,7 @@ static void end_output(struct qn_engine *e, struct qn_run *r, enum qn_finish fin
     r->out->finish = finish;
     if (r->seq) r->out->bytes = qn_seq_bytes(r->seq);
     qn_seq_free(&r->seq);
+    qn_draft_end(r);
     r->job->last = r;
     qn_run_mark(r, e->now_ns, QN_PHASE_FIDELITY);
 }
@@ -521,6 +522,7 @@ void qn_run_end(struct qn_engine *e, struct qn_run *r, enum qn_finish finish) {
     if (r->key) r->key->users--;
     free(r->hist);
     r->hist = NULL;
+    qn_draft_end(r);
     qn_text_out_free(&r->text);
     if (!--r->job->n_live) qn_job_done(e, r->job);
 }

@@ -36,7 +36,9 @@ static bool add_logprob(struct qn_output *o, const struct qn_sampled *s) {
     return true;
 }
 
-static void sample(struct qn_engine *e, struct qn_run *r, float *logits, uint32_t pos) {
+/* The token after position pos, up to which r->hist is known (or guessed right). */
+void qn_run_sample(struct qn_engine *e, struct qn_run *r, float *logits, uint32_t pos,
+                   struct qn_sampled *out) {
     const struct qn_job *j = r->job->job;
     const struct qn_api_infer *q = &j->req;
     struct qn_sampling p = {.temperature = q->temperature,
@@ -52,12 +54,16 @@ static void sample(struct qn_engine *e, struct qn_run *r, float *logits, uint32_
     struct qn_sample_input in = {.logits = logits,
                                  .vocab = qn_model_info(j->model)->vocab,
                                  .history = r->hist,
-                                 .n_history = r->n_hist,
-                                 .n_generated = r->out->n_tokens,
+                                 .n_history = pos + 1,
+                                 .n_generated = pos + 1 - r->out->n_prompt,
                                  .choice = r->out->choice,
                                  .position = pos + 1,
                                  .work = e->sample_work};
-    qn_sample(&p, &in, &r->sampled);
+    qn_sample(&p, &in, out);
+}
+
+static void sample(struct qn_engine *e, struct qn_run *r, float *logits, uint32_t pos) {
+    qn_run_sample(e, r, logits, pos, &r->sampled);
     r->sampled_ok = true;
 }
 
@@ -103,7 +109,10 @@ static void on_row(void *ctx, uint32_t span, uint32_t pos, float *v) {
         return;
     }
     if (r->cap) {
-        row_generate(e, r, pos, v);
+        if (qn_draft_runs(r))
+            qn_draft_row(e, r, pos, v);
+        else
+            row_generate(e, r, pos, v);
         return;
     }
     if (pos != r->next_row) return; /* recomputed after preemption: in the sums already */
@@ -142,11 +151,17 @@ void qn_run_flush_text(struct qn_engine *e, struct qn_run *r) {
     if (r->job->job->req.stream && r->out->text.n > from) send_token(e, r, from);
 }
 
+bool qn_run_hist_room(struct qn_run *r, uint32_t n) {
+    while (r->cap_hist < n)
+        if (!grow((void **)&r->hist, r->cap_hist, &r->cap_hist, sizeof *r->hist)) return false;
+    return true;
+}
+
 /* Stores the sampled token; false when memory is short. */
 static bool store_token(struct qn_run *r, int32_t id) {
     struct qn_output *o = r->out;
     if (!grow((void **)&o->tokens, o->n_tokens, &o->cap_tokens, sizeof *o->tokens) ||
-        !grow((void **)&r->hist, r->n_hist, &r->cap_hist, sizeof *r->hist))
+        !qn_run_hist_room(r, r->n_hist + 1))
         return false;
     o->tokens[o->n_tokens++] = id;
     r->hist[r->n_hist++] = id;
@@ -168,8 +183,7 @@ static void time_token(struct qn_engine *e, struct qn_run *r) {
     qn_metrics_add(m, QN_C_GENERATED_TOKENS, 1);
 }
 
-/* One more token: text, stop conditions, event. */
-static void accept_token(struct qn_engine *e, struct qn_run *r) {
+void qn_run_accept(struct qn_engine *e, struct qn_run *r) {
     struct qn_job *j = r->job->job;
     struct qn_output *o = r->out;
     size_t from = o->text.n;
@@ -212,10 +226,12 @@ static void apply_run(struct qn_engine *e, struct qn_run *r) {
         qn_run_mark(r, e->now_ns, QN_PHASE_PREFILL);
         qn_engine_fork(e, r);
         for (struct qn_run *c = r + 1; c < r->job->runs + r->job->n_runs && c->out->choice; c++)
-            if (c->state == QN_RUN_RUNNING && c->sampled_ok) accept_token(e, c);
+            if (c->state == QN_RUN_RUNNING && c->sampled_ok) qn_run_accept(e, c);
     }
-    if (r->cap && r->sampled_ok)
-        accept_token(e, r);
+    if (qn_draft_runs(r))
+        qn_draft_apply(e, r);
+    else if (r->cap && r->sampled_ok)
+        qn_run_accept(e, r);
     else if (!r->cap && !qn_run_todo(r)) {
         bool generate = r->job->job->req.task == QN_TASK_GENERATE;
         if (r->job->job->req.task == QN_TASK_EMBED) finish_embed(r);
@@ -344,6 +360,7 @@ static void snapshot(struct qn_engine *e, struct qn_sched_step *s, struct qn_sch
             e->snap[i].held += other.held - other.shared;
         }
         if (decode && length + 1 > r->reserved) e->snap[i].grow = qn_seq_need(r->seq, length + 1);
+        if (decode) e->snap[i].draft = qn_draft_wish(e->running[i], &e->snap[i].draft_grow);
     }
     *s = (struct qn_sched_step){.lim = e->lim,
                                 .seqs = e->snap,
@@ -360,6 +377,7 @@ static void snapshot(struct qn_engine *e, struct qn_sched_step *s, struct qn_sch
 static enum qn_want want_of(const struct qn_run *r, uint32_t n) {
     enum qn_api_task task = r->job->job->req.task;
     if (r->fid.on) return qn_fidelity_want(r);
+    if (qn_draft_runs(r)) return QN_WANT_ALL;
     if (task == QN_TASK_EMBED) return QN_WANT_HIDDEN;
     if (task == QN_TASK_SCORE) return QN_WANT_ALL;
     return r->cap && n == qn_run_todo(r) ? QN_WANT_LAST : QN_WANT_NONE;
@@ -380,6 +398,20 @@ static bool grow_state(struct qn_engine *e, struct qn_run *r, uint32_t n) {
     return rc == QN_OK;
 }
 
+/* A decode row without its guesses when there is no room for them. */
+static bool take_room(struct qn_engine *e, struct qn_run *r, struct qn_sched_span *s) {
+    bool decode = r->out->n_tokens && !r->fid.on && qn_run_todo(r) == 1;
+    uint32_t length = qn_seq_length(r->seq) + s->n;
+    if (decode && s->n > 1 && length > r->reserved) {
+        if (qn_seq_reserve(r->seq, length))
+            s->n = 1;
+        else
+            r->reserved = length;
+    }
+    qn_draft_begin(r, decode ? s->n - 1 : 0);
+    return grow_state(e, r, s->n);
+}
+
 /* Carries the preemptions out; by pointer, since they move the running set. */
 static void preempt_all(struct qn_engine *e, const struct qn_sched_step *s) {
     for (uint32_t i = 0; i < s->n_preempt; i++) e->span_runs[i] = e->running[s->preempt[i]];
@@ -391,7 +423,7 @@ static void preempt_all(struct qn_engine *e, const struct qn_sched_step *s) {
 static void make_spans(struct qn_engine *e, const struct qn_sched_step *s, struct qn_step *st) {
     for (uint32_t i = 0; i < s->n_spans; i++) {
         struct qn_run *r = e->plan_runs[i];
-        if (r->state != QN_RUN_RUNNING || !grow_state(e, r, s->spans[i].n)) e->plan_runs[i] = NULL;
+        if (r->state != QN_RUN_RUNNING || !take_room(e, r, &s->spans[i])) e->plan_runs[i] = NULL;
     }
     for (uint32_t i = 0; i < s->n_spans; i++) {
         struct qn_run *r = e->plan_runs[i];
@@ -402,6 +434,7 @@ static void make_spans(struct qn_engine *e, const struct qn_sched_step *s, struc
                              .tokens = r->hist + qn_seq_length(r->seq),
                              .n = n,
                              .want = want_of(r, n),
+                             .drafts = qn_draft_runs(r) ? n - 1 : 0,
                              .snapshot = r->cap && !r->out->n_tokens && n == qn_run_todo(r)};
         e->span_runs[st->n_spans++] = r;
     }

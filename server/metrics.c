@@ -37,6 +37,8 @@ static const struct {
     [QN_C_PROMPT_TOKENS] = {"quern_prompt_tokens_total", "Prompt tokens run through a model.", ""},
     [QN_C_CACHED_TOKENS] = {"quern_cached_tokens_total", "Prompt tokens taken from the prefix cache.", ""},
     [QN_C_GENERATED_TOKENS] = {"quern_generated_tokens_total", "Generated tokens.", ""},
+    [QN_C_DRAFTED_TOKENS] = {"quern_drafted_tokens_total", "Tokens that were guessed (speculation).", ""},
+    [QN_C_ACCEPTED_TOKENS] = {"quern_accepted_tokens_total", "Guessed tokens that were right.", ""},
     [QN_C_STEPS] = {"quern_steps_total", "Steps of the engine.", ""},
     [QN_C_PREEMPTIONS] = {"quern_preemptions_total", "Sequences that gave up their state to older ones.", ""},
     [QN_C_CANCELLED_QUEUED] = {"quern_cancelled_total", "Requests whose client left, by phase.",

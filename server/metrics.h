@@ -20,6 +20,8 @@ enum qn_counter {
     QN_C_PROMPT_TOKENS,    /* quern_prompt_tokens_total: run through the model */
     QN_C_CACHED_TOKENS,    /* quern_cached_tokens_total: taken from the prefix cache */
     QN_C_GENERATED_TOKENS, /* quern_generated_tokens_total */
+    QN_C_DRAFTED_TOKENS,   /* quern_drafted_tokens_total: guessed (speculation) */
+    QN_C_ACCEPTED_TOKENS,  /* quern_accepted_tokens_total: of them, those that were right */
     QN_C_STEPS,            /* quern_steps_total */
     QN_C_PREEMPTIONS,      /* quern_preemptions_total */
     QN_C_CANCELLED_QUEUED, /* quern_cancelled_total{phase="queued"|"prefill"|"decode"} */

@@ -146,12 +146,32 @@ static void plan_prefill(struct qn_sched_step *s) {
     }
 }
 
+/* One guess each in turns, by age, while there is room. */
+static void plan_drafts(struct qn_sched_step *s) {
+    uint32_t most = s->lim.step_tokens < QN_SCHED_DRAFT_ROWS ? s->lim.step_tokens : QN_SCHED_DRAFT_ROWS;
+    bool any = true;
+    for (uint32_t turn = 1; any && s->rows < most; turn++) {
+        any = false;
+        for (uint32_t k = 0; k < s->n_spans && s->rows < most; k++) {
+            const struct qn_sched_seq *q = &s->seqs[s->spans[k].seq];
+            struct qn_sched_pool *p = &s->pools[q->pool];
+            if (!q->decode || q->draft < turn || s->spans[k].n < turn) continue;
+            if (turn == 1 && q->draft_grow > p->free) continue;
+            if (turn == 1) p->free -= q->draft_grow;
+            s->spans[k].n++;
+            s->rows++;
+            any = true;
+        }
+    }
+}
+
 void qn_sched_step(struct qn_sched_step *s) {
     s->n_spans = s->rows = s->n_preempt = 0;
     s->group = pick_group(s);
     if (s->group == QN_SCHED_NONE) return;
     plan_decode(s);
     plan_prefill(s);
+    plan_drafts(s);
     uint32_t cost = s->rows > QN_SCHED_STEP_FLOOR ? s->rows : QN_SCHED_STEP_FLOOR;
     s->deficits[s->group] -= cost;
 }

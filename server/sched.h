@@ -7,7 +7,9 @@
  * group all decode rows go first, then prefill chunks, the one that waited longest first. While anything
  * decodes, all prefill of a step together is at most one chunk: that is the most that a long prompt can add
  * to anybody's token. A sequence that has to run whole (no causality) is not cut: it begins within the chunk
- * and may take the step's whole budget, and then it is the last of its step. Growth that finds no memory
+ * and may take the step's whole budget, and then it is the last of its step. Guesses of what a decode row's
+ * sequence goes on with get what is left of a small step, in turns: in a crowd, or beside a prompt, there are
+ * none. Growth that finds no memory
  * takes it from spare work, then from paused sequences, then from the newest; the oldest that holds any of a
  * pool is never taken from, so it finishes, and those that hold none are left alone.
  *
@@ -22,6 +24,8 @@
 #define QN_SCHED_NONE UINT32_MAX
 /* What a step costs at least, in rows: with few rows its time is that of reading the weights. */
 #define QN_SCHED_STEP_FLOOR 8u
+/* Rows up to which a step takes guesses: each further row costs arithmetic that others wait for. */
+#define QN_SCHED_DRAFT_ROWS 16u
 /* Weights of the virtual token counters: a generated token costs a row of a step, a prompt token part of one.
  */
 #define QN_SCHED_PROMPT_WEIGHT 1u
@@ -56,17 +60,19 @@ struct qn_sched_seq {   /* one sequence that holds state */
     uint64_t order;     /* arrival number, unique */
     uint64_t served_at; /* number of the step that ran its last prefill chunk, 0 = none yet */
     uint32_t group, pool;
-    uint32_t todo; /* known tokens that its state lacks; 0 = nothing to run */
-    bool decode;   /* todo == 1 and its prompt is done */
-    bool paused;   /* keeps its state, runs nothing */
-    bool spare;    /* its output is out, it runs for a figure beside it: never grows */
-    bool whole;    /* its rows must run in one step: todo <= step_tokens, never decode; keeps no state */
-    size_t grow;   /* bytes that its next row takes beyond what it has reserved (decode only) */
-    size_t held;   /* bytes that come free when it is preempted */
+    uint32_t todo;     /* known tokens that its state lacks; 0 = nothing to run */
+    bool decode;       /* todo == 1 and its prompt is done */
+    bool paused;       /* keeps its state, runs nothing */
+    bool spare;        /* its output is out, it runs for a figure beside it: never grows */
+    bool whole;        /* its rows must run in one step: todo <= step_tokens, never decode; keeps no state */
+    size_t grow;       /* bytes that its next row takes beyond what it has reserved (decode only) */
+    uint32_t draft;    /* guesses that it would have checked behind its row (decode only) */
+    size_t draft_grow; /* bytes that they take beyond grow: taken only when free, nobody gives way */
+    size_t held;       /* bytes that come free when it is preempted */
 };
 struct qn_sched_span {
     uint32_t seq; /* index into the snapshot */
-    uint32_t n;   /* rows */
+    uint32_t n;   /* rows: of a decode row, 1 and its guesses */
 };
 struct qn_sched_step {
     struct qn_sched_limits lim;

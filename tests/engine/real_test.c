@@ -235,6 +235,14 @@ static void conversions_take_turns(void **state) {
     unlink(path);
 }
 
+/* The last of all: what the traces before guessed. */
+static void guesses(void **state) {
+    (void)state;
+    printf("%llu of %llu guesses were right\n", (unsigned long long)trace_accepted,
+           (unsigned long long)trace_drafted);
+    assert_true(trace_drafted > 10 * seeds_of(SEEDS) && trace_accepted > seeds_of(SEEDS));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(llama),
                                        cmocka_unit_test(gpt2),
@@ -243,7 +251,8 @@ int main(void) {
                                        cmocka_unit_test(mixture_on_linformer),
                                        cmocka_unit_test(native_structures),
                                        cmocka_unit_test(accounting),
-                                       cmocka_unit_test(conversions_take_turns)};
+                                       cmocka_unit_test(conversions_take_turns),
+                                       cmocka_unit_test(guesses)};
     qn_kernels_init(qn_cpu_isa());
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -50,7 +50,7 @@ struct world {
     struct fake f[JOBS];
     uint32_t running[JOBS], n_running;
     uint32_t pool_blocks[POOLS], used[POOLS];
-    uint64_t served[KEYS], step, order, preemptions;
+    uint64_t served[KEYS], step, order, preemptions, guessed;
     int64_t deficits[GROUPS];
     uint32_t cursor, reserve, n_jobs;
 };
@@ -168,7 +168,8 @@ static void check_plan(const struct world *w, const struct qn_sched_step *s) {
         CHECK(!seen[s->spans[i].seq]);
         seen[s->spans[i].seq] = true;
         CHECK(q->group == s->group && !q->paused);
-        CHECK(s->spans[i].n >= 1 && s->spans[i].n <= q->todo);
+        CHECK(s->spans[i].n >= 1 && s->spans[i].n <= (q->decode ? 1 + q->draft : q->todo));
+        if (s->spans[i].n > 1 && q->decode) CHECK(s->rows <= QN_SCHED_DRAFT_ROWS);
         rows += s->spans[i].n;
         if (!q->decode) prefill += s->spans[i].n;
         if (q->whole) CHECK(s->spans[i].n == q->todo);
@@ -202,7 +203,17 @@ static void run_spans(struct world *w, const struct qn_sched_step *s, const uint
             f->blocks = need;
         }
         CHECK(w->used[f->pool] <= w->pool_blocks[f->pool]);
-        f->state += s->spans[i].n;
+        bool guessed = s->spans[i].n > 1 && s->seqs[s->spans[i].seq].decode;
+        uint32_t right = guessed && rnd(4) == 0 ? rnd(s->spans[i].n) : 0;
+        if (s->seqs[s->spans[i].seq]
+                .decode) { /* a token and the guesses that were right; the others go back */
+            w->guessed += s->spans[i].n - 1;
+            f->made += right;
+            w->served[f->key] += 2 * right;
+            f->state += 1 + right;
+        } else {
+            f->state += s->spans[i].n;
+        }
         if (!s->seqs[s->spans[i].seq].decode) {
             f->served_at = w->step + 1;
             f->group_steps = 0;
@@ -230,6 +241,9 @@ static void step(struct world *w) {
         const struct fake *f = &w->f[ids[i] = w->running[i]];
         uint32_t todo = known(f) - f->state;
         bool decode = todo == 1 && f->made;
+        uint32_t left = f->max - f->made, draft = decode && rnd(3) == 0 ? rnd(left < 16 ? left : 16) : 0;
+        uint32_t have = blocks_of(f->state + 1) > f->blocks ? blocks_of(f->state + 1) : f->blocks;
+        uint32_t want = blocks_of(f->state + 1 + draft);
         seqs[i] = (struct qn_sched_seq){.order = f->order,
                                         .served_at = f->served_at,
                                         .group = f->group,
@@ -240,6 +254,8 @@ static void step(struct world *w) {
                                         .spare = f->spare && !decode,
                                         .whole = f->group == WHOLES,
                                         .grow = decode && blocks_of(f->state + 1) > f->blocks,
+                                        .draft = draft,
+                                        .draft_grow = want > have ? want - have : 0,
                                         .held = f->blocks};
     }
     for (uint32_t p = 0; p < POOLS; p++)
@@ -277,9 +293,9 @@ static void step(struct world *w) {
 }
 
 static void random_worlds(void **state) {
-    uint64_t preemptions = 0;
+    uint64_t preemptions = 0, guessed = 0;
     (void)state;
-    for (uint64_t seed = 1; seed <= 4000; seed++) {
+    for (uint64_t seed = 1; seed <= 5000; seed++) {
         struct world w;
         uint32_t left = 1;
         make_world(&w, seed);
@@ -293,7 +309,9 @@ static void random_worlds(void **state) {
         CHECK(!left);
         for (uint32_t p = 0; p < POOLS; p++) CHECK(!w.used[p]);
         preemptions += w.preemptions;
+        guessed += w.guessed;
     }
+    assert_true(guessed > 10000);
     assert_true(preemptions > 1000); /* or the worlds are too easy */
 }
 
@@ -376,8 +394,56 @@ static void pick_rules(void **state) {
     assert_int_equal(qn_sched_pick(&lim, 1, k, 3, pools), 0);
 }
 
+/* Guesses: in turns, by age, up to a small step; none beside a prompt; memory only when it is free. */
+static void guesses_take_what_is_left(void **state) {
+    struct qn_sched_seq seqs[4] = {
+        {.order = 1, .todo = 1, .decode = true, .draft = 9},
+        {.order = 2, .todo = 1, .decode = true},
+        {.order = 3, .todo = 1, .decode = true, .draft = 15, .draft_grow = 5},
+        {.order = 4, .todo = 1, .decode = true, .draft = 2},
+    };
+    struct qn_sched_span spans[4];
+    struct qn_sched_pool pools[1] = {{5, false}};
+    uint32_t work[4], preempt[4];
+    int64_t deficits[1] = {0};
+    struct qn_sched_step s = {.lim = {.step_tokens = 64, .prefill_chunk = 16, .max_running = 4},
+                              .seqs = seqs,
+                              .n_seqs = 4,
+                              .pools = pools,
+                              .deficits = deficits,
+                              .n_groups = 1,
+                              .work = work,
+                              .spans = spans,
+                              .preempt = preempt};
+    (void)state;
+    qn_sched_step(&s);
+    assert_int_equal(s.rows, QN_SCHED_DRAFT_ROWS);
+    assert_int_equal(spans[0].n, 6);
+    assert_int_equal(spans[1].n, 1);
+    assert_int_equal(spans[2].n, 6);
+    assert_int_equal(spans[3].n, 3);
+    assert_int_equal(pools[0].free, 0);
+    pools[0].free = 4;
+    s.cursor = 0;
+    qn_sched_step(&s); /* not enough for the third one's guesses, and nobody is preempted for them */
+    assert_int_equal(s.n_preempt, 0);
+    assert_int_equal(spans[2].n, 1);
+    assert_int_equal(spans[0].n, 10);
+    assert_int_equal(pools[0].free, 4);
+    s.lim.step_tokens = 6;
+    qn_sched_step(&s);
+    assert_int_equal(s.rows, 6);
+    assert_int_equal(spans[0].n, 2);
+    s.lim.step_tokens = 64;
+    seqs[1] = (struct qn_sched_seq){.order = 2, .todo = 100};
+    qn_sched_step(&s);
+    assert_int_equal(s.rows, 3 + 16);
+    assert_int_equal(spans[0].n, 1);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(pick_rules), cmocka_unit_test(random_worlds),
-                                       cmocka_unit_test(group_fairness), cmocka_unit_test(key_fairness)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pick_rules), cmocka_unit_test(guesses_take_what_is_left),
+        cmocka_unit_test(random_worlds), cmocka_unit_test(group_fairness), cmocka_unit_test(key_fairness)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* Random traces: every request runs alone first (one slot, no cache, a large pool), then all of them together
  * in an engine with random small limits, with arrivals over time, clients that leave, shared prefixes, stop
- * strings, several choices and structures. Whoever survives must have the very same answer, bit for bit.
+ * strings, several choices and structures, and speculation, which a request that runs alone never has.
+ * Whoever survives must have the very same answer, bit for bit.
  *
  * A request is a function of (seed, number), so that it can be made twice. Works with the fake and real
  * models. */
@@ -23,6 +24,9 @@ struct trace_models {
     /* Parts of structures to choose from, NULL after the last; half of the requests name none. */
     const char *attention[TRACE_PARTS], *ffn[TRACE_PARTS], *sharing[TRACE_PARTS];
 };
+
+/* Guesses of all traces, and those that were right: too few, and the traces show nothing about them. */
+static uint64_t trace_drafted, trace_accepted;
 
 static inline uint32_t trace_rnd(uint64_t *s, uint32_t n) {
     *s = *s * 6364136223846793005u + 1442695040888963407u;
@@ -69,6 +73,9 @@ static inline struct qn_api_infer trace_request(const struct trace_models *m, ui
         r.temperature = trace_rnd(&rng, 2) ? 0.9f : 0;
         r.ignore_eos = trace_rnd(&rng, 4) != 0;
         r.stream = trace_rnd(&rng, 2);
+        r.speculative.prompt = trace_rnd(&rng, 2);
+        r.speculative.max_draft = 1 + trace_rnd(&rng, QN_API_MAX_DRAFT);
+        r.speculative.ngram = 1 + trace_rnd(&rng, 3);
         for (uint32_t i = trace_rnd(&rng, 3); i > 0; i--) {
             char stop[3] = {(char)('a' + trace_rnd(&rng, 26)), 0, 0};
             if (trace_rnd(&rng, 2)) stop[1] = (char)('a' + trace_rnd(&rng, 26));
@@ -132,7 +139,7 @@ static inline uint32_t trace_run(const struct trace_models *m, uint64_t seed) {
     k.keep_models = true;
     for (uint32_t i = 0; i < n; i++) {
         struct qn_api_infer r = trace_request(m, seed, i);
-        r.cache = false;
+        r.cache = r.speculative.prompt = false;
         kit_run(&k, &solo[i], r);
     }
     kit_stop(&k);
@@ -157,7 +164,13 @@ static inline uint32_t trace_run(const struct trace_models *m, uint64_t seed) {
         if (cancelled[i]) qn_engine_cancel(k.engine, busy[i].job);
     for (uint32_t i = 0; i < n; i++) {
         kit_wait(&k, &busy[i]);
+        const struct qn_api_speculation *s = &busy[i].job->timings.speculation;
         bool whole = true;
+        trace_drafted += s->drafted;
+        trace_accepted += s->accepted;
+        assert_true(s->accepted <= s->drafted && s->steps <= s->drafted);
+        assert_true(s->asked || !s->drafted);
+        assert_true(!s->reason || !s->drafted);
         for (uint32_t o = 0; o < busy[i].job->n_outputs; o++)
             whole = whole && busy[i].job->outputs[o].finish != QN_FINISH_CANCELLED;
         if (whole)

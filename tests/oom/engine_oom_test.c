@@ -30,6 +30,9 @@ static struct qn_api_infer request(unsigned kind) {
         r.n = 2;
         r.temperature = 1;
         r.stream = true;
+        r.speculative.prompt = true;
+        r.speculative.max_draft = 3;
+        r.speculative.ngram = 1;
         kit_add_stop(&r, "never to be found");
     }
     if (kind == 1) r.task = QN_TASK_SCORE;

@@ -27,6 +27,7 @@ static void traces(void **state) {
         qn_model_close(&m.busy);
     }
     assert_true(compared > SEEDS * 3);
+    assert_true(trace_drafted > SEEDS && trace_accepted > SEEDS / 10);
 }
 
 int main(void) {

@@ -40,6 +40,8 @@ static const char *const values[] = {
     "\"1\"",
     "\"generate\"",
     "\"embed\"",
+    "\"prompt\"",
+    "\"off\"",
     "null",
     "[]",
     "[\"\"]",
@@ -89,6 +91,8 @@ static bool expected(const struct qn_api_field *f, const json_t *v) {
         return s[0] != '\0';
     case QN_FIELD_STOP:
         return s[0] != '\0' || (json_is_array(v) && json_array_size(v) == 0);
+    case QN_FIELD_SPECULATIVE:
+        return !strcmp(s, "off") || !strcmp(s, "prompt") || json_is_false(v);
     }
     return false;
 }
@@ -173,7 +177,9 @@ static void table_is_sound(void **state) {
         struct qn_api_err e = {0};
         assert_ptr_equal(qn_api_infer_field(f[i].name), &f[i]);
         assert_true(f[i].doc && strlen(f[i].doc) > 10 && !strchr(f[i].doc, '"'));
-        if (!f[i].def || f[i].type == QN_FIELD_STOP || f[i].type == QN_FIELD_TASK) continue;
+        if (!f[i].def || f[i].type == QN_FIELD_STOP || f[i].type == QN_FIELD_TASK ||
+            f[i].type == QN_FIELD_SPECULATIVE)
+            continue;
         qn_api_infer_init(&a);
         qn_api_infer_init(&b);
         assert_int_equal(qn_api_infer_set(&a, f[i].name, f[i].def, &e), 0);

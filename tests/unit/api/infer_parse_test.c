@@ -125,6 +125,39 @@ static void accepted(void **state) {
     }
 }
 
+static void speculative(void **state) {
+    (void)state;
+    static const struct {
+        const char *json;
+        struct qn_api_speculative is;
+    } rows[] = {
+        {"null", {false, 8, 3}},
+        {"false", {false, 8, 3}},
+        {"\"off\"", {false, 8, 3}},
+        {"{\"type\":\"off\",\"max_draft\":2}", {false, 2, 3}},
+        {"\"prompt\"", {true, 8, 3}},
+        {"{\"type\":\"prompt\"}", {true, 8, 3}},
+        {"{\"max_draft\":15,\"ngram\":8,\"type\":\"prompt\"}", {true, 15, 8}},
+        {"{\"type\":\"prompt\",\"max_draft\":1,\"ngram\":1}", {true, 1, 1}},
+        {"{\"type\":\"prompt\",\"max_draft\":null,\"ngram\":2}", {true, 8, 2}},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct qn_api_infer r;
+        struct qn_api_err e = {0};
+        char body[200];
+        snprintf(body, sizeof body, "{\"sequence\":\"a\",\"speculative\":%s}", rows[i].json);
+        ok(body, &r);
+        assert_int_equal(r.speculative.prompt, rows[i].is.prompt);
+        assert_int_equal(r.speculative.max_draft, rows[i].is.max_draft);
+        assert_int_equal(r.speculative.ngram, rows[i].is.ngram);
+        assert_int_equal(qn_api_infer_set(&r, "speculative", "off", &e), 0); /* as on a command line */
+        assert_false(r.speculative.prompt);
+        assert_int_equal(qn_api_infer_set(&r, "speculative", "{\"type\":\"prompt\",\"ngram\":2}", &e), 0);
+        assert_true(r.speculative.prompt && r.speculative.ngram == 2);
+        qn_api_infer_free(&r);
+    }
+}
+
 #define S "\"sequence\":\"a\""
 static const struct refusal {
     const char *body, *param;
@@ -227,6 +260,20 @@ static const struct refusal {
     {"{\"prompt\":\"a\"}", "prompt", QN_API_UNKNOWN_FIELD, "\"sequence\""},
     {"{" S ",\"max_new_tokens\":1}", "max_new_tokens", QN_API_UNKNOWN_FIELD, "\"max_tokens\""},
     {"{" S ",\"\":1}", "", QN_API_UNKNOWN_FIELD, "unknown field \"\""},
+    {"{" S ",\"speculative\":\"draft\"}", "speculative", QN_API_INVALID, "\"off\" or \"prompt\""},
+    {"{" S ",\"speculative\":true}", "speculative", QN_API_INVALID, "\"off\" or \"prompt\""},
+    {"{" S ",\"speculative\":{}}", "speculative.type", QN_API_INVALID, "\"off\" or \"prompt\""},
+    {"{" S ",\"speculative\":{\"type\":null}}", "speculative.type", QN_API_INVALID, "needs a \"type\""},
+    {"{" S ",\"speculative\":{\"type\":\"model\"}}", "speculative.type", QN_API_INVALID, "\"prompt\""},
+    {"{" S ",\"speculative\":{\"type\":\"prompt\",\"max_draft\":0}}", "speculative.max_draft", QN_API_INVALID,
+     "[1, 15], got 0"},
+    {"{" S ",\"speculative\":{\"type\":\"prompt\",\"max_draft\":16}}", "speculative.max_draft",
+     QN_API_INVALID, "[1, 15], got 16"},
+    {"{" S ",\"speculative\":{\"type\":\"prompt\",\"ngram\":9}}", "speculative.ngram", QN_API_INVALID,
+     "[1, 8], got 9"},
+    {"{" S ",\"speculative\":{\"type\":\"prompt\",\"ngrams\":2}}", "speculative.ngrams", QN_API_UNKNOWN_FIELD,
+     "\"speculative.ngram\""},
+    {"{" S ",\"task\":\"score\",\"speculative\":\"prompt\"}", "speculative", QN_API_INVALID, "no meaning"},
     {"[]", "", QN_API_INVALID, "JSON object"},
     {"\"a\"", "", QN_API_INVALID, "JSON object"},
     {"3", "", QN_API_INVALID, "JSON object"},
@@ -348,9 +395,9 @@ static void command_line(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(defaults),      cmocka_unit_test(everything),
-                                       cmocka_unit_test(accepted),      cmocka_unit_test(refused),
-                                       cmocka_unit_test(echo_is_short), cmocka_unit_test(charsets),
-                                       cmocka_unit_test(command_line)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(defaults), cmocka_unit_test(everything),
+                                       cmocka_unit_test(accepted), cmocka_unit_test(speculative),
+                                       cmocka_unit_test(refused),  cmocka_unit_test(echo_is_short),
+                                       cmocka_unit_test(charsets), cmocka_unit_test(command_line)};
     return cmocka_run_group_tests_name("api/infer parse", tests, NULL, NULL);
 }

@@ -151,6 +151,27 @@ static void missing_figures_are_null(void **state) {
     qn_buf_free(&b);
 }
 
+/* Only who asked for speculation is told of it. */
+static void speculation(void **state) {
+    (void)state;
+    struct qn_buf b = {0};
+    struct qn_api_reply r = base;
+    qn_api_infer_write(&b, &r);
+    assert_null(strstr(b.p, "speculative"));
+    r.timings.speculation = (struct qn_api_speculation){true, 12, 9, 3, NULL};
+    qn_buf_clear(&b);
+    qn_api_infer_write(&b, &r);
+    assert_non_null(strstr(b.p,
+                           "\"mean_batch\":1.25,\"speculative\":{\"drafted\":12,\"accepted\":9,\"steps\":3,"
+                           "\"reason\":null}}"));
+    r.timings.speculation = (struct qn_api_speculation){.asked = true, .reason = "it \"can't\""};
+    qn_buf_clear(&b);
+    qn_api_infer_write(&b, &r);
+    assert_non_null(strstr(b.p, "\"speculative\":{\"drafted\":0,\"accepted\":0,\"steps\":0,"
+                                "\"reason\":\"it \\\"can't\\\"\"}}"));
+    qn_buf_free(&b);
+}
+
 static void streams(void **state) {
     (void)state;
     static const struct qn_api_logprob top[] = {{6, -2.5f, "b", 1}};
@@ -182,8 +203,11 @@ static void streams(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(generate), cmocka_unit_test(score_and_embed),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(generate),
+                                       cmocka_unit_test(score_and_embed),
                                        cmocka_unit_test(several_outputs_carry_their_own),
-                                       cmocka_unit_test(missing_figures_are_null), cmocka_unit_test(streams)};
+                                       cmocka_unit_test(missing_figures_are_null),
+                                       cmocka_unit_test(speculation),
+                                       cmocka_unit_test(streams)};
     return cmocka_run_group_tests_name("api/infer write", tests, NULL, NULL);
 }
