@@ -81,28 +81,23 @@ void qn_matrix_get_row(const struct qn_matrix *m, uint32_t r, float *dst);
 bool qn_matrix_gather(struct qn_matrix *dst, const struct qn_matrix *src, const uint32_t *index, size_t n);
 
 /* ---- activations prepared for a product ---- */
-/* M rows of K floats and, when needed, their 16-bit form: per block of 32 values a scale (amax /
- * QN_ACT_STEPS, f32), 32 integers v = x * (QN_ACT_STEPS / amax), rounded to nearest even, and their sum as
- * int32. Each v lies in two int8 planes, v = 256 * hi + lo with hi in [-127, 127] and lo in [-128, 127]: the
- * operands of byte dot products, of which weights need to be unpacked only once. 8 bits would not do:
- * products with rounded activations must not change which token leads. Memory is the caller's (forward's
- * scratch). */
-#define QN_ACT_STEPS 32512 /* 127 * 256: the largest v whose high plane fits a byte after rounding */
+/* M rows of K floats and, when needed, their integer form (kernels/act.h): per block of 32 values a scale and
+ * 32 integers of 15 bits, in steps of 16, of which two share their low byte: what byte dot products multiply,
+ * three for two groups of 4-bit weights, four for wider ones. 8 bits would not do: products with rounded
+ * activations must not change which token leads. Memory is the caller's (forward's scratch). */
+struct qn_act_block;
 struct qn_act {
-    const float *x; /* [rows, ldx] */
-    size_t ldx;     /* floats between rows */
-    uint32_t rows;  /* M */
-    uint32_t cols;  /* K */
-    int8_t *q;      /* [rows, qn_act_q_stride(cols) of kernels/act.h]: per block hi[32], lo[32]; valid after
-                       qn_act_quantize */
-    float *scale;   /* [rows, cols/32] */
-    int32_t *sum;   /* [rows, cols/32] */
+    const float *x;         /* [rows, ldx] */
+    size_t ldx;             /* floats between rows */
+    uint32_t rows;          /* M */
+    uint32_t cols;          /* K */
+    struct qn_act_block *q; /* [rows, qn_act_stride(cols) of kernels/act.h]; valid after qn_act_quantize */
 };
-/* True when products with this weight type read the 16-bit form (all Q types). */
-bool qn_type_wants_q16(enum qn_type t);
-/* Bytes for q, scale and sum of rows x cols, all in one piece; false on overflow. */
+/* True when products with this weight type read the integer form (all Q types). */
+bool qn_type_wants_int(enum qn_type t);
+/* Bytes of the integer form of rows x cols; false on overflow. */
 bool qn_act_bytes(size_t rows, size_t cols, size_t *out);
-/* Points a's q, scale, sum into mem (QN_ALIGN aligned, qn_act_bytes long) and fills them from a->x. */
+/* Makes mem (QN_ALIGN aligned, qn_act_bytes long) a's q and fills it from a->x. */
 void qn_act_quantize(struct qn_pool *pool, struct qn_act *a, void *mem);
 
 /* y[m, n] = bias[n] + sum_k x[m,k] W[n,k] for m < a->rows, n < w->rows; bias may be NULL; y rows are ldy
@@ -216,8 +211,8 @@ struct qn_linear_args {
 struct qn_ops {
     enum qn_isa isa;
     void (*linear[QN_TYPE_COUNT])(const struct qn_linear_args *args);
-    /* One row's 16-bit form (struct qn_act): q gets 64 bytes per block; past cols the last block is zero. */
-    void (*quantize_row)(const float *x, size_t cols, int8_t *q, float *scale, int32_t *sum);
+    /* One row's integer form (struct qn_act), a block per 32 values; past cols the last block's are zero. */
+    void (*quantize_row)(const float *x, size_t cols, struct qn_act_block *q);
     void (*attend)(const struct qn_attend *args);
     void (*kv_write)(const struct qn_kv_write *args);
     void (*mix)(const struct qn_mix *args);

@@ -12,31 +12,19 @@
 #define CHUNKS_PER_THREAD 4u
 
 bool qn_act_bytes(size_t rows, size_t cols, size_t *out) {
-    size_t q, s, blocks = qn_act_blocks(cols), total;
-    if (cols > SIZE_MAX - 4096) return false;
-    if (!qn_size_mul(rows, qn_act_q_stride(cols), &q) || !qn_size_mul(rows, blocks, &s)) return false;
-    if (!qn_size_mul(s, 4, &s) || !qn_size_align(s, QN_ALIGN, &s)) return false;
-    if (!qn_size_add(q, s, &total) || !qn_size_add(total, s, &total)) return false;
-    *out = total;
-    return true;
+    size_t blocks;
+    return cols <= SIZE_MAX - 4096 && qn_size_mul(rows, qn_act_stride(cols), &blocks) &&
+           qn_size_mul(blocks, sizeof(struct qn_act_block), out);
 }
 
 static void quantize_item(void *arg, size_t item, unsigned thread) {
     const struct qn_act *a = arg;
-    size_t blocks = qn_act_blocks(a->cols);
     (void)thread;
-    qn_ops()->quantize_row(a->x + item * a->ldx, a->cols, a->q + item * qn_act_q_stride(a->cols),
-                           a->scale + item * blocks, a->sum + item * blocks);
+    qn_ops()->quantize_row(a->x + item * a->ldx, a->cols, a->q + item * qn_act_stride(a->cols));
 }
 
 void qn_act_quantize(struct qn_pool *pool, struct qn_act *a, void *mem) {
-    size_t scales = (size_t)a->rows * qn_act_blocks(a->cols) * 4;
-    uint8_t *p = mem;
-    scales = (scales + QN_ALIGN - 1) & ~(size_t)(QN_ALIGN - 1);
-    a->q = (int8_t *)p;
-    p += (size_t)a->rows * qn_act_q_stride(a->cols);
-    a->scale = (float *)(void *)p;
-    a->sum = (int32_t *)(void *)(p + scales);
+    a->q = mem;
     if ((size_t)a->rows * a->cols < SOLO_WORK / 4) pool = NULL;
     qn_pool_run(pool, a->rows, quantize_item, a);
 }

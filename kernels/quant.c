@@ -100,7 +100,7 @@ unsigned qn_type_block_bytes(enum qn_type t) {
     return (unsigned)t < QN_TYPE_COUNT ? layouts[t].file_bytes : 0;
 }
 
-bool qn_type_wants_q16(enum qn_type t) {
+bool qn_type_wants_int(enum qn_type t) {
     return (unsigned)t < QN_TYPE_COUNT && layouts[t].lo_bits != 0;
 }
 

@@ -11,6 +11,6 @@ void qn_linear_apply(const struct qn_linear_env *env, const struct qn_matrix *w,
         qn_gemm_linear(env->pool, w, a, bias, y, ldy, env->gemm_work);
         return;
     }
-    if (!a->q && qn_type_wants_q16(w->type)) qn_act_quantize(env->pool, a, env->act_mem);
+    if (!a->q && qn_type_wants_int(w->type)) qn_act_quantize(env->pool, a, env->act_mem);
     qn_linear(env->pool, w, a, bias, y, ldy);
 }

@@ -2,7 +2,7 @@
  *
  * This is the definition of the arithmetic. acc starts at the bias (or 0). Float types: for each k ascending
  * acc = fma(w, x, acc). Quantised types: for each 32 values of K ascending, with the exact integer dot
- * product I of codes (less their offset) and 16-bit activations, activation scale s and sum S:
+ * product I of codes (less their offset) and integer activations, activation scale s and sum S:
  *
  *   Q8_0 Q4_0 Q5_0   acc = fma(d * s, I, acc)
  *   Q4_1 Q5_1        acc = fma(d * s, I, acc), then acc = fma(m, s * S, acc)
@@ -18,8 +18,8 @@
 #include "kernels/ref/ref.h"
 
 /* Codes times activations of a block, offsets left in, fit int32 with room: kernels may sum in any order. */
-static_assert(255ll * (QN_ACT_STEPS + 127) * 32 < INT32_MAX, "I is exact in 32 bits");
-static_assert(32 * QN_ACT_STEPS <= 1 << 24, "S is exact in a float");
+static_assert(255ll * (QN_ACT_MAX + 256 * 8 + 2048) * 32 < INT32_MAX, "I is exact in 32 bits");
+static_assert(32 * (QN_ACT_MAX + 8) <= 1 << 24, "S is exact in a float");
 
 static float weight_at(enum qn_type t, const uint8_t *block, unsigned lane) {
     if (t == QN_F32) {
@@ -104,19 +104,18 @@ static struct lane_scale lane_scales(enum qn_type t, const uint8_t *block, unsig
 static void quant_step(const struct qn_linear_args *args, const struct lane_scale *s, const int *w, size_t b,
                        float *y) {
     const struct qn_act *a = args->a;
-    size_t stride = qn_act_q_stride(a->cols), blocks = qn_act_blocks(a->cols);
+    size_t stride = qn_act_stride(a->cols);
     bool has_min = qn_type_layout(args->w->type)->m != 0, halves = args->w->type == QN_Q6_K;
     for (uint32_t m = 0; m < a->rows; m++) {
-        const int8_t *q = a->q + m * stride + QN_ACT_BLOCK * b;
-        float dx = a->scale[m * blocks + b];
+        const struct qn_act_block *q = a->q + m * stride + b;
         int i0 = 0, i1 = 0;
         for (unsigned k = 0; k < 16; k++) {
             i0 += w[k] * qn_act_join(q, k);
             i1 += w[k + 16] * qn_act_join(q, k + 16);
         }
-        float acc = fmaf(s->d * dx, (float)(halves ? i0 : i0 + i1), y[m * args->ldy]);
-        if (halves) acc = fmaf(s->d1 * dx, (float)i1, acc);
-        if (has_min) acc = fmaf(s->m, dx * (float)a->sum[m * blocks + b], acc);
+        float acc = fmaf(s->d * q->scale, (float)(halves ? i0 : i0 + i1), y[m * args->ldy]);
+        if (halves) acc = fmaf(s->d1 * q->scale, (float)i1, acc);
+        if (has_min) acc = fmaf(s->m, q->scaled_sum, acc);
         y[m * args->ldy] = acc;
     }
 }

@@ -13,7 +13,7 @@ extern const struct qn_ops qn_ref_ops;
 
 void qn_ref_linear_float(const struct qn_linear_args *args); /* F32, F16, BF16 */
 void qn_ref_linear_quant(const struct qn_linear_args *args); /* every Q type */
-void qn_ref_quantize_row(const float *x, size_t cols, int8_t *q, float *scale, int32_t *sum);
+void qn_ref_quantize_row(const float *x, size_t cols, struct qn_act_block *q);
 void qn_ref_attend(const struct qn_attend *args);
 void qn_ref_kv_write(const struct qn_kv_write *args);
 void qn_ref_mix(const struct qn_mix *args);

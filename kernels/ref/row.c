@@ -1,4 +1,4 @@
-/* Reference row operations: norms, RoPE, activations, sums, log-sum-exp, 16-bit form of activations.
+/* Reference row operations: norms, RoPE, activations, sums, log-sum-exp, integer form of activations.
  * Horizontal sums follow qn_fold16, so vector versions give the same bits. Thread: any. */
 #include <math.h>
 
@@ -14,34 +14,36 @@ static uint32_t magnitude(float x) {
 
 /* One block of n <= 32 values. A block that is not finite gets scale NaN, so that a broken activation stays
  * visible in every product; one too small for a finite QN_ACT_STEPS / amax counts as zero. */
-static void quantize_block(const float *x, size_t n, int8_t *q, float *scale, int32_t *sum) {
+static void quantize_block(const float *x, size_t n, struct qn_act_block *q) {
+    float v[32] = {0}, amax, inv = 0;
     uint32_t top = 0;
     for (size_t k = 0; k < n; k++) top = magnitude(x[k]) > top ? magnitude(x[k]) : top;
-    float amax, inv = 0;
     memcpy(&amax, &top, sizeof amax);
-    *scale = 0;
+    memset(q, 0, sizeof *q);
     if (top >= 0x7f800000u) {
-        *scale = NAN;
+        q->scale = NAN;
     } else if (amax >= 1e-30f) {
-        *scale = amax / (float)QN_ACT_STEPS;
+        q->scale = amax / (float)QN_ACT_MAX;
         inv = (float)QN_ACT_STEPS / amax;
+        memcpy(v, x, n * sizeof *v);
     }
-    *sum = 0;
+    for (unsigned k = 0; k < 32; k += k % 8 == 3 ? 5 : 1) { /* adding QN_EXP_MAGIC rounds to nearest even */
+        int m = (int)((v[k + 4] * inv + QN_EXP_MAGIC) - QN_EXP_MAGIC);
+        float low = (float)(((m + 8) & 15) - 8);
+        int h = (int)((fmaf(v[k], inv, low * -0.0625f) + QN_EXP_MAGIC) - QN_EXP_MAGIC);
+        qn_act_split(q, k, h, m);
+    }
     for (unsigned k = 0; k < 32; k++) {
-        int v = 0;
-        if (k < n && inv > 0) {
-            float t = x[k] * inv + QN_EXP_MAGIC; /* |x * inv| < 2^22: rounds to nearest even */
-            v = (int)(t - QN_EXP_MAGIC);
-        }
-        qn_act_split(q, k, v);
-        *sum += v;
+        q->sum += qn_act_join(q, k);
+        if (k < 16) q->first = q->sum;
     }
+    q->scaled_sum = q->scale * (float)q->sum;
 }
 
-void qn_ref_quantize_row(const float *x, size_t cols, int8_t *q, float *scale, int32_t *sum) {
+void qn_ref_quantize_row(const float *x, size_t cols, struct qn_act_block *q) {
     for (size_t b = 0; 32 * b < cols; b++) {
         size_t n = cols - 32 * b;
-        quantize_block(x + 32 * b, n < 32 ? n : 32, q + QN_ACT_BLOCK * b, scale + b, sum + b);
+        quantize_block(x + 32 * b, n < 32 ? n : 32, q + b);
     }
 }
 

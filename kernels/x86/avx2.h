@@ -11,7 +11,7 @@ void qn_avx2_fill_quant(struct qn_ops *ops);
 void qn_avx2_linear_f32(const struct qn_linear_args *args);
 void qn_avx2_linear_f16(const struct qn_linear_args *args);
 void qn_avx2_linear_bf16(const struct qn_linear_args *args);
-void qn_avx2_quantize_row(const float *x, size_t cols, int8_t *q, float *scale, int32_t *sum);
+void qn_avx2_quantize_row(const float *x, size_t cols, struct qn_act_block *q);
 void qn_avx2_attend(const struct qn_attend *args);
 void qn_avx2_kv_write(const struct qn_kv_write *args);
 void qn_avx2_mix(const struct qn_mix *args);

@@ -10,7 +10,7 @@
 void qn_avx512_linear_f32(const struct qn_linear_args *args);
 void qn_avx512_linear_f16(const struct qn_linear_args *args);
 void qn_avx512_linear_bf16(const struct qn_linear_args *args);
-void qn_avx512_quantize_row(const float *x, size_t cols, int8_t *q, float *scale, int32_t *sum);
+void qn_avx512_quantize_row(const float *x, size_t cols, struct qn_act_block *q);
 void qn_avx512_attend(const struct qn_attend *args);
 void qn_avx512_kv_write(const struct qn_kv_write *args);
 void qn_avx512_mix(const struct qn_mix *args);

@@ -128,17 +128,15 @@ INLINE void load_scales(enum qn_type t, const struct qn_layout *l, const uint8_t
 
 /* Activations of a group of rows in one block: row 0's, the others are strides apart. */
 struct row_block {
-    const int8_t *q;
-    const float *scale;
-    const int32_t *sum;
-    size_t stride, blocks;
+    const struct qn_act_block *q;
+    size_t stride;
 };
 
 /* acc = fma(d * scale, dot, acc) for G rows. */
 INLINE void add_dots(unsigned G, const __m256 d[2], const struct row_block *x, __m256i (*dot)[2],
                      __m256 (*acc)[2]) {
     UNROLL for (unsigned r = 0; r < G; r++) {
-        const __m256 dx = _mm256_set1_ps(x->scale[r * x->blocks]);
+        const __m256 dx = _mm256_set1_ps(x->q[r * x->stride].scale);
         UNROLL for (unsigned half = 0; half < 2; half++) {
             __m256 dd = _mm256_mul_ps(d[half], dx);
             acc[r][half] = _mm256_fmadd_ps(dd, _mm256_cvtepi32_ps(dot[r][half]), acc[r][half]);
@@ -155,7 +153,7 @@ INLINE void block_step(enum qn_type t, unsigned G, const struct code_at *at, __m
     __m256i dot[GROUP][2];
     UNROLL for (unsigned r = 0; r < G; r++) qn_act_pairs(x->q + r * x->stride, pairs[r]);
     UNROLL for (unsigned r = 0; r < G; r++) {
-        dot[r][0] = offset ? _mm256_set1_epi32(-offset * x->sum[r * x->blocks]) : _mm256_setzero_si256();
+        dot[r][0] = offset ? _mm256_set1_epi32(-offset * x->q[r * x->stride].sum) : _mm256_setzero_si256();
         dot[r][1] = dot[r][0];
     }
     dots(t, G, at, codes, pairs, 0, halves ? 4 : 8, dot);
@@ -167,7 +165,7 @@ INLINE void block_step(enum qn_type t, unsigned G, const struct code_at *at, __m
     }
     if (!has_min(t)) return;
     UNROLL for (unsigned r = 0; r < G; r++) {
-        __m256 ss = _mm256_set1_ps(x->scale[r * x->blocks] * (float)x->sum[r * x->blocks]);
+        __m256 ss = _mm256_set1_ps(x->q[r * x->stride].scaled_sum);
         acc[r][0] = _mm256_fmadd_ps(s->m[0], ss, acc[r][0]);
         acc[r][1] = _mm256_fmadd_ps(s->m[1], ss, acc[r][1]);
     }
@@ -179,7 +177,7 @@ INLINE void tile(enum qn_type t, unsigned G, unsigned groups, const struct qn_li
     const struct qn_act *a = args->a;
     const struct qn_layout *l = qn_type_layout(t);
     const unsigned subs = t == QN_Q4_K || t == QN_Q5_K || t == QN_Q6_K ? 8 : 1;
-    size_t blocks = qn_act_blocks(a->cols), stride = qn_act_q_stride(a->cols), n0 = (size_t)p * QN_PANEL;
+    size_t blocks = qn_act_blocks(a->cols), stride = qn_act_stride(a->cols), n0 = (size_t)p * QN_PANEL;
     const uint8_t *block = args->w->data + p * (blocks / subs) * l->panel_bytes;
     ptrdiff_t left = (ptrdiff_t)(args->w->rows - n0);
     const __m256i lanes[2] = {qn_tail8(left), qn_tail8(left - 8)};
@@ -204,8 +202,7 @@ INLINE void tile(enum qn_type t, unsigned G, unsigned groups, const struct qn_li
         }
         for (unsigned g = 0; g < groups; g++) {
             size_t m = m0 + (size_t)g * G;
-            const struct row_block x = {a->q + m * stride + QN_ACT_BLOCK * i, a->scale + m * blocks + i,
-                                        a->sum + m * blocks + i, stride, blocks};
+            const struct row_block x = {a->q + m * stride + i, stride};
             block_step(t, G, &at, G > 1 ? codes : NULL, &s, &x, acc + (size_t)g * G);
         }
         if (subs == 1 || sub == 7) block += l->panel_bytes;

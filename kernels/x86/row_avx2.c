@@ -21,19 +21,32 @@ INLINE int32_t add_epi32(__m256i v) {
     return _mm_cvtsi128_si32(_mm_add_epi32(b, _mm_shuffle_epi32(b, 0xb1)));
 }
 
-/* 32 values that fit bytes. Packing works within 128-bit lanes: the permutation puts the dwords back in
- * order.
- */
-INLINE void store_bytes(const __m256i v[4], int8_t *out) {
-    __m256i b = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
-    b = _mm256_permutevar8x32_epi32(b, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_storeu_si256((__m256i *)(void *)out, b);
+/* Low bytes of 16 values, in order. */
+INLINE __m128i bytes16(__m256i a, __m256i b) {
+    __m256i v = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8); /* packing works within 128 bits */
+    return _mm_packs_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+}
+
+/* Of 16 values' groups of four, values k and k + 4 by turns: rounded, and written apart. */
+INLINE __m256i split16(__m256 a, __m256 b, __m256 by, __m256i bytes[3]) {
+    const __m256i eight = _mm256_set1_epi32(8);
+    __m256 even = _mm256_permute2f128_ps(a, b, 0x20), odd = _mm256_permute2f128_ps(a, b, 0x31);
+    __m256i m = _mm256_cvtps_epi32(_mm256_mul_ps(odd, by));
+    __m256i low =
+        _mm256_sub_epi32(_mm256_and_si256(_mm256_add_epi32(m, eight), _mm256_set1_epi32(15)), eight);
+    __m256 back = _mm256_mul_ps(_mm256_cvtepi32_ps(low), _mm256_set1_ps(-0.0625f));
+    __m256i n = _mm256_cvtps_epi32(_mm256_fmadd_ps(even, by, back));
+    __m256i v = _mm256_add_epi32(_mm256_slli_epi32(n, 4), low);
+    bytes[0] = _mm256_srai_epi32(_mm256_slli_epi32(v, 24), 24);
+    bytes[1] = _mm256_srai_epi32(_mm256_sub_epi32(v, bytes[0]), 8);
+    bytes[2] = _mm256_srai_epi32(_mm256_sub_epi32(m, bytes[0]), 4);
+    return _mm256_add_epi32(v, _mm256_slli_epi32(m, 4));
 }
 
 /* One whole block of 32. */
-INLINE void quantize_block(const float *x, int8_t *q, float *scale, int32_t *sum) {
+INLINE void quantize_block(const float *x, struct qn_act_block *q) {
     __m256 v[4];
-    __m256i i[4], top4 = _mm256_setzero_si256();
+    __m256i top4 = _mm256_setzero_si256(), bytes[2][3];
     for (int j = 0; j < 4; j++) {
         v[j] = _mm256_loadu_ps(x + 8 * j);
         top4 = _mm256_max_epi32(top4, abs_bits(v[j]));
@@ -41,33 +54,28 @@ INLINE void quantize_block(const float *x, int8_t *q, float *scale, int32_t *sum
     uint32_t top = max_epi32(top4);
     float amax, inv = 0;
     memcpy(&amax, &top, sizeof amax);
-    *scale = 0;
+    q->scale = 0;
     if (top >= 0x7f800000u) {
-        *scale = NAN;
+        q->scale = NAN;
     } else if (amax >= 1e-30f) {
-        *scale = amax / (float)QN_ACT_STEPS;
+        q->scale = amax / (float)QN_ACT_MAX;
         inv = (float)QN_ACT_STEPS / amax;
     }
-    __m256i on = _mm256_set1_epi32(inv > 0 ? -1 : 0), total = _mm256_setzero_si256();
-    for (int j = 0; j < 4; j++) {
-        i[j] = _mm256_and_si256(on, _mm256_cvtps_epi32(_mm256_mul_ps(v[j], _mm256_set1_ps(inv))));
-        total = _mm256_add_epi32(total, i[j]);
-    }
-    *sum = add_epi32(total);
-    __m256i hi[4];
-    for (int j = 0; j < 4; j++) {
-        hi[j] = _mm256_srai_epi32(_mm256_add_epi32(i[j], _mm256_set1_epi32(128)), 8);
-        i[j] = _mm256_sub_epi32(i[j], _mm256_slli_epi32(hi[j], 8));
-    }
-    store_bytes(hi, q);
-    store_bytes(i, q + QN_ACT_LO);
+    __m256 on = _mm256_castsi256_ps(_mm256_set1_epi32(inv > 0 ? -1 : 0)), by = _mm256_set1_ps(inv);
+    for (int j = 0; j < 4; j++) v[j] = _mm256_and_ps(v[j], on);
+    q->first = add_epi32(split16(v[0], v[1], by, bytes[0]));
+    q->sum = q->first + add_epi32(split16(v[2], v[3], by, bytes[1]));
+    q->scaled_sum = q->scale * (float)q->sum;
+    __m128i h = bytes16(bytes[0][1], bytes[1][1]), g = bytes16(bytes[0][2], bytes[1][2]);
+    _mm_storeu_si128((__m128i *)(void *)q->high, _mm_unpacklo_epi32(h, g));
+    _mm_storeu_si128((__m128i *)(void *)(q->high + 16), _mm_unpackhi_epi32(h, g));
+    _mm_storeu_si128((__m128i *)(void *)q->low, bytes16(bytes[0][0], bytes[1][0]));
 }
 
-void qn_avx2_quantize_row(const float *x, size_t cols, int8_t *q, float *scale, int32_t *sum) {
+void qn_avx2_quantize_row(const float *x, size_t cols, struct qn_act_block *q) {
     size_t b = 0;
-    for (; 32 * b + 32 <= cols; b++) quantize_block(x + 32 * b, q + QN_ACT_BLOCK * b, scale + b, sum + b);
-    if (32 * b < cols)
-        qn_ref_quantize_row(x + 32 * b, cols - 32 * b, q + QN_ACT_BLOCK * b, scale + b, sum + b);
+    for (; 32 * b + 32 <= cols; b++) quantize_block(x + 32 * b, q + b);
+    if (32 * b < cols) qn_ref_quantize_row(x + 32 * b, cols - 32 * b, q + b);
 }
 
 INLINE __m256i left8(size_t n, size_t k) {

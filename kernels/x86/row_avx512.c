@@ -5,39 +5,48 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* 16 values into both planes; the low one is the value's low byte. */
-INLINE void split16(__m512i v, int8_t *block) {
-    __m512i hi = _mm512_srai_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(128)), 8);
-    _mm_storeu_si128((__m128i *)(void *)block, _mm512_cvtepi32_epi8(hi));
-    _mm_storeu_si128((__m128i *)(void *)(block + QN_ACT_LO), _mm512_cvtepi32_epi8(v));
+/* One whole block of 32: x's groups of four are values k and k + 4 by turns. */
+INLINE void quantize_block(const float *x, struct qn_act_block *q) {
+    const __m512i abs_bits = _mm512_set1_epi32(0x7fffffff), eight = _mm512_set1_epi32(8);
+    __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
+    __m512i a0 = _mm512_and_si512(_mm512_castps_si512(x0), abs_bits);
+    __m512i a1 = _mm512_and_si512(_mm512_castps_si512(x1), abs_bits);
+    uint32_t top = _mm512_reduce_max_epu32(_mm512_max_epu32(a0, a1));
+    float amax, inv = 0, scale = 0;
+    memcpy(&amax, &top, sizeof amax);
+    if (top >= 0x7f800000u) {
+        scale = NAN;
+    } else if (amax >= 1e-30f) {
+        scale = amax / (float)QN_ACT_MAX;
+        inv = (float)QN_ACT_STEPS / amax;
+    }
+    __mmask16 on = (__mmask16)(inv > 0 ? 0xffffu : 0u);
+    __m512 by = _mm512_set1_ps(inv);
+    __m512 even = _mm512_maskz_shuffle_f32x4(on, x0, x1, 0x88),
+           odd = _mm512_maskz_shuffle_f32x4(on, x0, x1, 0xdd);
+    __m512i m = _mm512_cvtps_epi32(_mm512_mul_ps(odd, by));
+    __m512i low =
+        _mm512_sub_epi32(_mm512_and_si512(_mm512_add_epi32(m, eight), _mm512_set1_epi32(15)), eight);
+    __m512 back = _mm512_mul_ps(_mm512_cvtepi32_ps(low), _mm512_set1_ps(-0.0625f));
+    __m512i n = _mm512_cvtps_epi32(_mm512_fmadd_ps(even, by, back));
+    __m512i v = _mm512_add_epi32(_mm512_slli_epi32(n, 4), low), u = _mm512_slli_epi32(m, 4);
+    __m512i byte = _mm512_srai_epi32(_mm512_slli_epi32(v, 24), 24);
+    __m128i h = _mm512_cvtepi32_epi8(_mm512_srai_epi32(_mm512_sub_epi32(v, byte), 8));
+    __m128i g = _mm512_cvtepi32_epi8(_mm512_srai_epi32(_mm512_sub_epi32(m, byte), 4));
+    _mm_storeu_si128((__m128i *)(void *)q->high, _mm_unpacklo_epi32(h, g));
+    _mm_storeu_si128((__m128i *)(void *)(q->high + 16), _mm_unpackhi_epi32(h, g));
+    _mm_storeu_si128((__m128i *)(void *)q->low, _mm512_cvtepi32_epi8(byte));
+    __m512i both = _mm512_add_epi32(v, u);
+    q->scale = scale;
+    q->sum = _mm512_reduce_add_epi32(both);
+    q->first = _mm512_mask_reduce_add_epi32(0xff, both); /* groups 0 to 3 are the first 16 values */
+    q->scaled_sum = scale * (float)q->sum;
 }
 
-void qn_avx512_quantize_row(const float *x, size_t cols, int8_t *q, float *scale, int32_t *sum) {
-    const __m512i abs_bits = _mm512_set1_epi32(0x7fffffff);
+void qn_avx512_quantize_row(const float *x, size_t cols, struct qn_act_block *q) {
     size_t b = 0;
-    for (; 32 * b + 32 <= cols; b++) {
-        __m512 v0 = _mm512_loadu_ps(x + 32 * b), v1 = _mm512_loadu_ps(x + 32 * b + 16);
-        __m512i a0 = _mm512_and_si512(_mm512_castps_si512(v0), abs_bits);
-        __m512i a1 = _mm512_and_si512(_mm512_castps_si512(v1), abs_bits);
-        uint32_t top = _mm512_reduce_max_epu32(_mm512_max_epu32(a0, a1));
-        float amax, inv = 0;
-        memcpy(&amax, &top, sizeof amax);
-        scale[b] = 0;
-        if (top >= 0x7f800000u) {
-            scale[b] = NAN;
-        } else if (amax >= 1e-30f) {
-            scale[b] = amax / (float)QN_ACT_STEPS;
-            inv = (float)QN_ACT_STEPS / amax;
-        }
-        __mmask16 on = (__mmask16)(inv > 0 ? 0xffffu : 0u);
-        __m512i i0 = _mm512_maskz_cvtps_epi32(on, _mm512_mul_ps(v0, _mm512_set1_ps(inv)));
-        __m512i i1 = _mm512_maskz_cvtps_epi32(on, _mm512_mul_ps(v1, _mm512_set1_ps(inv)));
-        split16(i0, q + QN_ACT_BLOCK * b);
-        split16(i1, q + QN_ACT_BLOCK * b + 16);
-        sum[b] = _mm512_reduce_add_epi32(_mm512_add_epi32(i0, i1));
-    }
-    if (32 * b < cols)
-        qn_ref_quantize_row(x + 32 * b, cols - 32 * b, q + QN_ACT_BLOCK * b, scale + b, sum + b);
+    for (; 32 * b + 32 <= cols; b++) quantize_block(x + 32 * b, q + b);
+    if (32 * b < cols) qn_ref_quantize_row(x + 32 * b, cols - 32 * b, q + b);
 }
 
 static float sum_squares(const float *x, size_t n, float mean) {

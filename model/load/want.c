@@ -233,7 +233,7 @@ static void check(struct collect *c, const char *name, enum qn_slot slot, struct
         memmove(one.dims, one.dims + 1, 2 * sizeof *one.dims);
         qn_report_check(&c->report, name, &one, want.dims + 1, 2);
     } else if (qn_report_check(&c->report, name, t, want.dims, want.n) && slot == QN_SLOT_ROUTER &&
-               qn_type_wants_q16(t->type)) {
+               qn_type_wants_int(t->type)) {
         qn_report_add(&c->report, false, "'%s' has type %s, but must be F32, F16 or BF16", name,
                       t->type_name);
     }

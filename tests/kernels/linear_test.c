@@ -20,39 +20,42 @@ struct product {
     struct rng rng;
     struct qn_matrix w;
     struct qn_act a;
-    struct guarded gw, gx, gq, gs, gt, gb, gy;
+    struct guarded gw, gx, gq, gb, gy;
     float *bias, *want;
     size_t ldy;
 };
 
+/* Extremes of high and low bytes throughout a block. */
+static void set_extremes(struct qn_act_block *q, unsigned which) {
+    static const int n[] = {QN_ACT_STEPS, -QN_ACT_STEPS, 0, 8, -8},
+                     m[] = {-QN_ACT_STEPS, QN_ACT_STEPS - 9, 7, -8, 1};
+    q->sum = 0;
+    for (unsigned k = 0; k < 32; k += k % 8 == 3 ? 5 : 1) qn_act_split(q, k, n[which % 5], m[which / 5 % 5]);
+    for (unsigned k = 0; k < 32; k++) {
+        q->sum += qn_act_join(q, k);
+        if (k < 16) q->first = q->sum;
+    }
+    q->scaled_sum = q->scale * (float)q->sum;
+}
+
 static void product_new(struct product *p, enum qn_type t, uint32_t rows, uint32_t cols, uint32_t m,
                         bool at_end) {
-    size_t stride = qn_act_q_stride(cols), blocks = qn_act_blocks(cols), ldx = cols + rng_below(&p->rng, 3);
+    size_t stride = qn_act_stride(cols), blocks = qn_act_blocks(cols), ldx = cols + rng_below(&p->rng, 3);
     random_matrix(&p->rng, t, rows, cols, &p->w, &p->gw, at_end);
     guarded_new(&p->gx, ((m - 1) * ldx + cols) * 4, at_end);
-    guarded_new(&p->gq, (m - 1) * stride + QN_ACT_BLOCK * blocks, at_end);
-    guarded_new(&p->gs, m * blocks * 4, at_end);
-    guarded_new(&p->gt, m * blocks * 4, at_end);
+    guarded_new(&p->gq, ((m - 1) * stride + blocks) * sizeof *p->a.q, at_end);
     guarded_new(&p->gb, rows * 4, at_end);
     p->ldy = rows + rng_below(&p->rng, 5);
     guarded_new(&p->gy, ((m - 1) * p->ldy + rows) * 4, at_end);
     p->a = (struct qn_act){.x = (float *)(void *)p->gx.p, .ldx = ldx, .rows = m, .cols = cols};
-    p->a.q = (int8_t *)p->gq.p;
-    p->a.scale = (float *)(void *)p->gs.p;
-    p->a.sum = (int32_t *)(void *)p->gt.p;
+    p->a.q = (struct qn_act_block *)(void *)p->gq.p;
     rng_fill(&p->rng, (float *)(void *)p->gx.p, p->gx.n / 4);
     p->bias = rng_below(&p->rng, 2) ? (float *)(void *)p->gb.p : NULL;
     rng_fill(&p->rng, (float *)(void *)p->gb.p, rows);
     for (uint32_t r = 0; r < m; r++) {
-        qn_ops()->quantize_row(p->a.x + r * ldx, cols, p->a.q + r * stride, p->a.scale + r * blocks,
-                               p->a.sum + r * blocks);
-        int8_t *q = p->a.q + r * stride; /* extremes of both planes throughout one block */
-        static const int extremes[] = {QN_ACT_STEPS, -QN_ACT_STEPS, -QN_ACT_STEPS + 128 - 1, -128, 32383};
-        p->a.sum[r * blocks] = 0;
-        for (unsigned i = 0; i < 32; i++) {
-            if (r % 2 == 0) qn_act_split(q, i, extremes[r / 2 % 5]);
-            p->a.sum[r * blocks] += qn_act_join(q, i);
-        }
+        struct qn_act_block *q = p->a.q + r * stride;
+        qn_ops()->quantize_row(p->a.x + r * ldx, cols, q);
+        if (r % 2 == 0) set_extremes(q, r / 2);
     }
     p->want = calloc(p->gy.n / 4, 4);
     assert_non_null(p->want);
@@ -63,8 +66,6 @@ static void product_free(struct product *p) {
     assert_true(guarded_free(&p->gw));
     assert_true(guarded_free(&p->gx));
     assert_true(guarded_free(&p->gq));
-    assert_true(guarded_free(&p->gs));
-    assert_true(guarded_free(&p->gt));
     assert_true(guarded_free(&p->gb));
     assert_true(guarded_free(&p->gy));
 }
@@ -118,9 +119,7 @@ static void check_levels(struct product *p) {
         struct qn_act one = p->a;
         one.rows = 1;
         one.x += m * one.ldx;
-        one.q += m * qn_act_q_stride(one.cols);
-        one.scale += m * qn_act_blocks(one.cols);
-        one.sum += m * qn_act_blocks(one.cols);
+        one.q += m * qn_act_stride(one.cols);
         memset(y + m * p->ldy, 0, p->w.rows * 4);
         run(&ops, p, one, y + m * p->ldy, 0, panels);
         assert_true(rows_same(p, what, y));
@@ -210,9 +209,8 @@ static void reference_is_a_product(void **state) {
             double sum = 0, size = 0;
             qn_matrix_get_row(&w, n, row);
             for (int k = 0; k < K; k++) {
-                double v = qn_type_wants_q16((enum qn_type)t)
-                               ? (double)a.scale[k / 32] *
-                                     qn_act_join(a.q + QN_ACT_BLOCK * (k / 32), (unsigned)k % 32)
+                double v = qn_type_wants_int((enum qn_type)t)
+                               ? (double)a.q[k / 32].scale * qn_act_join(&a.q[k / 32], (unsigned)k % 32)
                                : (double)x[k];
                 sum += v * (double)row[k];
                 size += fabs(v * (double)row[k]);

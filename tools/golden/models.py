@@ -32,7 +32,7 @@ from safetensors.torch import save_file  # noqa: E402
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 N_TOKENS = 45  # past two 16-token block bounds and not a multiple of anything
 TOLERANCE = 1e-4  # of models_test.c; a mutant must differ by ten times as much (the two forms of GELU by three times)
-ACTIVATION_STEPS = 32512  # QN_ACT_STEPS of kernels/kernels.h
+ACTIVATION_STEPS = 1904  # QN_ACT_STEPS of kernels/act.h
 
 torch.set_num_threads(1)
 tf.utils.logging.disable_progress_bar()
@@ -111,11 +111,17 @@ def run(model, ids):
 
 def round_activations(model):
     """Every product's input as quern's integer kernels see it: blocks of 32 values in ACTIVATION_STEPS steps up to
-    the largest."""
+    the largest. Of values k and k + 4 the second is a whole number of steps; the first is off by as many sixteenths as
+    that number leaves over when divided by 16 (kernels/act.h)."""
     def hook(_, args):
-        blocks = args[0].unflatten(-1, (-1, 32))
-        step = blocks.abs().amax(-1, keepdim=True) / ACTIVATION_STEPS
-        return (torch.where(step > 0, torch.round(blocks / step) * step, blocks).flatten(-2),)
+        x = args[0].unflatten(-1, (-1, 4, 2, 4))  # blocks, j, first or second, i: k = 8 j + 4 second + i
+        amax = x.abs().amax((-3, -2, -1), keepdim=True)
+        inverse = torch.where(amax > 0, ACTIVATION_STEPS / amax, 0).double()
+        second = torch.round(x[..., 1:, :] * inverse)
+        low = (second + 8) % 16 - 8
+        first = torch.round(x[..., :1, :] * inverse - low / 16) + low / 16
+        v = torch.cat([first, second], -2) * (amax / ACTIVATION_STEPS)
+        return (v.float().flatten(-4),)
     for m in model.modules():
         if isinstance(m, torch.nn.Linear):
             m.register_forward_pre_hook(hook)

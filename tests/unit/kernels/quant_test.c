@@ -64,7 +64,7 @@ static void sizes(void **state) {
     assert_false(qn_act_bytes(SIZE_MAX, 64, &n));
     assert_false(qn_act_bytes(4, SIZE_MAX, &n));
     assert_string_equal(qn_type_name(QN_Q5_K), "Q5_K");
-    assert_true(qn_type_wants_q16(QN_Q8_0) && !qn_type_wants_q16(QN_BF16));
+    assert_true(qn_type_wants_int(QN_Q8_0) && !qn_type_wants_int(QN_BF16));
 }
 
 /* The value of an f16 by its definition. */
