@@ -46,9 +46,11 @@ bool qn_type_row_bytes(enum qn_type t, size_t cols, size_t *out);
 /* Dequantises one file row (exact values, as ggml and IEEE define them). src needs no alignment. */
 void qn_type_row_to_f32(enum qn_type t, const void *src, float *dst, size_t cols);
 /* Rounds cols floats to one file row of any type (quantize.c): scales from each block's extremes, codes to
- * the nearest. For random weights, and averages in the float types; no search for better scales as ggml's
- * converters make it. */
+ * the nearest. Fast: for random weights, and averages in the float types. */
 void qn_type_row_from_f32(enum qn_type t, const float *src, void *dst, size_t cols);
+/* The same with scales that are searched for (fit.c): what a converter writes. About a hundred times slower;
+ * of each block, the squared error (weighted by size in the K types) is at most that of the other's. */
+void qn_type_row_fit_f32(enum qn_type t, const float *src, void *dst, size_t cols);
 
 /* ---- packed matrices: W is [rows, cols], used as y = x W^T ---- */
 #define QN_PANEL 16 /* output rows that lie side by side, one per 32-bit lane */

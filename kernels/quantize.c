@@ -4,33 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "kernels/quant.h"
-
-/* v, or the nearer end of [low, high]; a NaN is the lower one, so that the cast of the result is defined. */
-static float within(float v, float low, float high) {
-    return v > low ? v < high ? v : high : low;
-}
-
-/* To the nearest code in [0, top]; halves go up. */
-static uint8_t code_of(float v, float top) {
-    return (uint8_t)within(v + 0.5f, 0, top);
-}
-
-/* To the nearest in [-127, 127]; halves go outwards. */
-static int8_t signed_code(float v) {
-    return (int8_t)within(v + (v < 0 ? -0.5f : 0.5f), -127, 127);
-}
-
-/* Of a scale as it is stored. */
-static float inverse(float d) {
-    return d != 0 ? 1.0f / d : 0;
-}
-
-/* Stores a scale; returns what reads will find. */
-static float stored(float d, uint16_t *half) {
-    *half = qn_f32_to_f16(d);
-    return qn_f16_to_f32(*half);
-}
+#include "kernels/quantize.h"
 
 /* The element with the largest magnitude, with its sign. */
 static float extreme(const float *x, unsigned n) {
@@ -63,61 +37,64 @@ static void to_q8_0(const float *x, void *dst) {
     struct qn_block_q8_0 b;
     float amax = 0;
     for (unsigned i = 0; i < 32; i++) amax = fmaxf(amax, fabsf(x[i]));
-    float id = inverse(stored(amax / 127.0f, &b.d));
-    for (unsigned i = 0; i < 32; i++) b.qs[i] = signed_code(x[i] * id);
+    float id = qn_inverse(qn_stored(amax / 127.0f, &b.d));
+    for (unsigned i = 0; i < 32; i++) b.qs[i] = qn_signed_code(x[i] * id, -127, 127);
     memcpy(dst, &b, sizeof b);
 }
 
-/* Q4_0 and Q5_0: the extreme gets the code that reaches farthest, -8 or -16. Returns d. */
-static uint16_t symmetric(const float *x, float half, uint8_t code[32]) {
-    uint16_t d;
-    float id = inverse(stored(extreme(x, 32) / -half, &d));
-    for (unsigned i = 0; i < 32; i++) code[i] = code_of(x[i] * id + half, 2 * half - 1);
-    return d;
+/* Q4_0 and Q5_0: the extreme gets the code that reaches farthest, -8 or -16. */
+static void symmetric(const float *x, float half, struct qn_small_parts *p) {
+    float id = qn_inverse(qn_stored(extreme(x, 32) / -half, &p->d));
+    p->m = 0;
+    for (unsigned i = 0; i < 32; i++) p->code[i] = qn_code_of(x[i] * id + half, 2 * half - 1);
 }
 
-/* Q4_1 and Q5_1: from the minimum up. Returns d. */
-static uint16_t affine(const float *x, float top, uint8_t code[32], uint16_t *m) {
+/* Q4_1 and Q5_1: from the minimum up. */
+static void affine(const float *x, float top, struct qn_small_parts *p) {
     float min, max;
     range(x, 32, &min, &max);
-    uint16_t d;
-    float id = inverse(stored((max - min) / top, &d)), low = stored(min, m);
-    for (unsigned i = 0; i < 32; i++) code[i] = code_of((x[i] - low) * id, top);
-    return d;
+    float id = qn_inverse(qn_stored((max - min) / top, &p->d)), low = qn_stored(min, &p->m);
+    for (unsigned i = 0; i < 32; i++) p->code[i] = qn_code_of((x[i] - low) * id, top);
 }
 
-static void to_small(enum qn_type t, const float *x, void *dst) {
+void qn_small_parts(enum qn_type t, const float x[32], struct qn_small_parts *p) {
+    if (t == QN_Q4_0)
+        symmetric(x, 8, p);
+    else if (t == QN_Q4_1)
+        affine(x, 15, p);
+    else if (t == QN_Q5_0)
+        symmetric(x, 16, p);
+    else
+        affine(x, 31, p);
+}
+
+void qn_small_put(enum qn_type t, const struct qn_small_parts *p, void *dst) {
     union {
         struct qn_block_q4_0 q4_0;
         struct qn_block_q4_1 q4_1;
         struct qn_block_q5_0 q5_0;
         struct qn_block_q5_1 q5_1;
     } b;
-    uint8_t code[32];
     if (t == QN_Q4_0) {
-        b.q4_0.d = symmetric(x, 8, code);
-        put_nibbles(code, b.q4_0.qs, NULL);
+        b.q4_0.d = p->d;
+        put_nibbles(p->code, b.q4_0.qs, NULL);
     } else if (t == QN_Q4_1) {
-        b.q4_1.d = affine(x, 15, code, &b.q4_1.m);
-        put_nibbles(code, b.q4_1.qs, NULL);
+        b.q4_1.d = p->d;
+        b.q4_1.m = p->m;
+        put_nibbles(p->code, b.q4_1.qs, NULL);
     } else if (t == QN_Q5_0) {
-        b.q5_0.d = symmetric(x, 16, code);
-        put_nibbles(code, b.q5_0.qs, b.q5_0.qh);
+        b.q5_0.d = p->d;
+        put_nibbles(p->code, b.q5_0.qs, b.q5_0.qh);
     } else {
-        b.q5_1.d = affine(x, 31, code, &b.q5_1.m);
-        put_nibbles(code, b.q5_1.qs, b.q5_1.qh);
+        b.q5_1.d = p->d;
+        b.q5_1.m = p->m;
+        put_nibbles(p->code, b.q5_1.qs, b.q5_1.qh);
     }
     memcpy(dst, &b, qn_type_block_bytes(t));
 }
 
-/* Scales and minima of the eight sub-blocks of Q4_K and Q5_K in units of d and dmin, and the 256 codes. */
-struct k_parts {
-    uint16_t d, dmin;
-    uint8_t scale[8], min[8], code[256];
-};
-
-static void k_parts(const float *x, float top, struct k_parts *p) {
-    float scale[8], low[8], max_scale = 0, max_low = 0;
+void qn_k_parts(enum qn_type t, const float x[256], struct qn_k_parts *p) {
+    float scale[8], low[8], max_scale = 0, max_low = 0, top = t == QN_Q4_K ? 15 : 31;
     for (unsigned s = 0; s < 8; s++) {
         float min, max;
         range(x + 32 * s, 32, &min, &max);
@@ -127,17 +104,17 @@ static void k_parts(const float *x, float top, struct k_parts *p) {
         max_scale = fmaxf(max_scale, scale[s]);
         max_low = fmaxf(max_low, low[s]);
     }
-    float d = stored(max_scale / 63.0f, &p->d), dmin = stored(max_low / 63.0f, &p->dmin);
+    float d = qn_stored(max_scale / 63.0f, &p->d), dmin = qn_stored(max_low / 63.0f, &p->dmin);
     for (unsigned s = 0; s < 8; s++) {
-        p->scale[s] = code_of(scale[s] * inverse(d), 63);
-        p->min[s] = code_of(low[s] * inverse(dmin), 63);
-        float id = inverse(d * (float)p->scale[s]), m = dmin * (float)p->min[s];
-        for (unsigned i = 32 * s; i < 32 * s + 32; i++) p->code[i] = code_of((x[i] + m) * id, top);
+        p->scale[s] = qn_code_of(scale[s] * qn_inverse(d), 63);
+        p->min[s] = qn_code_of(low[s] * qn_inverse(dmin), 63);
+        float id = qn_inverse(d * (float)p->scale[s]), m = dmin * (float)p->min[s];
+        for (unsigned i = 32 * s; i < 32 * s + 32; i++) p->code[i] = qn_code_of((x[i] + m) * id, top);
     }
 }
 
 /* 16 values of 6 bits in 12 bytes. */
-static void put_k_scales(const struct k_parts *p, uint8_t q[12]) {
+static void put_k_scales(const struct qn_k_parts *p, uint8_t q[12]) {
     for (unsigned j = 0; j < 4; j++) {
         q[j] = (uint8_t)(p->scale[j] | (unsigned)(p->scale[j + 4] >> 4) << 6);
         q[j + 4] = (uint8_t)(p->min[j] | (unsigned)(p->min[j + 4] >> 4) << 6);
@@ -153,45 +130,40 @@ static void put_k_nibbles(const uint8_t *code, uint8_t *qs) {
     }
 }
 
-static void to_q4_k(const float *x, void *dst) {
-    struct qn_block_q4_k b;
-    struct k_parts p;
-    k_parts(x, 15, &p);
-    b.d = p.d;
-    b.dmin = p.dmin;
-    put_k_scales(&p, b.scales);
-    put_k_nibbles(p.code, b.qs);
-    memcpy(dst, &b, sizeof b);
-}
-
-static void to_q5_k(const float *x, void *dst) {
-    struct qn_block_q5_k b = {0};
-    struct k_parts p;
-    k_parts(x, 31, &p);
-    b.d = p.d;
-    b.dmin = p.dmin;
-    put_k_scales(&p, b.scales);
-    put_k_nibbles(p.code, b.qs);
+void qn_k_put(enum qn_type t, const struct qn_k_parts *p, void *dst) {
+    if (t == QN_Q4_K) {
+        struct qn_block_q4_k b = {.d = p->d, .dmin = p->dmin};
+        put_k_scales(p, b.scales);
+        put_k_nibbles(p->code, b.qs);
+        memcpy(dst, &b, sizeof b);
+        return;
+    }
+    struct qn_block_q5_k b = {.d = p->d, .dmin = p->dmin};
+    put_k_scales(p, b.scales);
+    put_k_nibbles(p->code, b.qs);
     for (unsigned s = 0; s < 8; s++) {
         for (unsigned l = 0; l < 32; l++)
-            b.qh[l] = (uint8_t)(b.qh[l] | (unsigned)(p.code[32 * s + l] >> 4) << s);
+            b.qh[l] = (uint8_t)(b.qh[l] | (unsigned)(p->code[32 * s + l] >> 4) << s);
     }
     memcpy(dst, &b, sizeof b);
 }
 
-static void to_q6_k(const float *x, void *dst) {
-    struct qn_block_q6_k b = {0};
+void qn_q6_parts(const float x[256], struct qn_q6_parts *p) {
     float scale[16];
-    uint8_t code[256];
     for (unsigned s = 0; s < 16; s++) scale[s] = extreme(x + 16 * s, 16) / -32.0f;
-    float d = stored(extreme(scale, 16) / -127.0f, &b.d), id = inverse(d);
+    float d = qn_stored(extreme(scale, 16) / -127.0f, &p->d), id = qn_inverse(d);
     for (unsigned s = 0; s < 16; s++) {
-        b.scales[s] = signed_code(scale[s] * id);
-        float one = inverse(d * (float)b.scales[s]);
-        for (unsigned i = 16 * s; i < 16 * s + 16; i++) code[i] = code_of(x[i] * one + 32.0f, 63);
+        p->scale[s] = qn_signed_code(scale[s] * id, -127, 127);
+        float one = qn_inverse(d * (float)p->scale[s]);
+        for (unsigned i = 16 * s; i < 16 * s + 16; i++) p->code[i] = qn_code_of(x[i] * one + 32.0f, 63);
     }
+}
+
+void qn_q6_put(const struct qn_q6_parts *p, void *dst) {
+    struct qn_block_q6_k b = {.d = p->d};
+    memcpy(b.scales, p->scale, sizeof b.scales);
     for (unsigned n = 0; n < 2; n++) {
-        const uint8_t *y = code + 128 * n;
+        const uint8_t *y = p->code + 128 * n;
         uint8_t *ql = b.ql + 64 * n, *qh = b.qh + 32 * n;
         for (unsigned l = 0; l < 32; l++) {
             ql[l] = (uint8_t)((y[l] & 15u) | (unsigned)(y[l + 64] & 15u) << 4);
@@ -201,6 +173,27 @@ static void to_q6_k(const float *x, void *dst) {
         }
     }
     memcpy(dst, &b, sizeof b);
+}
+
+/* One block by its extremes. */
+static void block(enum qn_type t, const float *x, void *dst) {
+    union {
+        struct qn_small_parts small;
+        struct qn_k_parts k;
+        struct qn_q6_parts q6;
+    } p;
+    if (t == QN_Q8_0) {
+        to_q8_0(x, dst);
+    } else if (t == QN_Q6_K) {
+        qn_q6_parts(x, &p.q6);
+        qn_q6_put(&p.q6, dst);
+    } else if (t == QN_Q4_K || t == QN_Q5_K) {
+        qn_k_parts(t, x, &p.k);
+        qn_k_put(t, &p.k, dst);
+    } else {
+        qn_small_parts(t, x, &p.small);
+        qn_small_put(t, &p.small, dst);
+    }
 }
 
 static void floats(enum qn_type t, const float *src, uint8_t *dst, size_t cols) {
@@ -222,16 +215,5 @@ void qn_type_row_from_f32(enum qn_type t, const float *src, void *dst, size_t co
         floats(t, src, p, cols);
         return;
     }
-    for (size_t k = 0; k + l->block <= cols; k += l->block, p += l->file_bytes) {
-        if (t == QN_Q8_0)
-            to_q8_0(src + k, p);
-        else if (t == QN_Q4_K)
-            to_q4_k(src + k, p);
-        else if (t == QN_Q5_K)
-            to_q5_k(src + k, p);
-        else if (t == QN_Q6_K)
-            to_q6_k(src + k, p);
-        else
-            to_small(t, src + k, p);
-    }
+    for (size_t k = 0; k + l->block <= cols; k += l->block, p += l->file_bytes) block(t, src + k, p);
 }

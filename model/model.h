@@ -1,7 +1,7 @@
 /* The model as the server sees it: open, describe, resolve a structure, hold sequences, run a step.
  *
  * The caller need not know: file formats, tensor names, layers, kernels, how state is laid out. This header
- * (with batch.h, sample.h, err.h) is all of model/ that server/ includes; tests link server/ against another
+ * (with batch.h, sample.h, err.h, save/save.h) is all of model/ that server/ includes; tests link server/ against another
  * implementation of it.
  *
  * Threads. qn_model_open/close: the thread that owns the process's start and end. qn_model_info, structures,

@@ -312,6 +312,7 @@ static int make_tokenizer(struct builder *b) {
                                   .pad = -1,
                                   .add_bos = true};
         rc = qn_tokenizer_new(&d, &b->c->tokenizer, b->err);
+        if (rc == QN_OK && b->opt->on_vocab) rc = b->opt->on_vocab(b->opt->vocab_ctx, &d, b->err);
     } else {
         qn_err_set(b->err, rc, "out of memory for the vocabulary");
     }

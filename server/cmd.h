@@ -13,6 +13,7 @@ int qn_cmd_compare(int argc, char **argv);
 int qn_cmd_inspect(int argc, char **argv);
 int qn_cmd_bench(int argc, char **argv);
 int qn_cmd_perplexity(int argc, char **argv);
+int qn_cmd_convert(int argc, char **argv);
 /* quern healthcheck [--url http://HOST:PORT/PATH]: 0 when it answers 200. Used by container health checks. */
 int qn_cmd_healthcheck(int argc, char **argv);
 

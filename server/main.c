@@ -18,6 +18,7 @@ static void help(FILE *f) {
           "  run         generate once from the command line, with a table of time and memory\n"
           "  compare     run one sequence in several structures; a table of time, memory and fidelity\n"
           "  inspect     describe a model file\n"
+          "  convert     write a model as GGUF in another type\n"
           "  bench       measure prompt and generation throughput\n"
           "  perplexity  measure how well a model predicts a text\n"
           "\n"
@@ -35,13 +36,10 @@ static int version(void) {
 static const struct command {
     const char *name;
     int (*run)(int argc, char **argv);
-} commands[] = {{"serve", qn_cmd_serve},
-                {"run", qn_cmd_run},
-                {"compare", qn_cmd_compare},
-                {"inspect", qn_cmd_inspect},
-                {"bench", qn_cmd_bench},
-                {"perplexity", qn_cmd_perplexity},
-                {"healthcheck", qn_cmd_healthcheck}};
+} commands[] = {{"serve", qn_cmd_serve},     {"run", qn_cmd_run},
+                {"compare", qn_cmd_compare}, {"inspect", qn_cmd_inspect},
+                {"bench", qn_cmd_bench},     {"perplexity", qn_cmd_perplexity},
+                {"convert", qn_cmd_convert}, {"healthcheck", qn_cmd_healthcheck}};
 
 static int dispatch(int argc, char **argv) {
     if (argc < 2) {

@@ -117,7 +117,7 @@ int qn_open_hf(const struct qn_hf_vocab *files, const struct qn_tensor_dir *dir,
     c->ms_pack = (double)(t1 - t0) * 1e-6;
     if (rc != QN_OK) return rc;
     progress(opt, "tokenizer", 0);
-    rc = qn_vocab_from_hf(files, c->spec.vocab, &c->tokenizer, err);
+    rc = qn_vocab_from_hf(files, c->spec.vocab, opt, &c->tokenizer, err);
     c->ms_tokenizer += (double)(qn_now_ns() - t1) * 1e-6;
     if (rc == QN_OK) progress(opt, "tokenizer", 1);
     return rc;

@@ -100,6 +100,9 @@ struct qn_load_options {
     qn_progress_fn progress; /* may be NULL */
     void *progress_ctx;
     bool spec_only; /* inspect: validate all, pack nothing */
+    /* Not for GGUF: sees the vocabulary before it becomes the tokenizer (converting); may be NULL. */
+    int (*on_vocab)(void *ctx, const struct qn_vocab_desc *d, struct qn_err *err);
+    void *vocab_ctx;
 };
 
 /* Opens a GGUF file, a safetensors file or a directory with config.json, or makes what a path that begins

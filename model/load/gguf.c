@@ -298,6 +298,19 @@ void qn_gguf_free(struct qn_gguf *g) {
 
 /* ---- accessors ---- */
 
+uint32_t qn_gguf_type_id(enum qn_type type) {
+    for (size_t i = 0; i < sizeof ggml_types / sizeof *ggml_types; i++)
+        if (ggml_types[i].type == type) return ggml_types[i].id;
+    return 0;
+}
+
+size_t qn_gguf_kv_bytes(const struct qn_gguf_kv *kv) {
+    if (kv->type != QN_GGUF_STRING) return (size_t)kv->count * scalar_bytes[kv->type];
+    size_t n = 0; /* all of it was checked to lie in the file */
+    for (uint64_t i = 0; i < kv->count; i++) n += 8 + (size_t)qn_load_u64(kv->data + n);
+    return n;
+}
+
 const struct qn_gguf_kv *qn_gguf_find(const struct qn_gguf *g, const char *key) {
     struct qn_gguf_kv k = {.key = {key, strlen(key)}};
     return g->n_kv ? bsearch(&k, g->kv, g->n_kv, sizeof k, by_key) : NULL;

@@ -46,6 +46,11 @@ struct qn_gguf {
 int qn_gguf_parse(const void *data, size_t size, struct qn_gguf *g, struct qn_err *err);
 void qn_gguf_free(struct qn_gguf *g);
 
+/* ggml's number of a type. */
+uint32_t qn_gguf_type_id(enum qn_type type);
+/* Bytes of a pair's value, from kv->data on (of a string, with its length). */
+size_t qn_gguf_kv_bytes(const struct qn_gguf_kv *kv);
+
 /* Typed accessors: QN_OK and *out, QN_GGUF_ABSENT (no such key; *out untouched), or QN_ERR_FORMAT for another
  * type. Nothing hands out raw value bytes without its element type having been checked. */
 #define QN_GGUF_ABSENT 1

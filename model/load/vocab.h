@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 
+#include "model/load/checkpoint.h"
 #include "model/load/gguf.h"
 #include "model/text/tokenizer.h"
 
@@ -19,8 +20,9 @@ struct qn_hf_vocab {
  * the file carries no vocabulary. */
 int qn_vocab_from_gguf(const struct qn_gguf *g, uint32_t vocab, struct qn_tokenizer **out,
                        struct qn_err *err);
-int qn_vocab_from_hf(const struct qn_hf_vocab *files, uint32_t vocab, struct qn_tokenizer **out,
-                     struct qn_err *err);
+/* opt's on_vocab is called; opt may be NULL. */
+int qn_vocab_from_hf(const struct qn_hf_vocab *files, uint32_t vocab, const struct qn_load_options *opt,
+                     struct qn_tokenizer **out, struct qn_err *err);
 
 /* ---- shared by vocab_gguf.c and vocab_hf.c ---- */
 

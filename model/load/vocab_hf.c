@@ -251,13 +251,14 @@ static int build(struct qn_vocab_build *b, const struct qn_hf_vocab *f, uint32_t
     return read_specials(b, f, &template, err);
 }
 
-int qn_vocab_from_hf(const struct qn_hf_vocab *files, uint32_t vocab, struct qn_tokenizer **out,
-                     struct qn_err *err) {
+int qn_vocab_from_hf(const struct qn_hf_vocab *files, uint32_t vocab, const struct qn_load_options *opt,
+                     struct qn_tokenizer **out, struct qn_err *err) {
     struct qn_vocab_build b = {0};
     *out = NULL;
     if (!files->tokenizer) return QN_OK;
     int rc = build(&b, files, vocab, err);
     if (rc == QN_OK) rc = qn_vocab_finish(&b, out, err);
+    if (rc == QN_OK && opt && opt->on_vocab) rc = opt->on_vocab(opt->vocab_ctx, &b.d, err);
     qn_vocab_build_free(&b);
     return rc;
 }

@@ -154,7 +154,7 @@ static int open_text(const struct qn_test_buf *b, struct side side, struct qn_to
     int rc = qn_open_tokenizer_json(copy, b->n, &root, err);
     free(copy);
     struct qn_hf_vocab files = {root, s, g, c};
-    if (rc == QN_OK) rc = qn_vocab_from_hf(&files, VOCAB, t, err);
+    if (rc == QN_OK) rc = qn_vocab_from_hf(&files, VOCAB, NULL, t, err);
     json_decref(root);
     json_decref(s);
     json_decref(g);

@@ -32,7 +32,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     int rc = qn_open_tokenizer_json((const char *)data, size, &root, &err);
     if (rc == QN_OK) {
         struct qn_hf_vocab files = {root, root, root, root};
-        rc = qn_vocab_from_hf(&files, 100000, &t, &err);
+        rc = qn_vocab_from_hf(&files, 100000, NULL, &t, &err);
     }
     if (rc != QN_OK)
         must(rc == err.code && err.msg[0] && !t);

@@ -207,3 +207,56 @@ def test_perplexity_says_what_is_wrong(tmp_path, args, code, why):
         args = [*args, "--ctx", "64"]
     p = perplexity(*args)
     assert p.returncode == code and p.stdout == "" and why in p.stderr
+
+
+def convert(*args, **kw):
+    return run("convert", *args, "--threads", 2, **kw)
+
+
+def test_convert_writes_a_file_that_loads(tmp_path):
+    out = tmp_path / "noise.gguf"
+    p = convert(NOISE, "--type", "q4_0", "--out", out)
+    assert p.returncode == 0 and p.stdout == "" and "Q4_0" in p.stderr, p.stderr
+    assert [f.name for f in tmp_path.iterdir()] == ["noise.gguf"]
+    p = run("inspect", out)
+    assert p.returncode == 0 and "Q4_0" in p.stdout and "llama" in p.stdout
+    before = out.read_bytes()
+    p = convert(out, "--type", "f16", "--out", out, "--force")
+    assert p.returncode == 1 and "input itself" in p.stderr
+    other = tmp_path / "other.gguf"
+    assert convert(out, "--type", "q4_0", "--out", other).returncode == 0
+    p = convert(out, "--type", "f32", "--out", other)
+    assert p.returncode == 1 and "--force" in p.stderr
+    assert convert(out, "--type", "f32", "--out", other, "--force").returncode == 0
+    assert out.read_bytes() == before and other.stat().st_size > 2 * len(before)
+    p = subprocess.run([QUERN, "convert", str(out), "--type", "q4_0", "--out", "/dev/stdout"], capture_output=True,
+                       timeout=60)
+    assert p.returncode == 0 and p.stdout == before
+
+
+@pytest.mark.parametrize("args,code,why", [
+    ([], 2, "usage"), (["--type", "q4_0"], 2, "usage"), (["--type", "q3", "--out", "x"], 2, "q4_k_m"),
+    (["--type", "f16", "--out", "/dev/full"], 1, "No space left"), (["--type", "f16", "--out", "/"], 1, "name of a file"),
+    (["--type", "f16", "--out", "/nonexistent/x"], 1, "No such file")])
+def test_convert_says_what_is_wrong(tmp_path, args, code, why):
+    p = convert(NOISE, *args, cwd=tmp_path)
+    assert p.returncode == code and p.stdout == "" and why in p.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_convert_leaves_nothing_behind_when_it_fails(tmp_path):
+    command = f"ulimit -f 16; exec {QUERN} convert {NOISE} --type f32 --out {tmp_path}/x"
+    p = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert p.returncode == 1 and "File too large" in p.stderr
+    big = "synthetic:hidden=512,layers=24,heads=8,vocab=32000,n=64,type=f32"
+    with subprocess.Popen([QUERN, "convert", big, "--type", "q4_k_m", "--out", str(tmp_path / "x")],
+                          stderr=subprocess.PIPE, text=True) as p:
+        while not list(tmp_path.iterdir()):
+            assert p.poll() is None
+        p.terminate()
+        assert "stopped" in p.communicate(timeout=60)[1] and p.returncode == 1
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "sealed").mkdir(mode=0o555)
+    if os.geteuid() != 0:
+        p = convert(NOISE, "--type", "f16", "--out", tmp_path / "sealed" / "x")
+        assert p.returncode == 1 and "Permission denied" in p.stderr

@@ -6,6 +6,7 @@
  * real one's meaning: reference counts, copy on write, a prefix cache, a budget in bytes, all-or-nothing
  * reservations. */
 #include "tests/stub/stub_model.h"
+#include "model/save/save.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -199,6 +200,17 @@ const struct qn_model_info *qn_model_info(const struct qn_model *m) {
 int qn_model_inspect(const char *path, struct qn_inspect *out, struct qn_err *err) {
     (void)path;
     memset(out, 0, sizeof *out);
+    return qn_err_set(err, QN_ERR_UNSUPPORTED, "the fake model has no files");
+}
+
+const char *qn_convert_types(void) {
+    return "none";
+}
+
+int qn_model_convert(const char *path, const struct qn_convert_options *opt, struct qn_convert_report *report,
+                     struct qn_err *err) {
+    (void)path, (void)opt;
+    memset(report, 0, sizeof *report);
     return qn_err_set(err, QN_ERR_UNSUPPORTED, "the fake model has no files");
 }
 

@@ -27,7 +27,7 @@ static struct qn_tokenizer *from_json(const char *path) {
     json_t *tree = NULL;
     if (qn_json_file(path, "tokenizer.json", false, limits, &tree, &err) == QN_OK) {
         const struct qn_hf_vocab files = {.tokenizer = tree};
-        qn_vocab_from_hf(&files, ROWS, &t, &err);
+        qn_vocab_from_hf(&files, ROWS, NULL, &t, &err);
     }
     json_decref(tree);
     if (!t) fail_msg("%s: %s", path, err.msg);
