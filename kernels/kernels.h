@@ -116,35 +116,45 @@ void qn_gemm_linear(struct qn_pool *pool, const struct qn_matrix *w, const struc
 
 /* ---- attention over paged KV blocks ---- */
 #define QN_KV_BLOCK 16 /* tokens per block */
-enum qn_kv_type { QN_KV_F32 = 0, QN_KV_F16, QN_KV_TYPE_COUNT };
+/* Tokens that softmax takes together: its running maximum moves once for so many, at absolute multiples. */
+#define QN_ATTEND_GROUP 64
+/* How keys and values are stored. Q8: 8-bit codes with one f32 scale for each token, KV head and half
+ * (largest magnitude / 127), written once. */
+enum qn_kv_type { QN_KV_F32 = 0, QN_KV_F16, QN_KV_BF16, QN_KV_Q8, QN_KV_TYPE_COUNT };
+const char *qn_kv_type_name(enum qn_kv_type t); /* "f32", "f16", "bf16", "q8" */
+/* Bytes of one element, scales aside. */
 static inline size_t qn_kv_elem_bytes(enum qn_kv_type t) {
-    return t == QN_KV_F32 ? 4 : 2;
+    return t == QN_KV_F32 ? 4 : t == QN_KV_Q8 ? 1 : 2;
+}
+/* Bytes of K (and as many of V) of one KV head in one block, a multiple of QN_ALIGN. */
+static inline size_t qn_kv_half_bytes(enum qn_kv_type t, size_t head_dim) {
+    return QN_KV_BLOCK * (head_dim * qn_kv_elem_bytes(t) + (t == QN_KV_Q8 ? sizeof(float) : 0));
 }
 
-/* One query row (one token, one KV head, the `group` query heads that read it) against `length` tokens.
- * A block's K of one head is [head_dim][16 tokens] (transposed: lanes are tokens), its V is [16
- * tokens][head_dim]. Tokens before `first` (sliding window) and from `length` on are not seen; what lies
- * there may be anything. */
+/* Query rows of one sequence at positions pos, pos + 1, … (each with the `group` query heads that read one KV
+ * head) against its tokens [begin, end). The row at position p sees those with t <= p and, with a window,
+ * t + window > p; at least one of them. What lies where unseen tokens do may be anything.
+ *
+ * In a block of 16 tokens, K of one head is [head_dim][16 tokens] (transposed: lanes are tokens) and V [16
+ * tokens][head_dim]. Q8: K is [head_dim / 2][16 tokens][2], V [8][head_dim][2 tokens], either followed by the
+ * tokens' scales [16]. A row's bits do not depend on the rows beside it. */
 struct qn_attend {
-    const float *q; /* [group, ldq] */
-    size_t ldq;     /* floats between query heads */
-    float *out;     /* [group, ldo] */
-    size_t ldo;
+    const float *q; /* head h of row r at q + r * q_row + h * ldq */
+    size_t ldq, q_row;
+    float *out; /* head h of row r at out + r * out_row + h * ldo */
+    size_t ldo, out_row;
     const uint8_t *const *blocks; /* base address of each block of the sequence, in order */
     size_t k_offset, v_offset;    /* bytes from a block's base to this layer's and head's K and V */
     enum qn_kv_type type;
     uint32_t group, head_dim; /* head_dim: multiple of 8, at most 512 */
-    uint32_t first, length;   /* visible tokens: first <= t < length, length >= 1 */
-    float scale;              /* usually head_dim^-1/2 */
-    bool part; /* these are not all tokens that the row sees: leave sums as they are, with the maximum of the
+    uint32_t rows, pos;
+    uint32_t begin, end, window; /* window: tokens that a row sees, itself included; 0 = all */
+    float scale;                 /* usually head_dim^-1/2 */
+    bool part; /* these are not all tokens that the rows see: leave sums as they are, with the maximum of the
                   scores and the sum of the weights behind each head: ldo >= head_dim + 2 */
-    bool resume; /* part: go on from what an earlier call left in out for the tokens before `first`, a
-                    multiple of QN_KV_BLOCK: the bits are those of one call for all of them */
 };
-/* What parts of a row's tokens come to together: they are joined in order, sum and part [group][head_dim +
- * 2]; for the first one sum may hold anything, and may be the part itself. finish: sum -> out [group, ldo].
- * One part gives the bits that attend gives without `part`. Any thread; allocates nothing. */
-void qn_attend_join(float *sum, const float *part, bool first, uint32_t group, uint32_t head_dim);
+/* What the parts of a row's tokens, joined in order (attend_join), come to: sum [group][head_dim + 2] -> out
+ * [group, ldo]. One part gives the bits that attend gives without `part`. */
 void qn_attend_finish(const float *sum, uint32_t group, uint32_t head_dim, float *out, size_t ldo);
 /* Writes k,v of one token and one KV head (each head_dim floats) into slot t % 16 of a block. */
 struct qn_kv_write {
@@ -216,6 +226,9 @@ struct qn_ops {
     /* One row's integer form (struct qn_act), a block per 32 values; past cols the last block's are zero. */
     void (*quantize_row)(const float *x, size_t cols, struct qn_act_block *q);
     void (*attend)(const struct qn_attend *args);
+    /* Adds a part of a row's tokens to what the parts before came to; sum and part are [group][head_dim + 2].
+     * For the first one sum may hold anything, and may be the part itself. */
+    void (*attend_join)(float *sum, const float *part, bool first, uint32_t group, uint32_t head_dim);
     void (*kv_write)(const struct qn_kv_write *args);
     void (*mix)(const struct qn_mix *args);
     /* y[i] = sum over k of x[k] * b[i][k] for i < rows: 16 partial sums, element k in lane k mod 16, folded.

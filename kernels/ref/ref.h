@@ -15,6 +15,7 @@ void qn_ref_linear_float(const struct qn_linear_args *args); /* F32, F16, BF16 *
 void qn_ref_linear_quant(const struct qn_linear_args *args); /* every Q type */
 void qn_ref_quantize_row(const float *x, size_t cols, struct qn_act_block *q);
 void qn_ref_attend(const struct qn_attend *args);
+void qn_ref_attend_join(float *sum, const float *part, bool first, uint32_t group, uint32_t head_dim);
 void qn_ref_kv_write(const struct qn_kv_write *args);
 void qn_ref_mix(const struct qn_mix *args);
 void qn_ref_dots(float *y, const float *x, const float *b, size_t ldb, size_t rows, size_t n);
@@ -71,6 +72,25 @@ static inline float qn_exp1(float x) {
     float two_n;
     memcpy(&two_n, &bits, sizeof two_n);
     return x < QN_EXP_LO ? 0.0f : p * two_n;
+}
+
+/* ---- attention ---- */
+#define QN_ATTEND_STEPS 32767  /* of a 16-bit code: queries and weights against 8-bit keys and values */
+#define QN_ATTEND_TINY  1e-30f /* what is not larger gets codes 0: its inverse must be finite */
+
+/* x * inverse to the nearest integer (even where there are two) in [-most, most]; NaN gives most. */
+static inline int qn_code1(float x, float inverse, float most) {
+    float v = x * inverse;
+    v = v < most ? v : most;
+    v = v > -most ? v : -most;
+    return (int)((v + QN_EXP_MAGIC) - QN_EXP_MAGIC);
+}
+
+/* The tokens of a's range that row r sees: [*first, *end). */
+static inline void qn_attend_seen(const struct qn_attend *a, uint32_t r, uint32_t *first, uint32_t *end) {
+    uint32_t length = a->pos + r + 1, from = a->window > 0 && length > a->window ? length - a->window : 0;
+    *first = from > a->begin ? from : a->begin;
+    *end = length < a->end ? length : a->end;
 }
 
 /* erfc by Chebyshev fitting (relative error 1.2e-7 everywhere); coefficients from the highest power down. */

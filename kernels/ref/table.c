@@ -17,6 +17,7 @@ const struct qn_ops qn_ref_ops = {
                [QN_Q6_K] = qn_ref_linear_quant},
     .quantize_row = qn_ref_quantize_row,
     .attend = qn_ref_attend,
+    .attend_join = qn_ref_attend_join,
     .kv_write = qn_ref_kv_write,
     .mix = qn_ref_mix,
     .dots = qn_ref_dots,

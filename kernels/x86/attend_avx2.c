@@ -1,24 +1,54 @@
 /* Attention with AVX2; the arithmetic of kernels/ref/attend.c bit for bit. A block's 16 score lanes are two
- * vectors; two query heads of a group share every load of K and V. Thread: any. */
+ * vectors; the writing of a token serves the levels above as well. Thread: any. */
+#include "kernels/x86/attend.h"
 #include "kernels/x86/avx2.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 8")
-#endif
-#define HEADS 2
-#define WIDE  4 /* vectors of out that are held at once */
+#define WIDE_OUT 2 /* vectors of out that are held at once */
 
-struct softmax {
-    float max[HEADS], sum[HEADS], shrink[HEADS];
-    float p[HEADS][QN_KV_BLOCK];
-};
+/* 8 elements, or with Q8 16. */
+INLINE __m256 load_kv(enum form f, const uint8_t *base, size_t i) {
+    if (f == FORM_F32 || f == FORM_WIDE) return _mm256_loadu_ps((const float *)(const void *)(base + 4 * i));
+    if (f == FORM_WIDE_Q8) return _mm256_loadu_ps((const float *)(const void *)(base + 2 * i));
+    if (f == FORM_Q8)
+        return _mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(base + i))));
+    __m128i half = _mm_loadu_si128((const void *)(base + 2 * i));
+    if (f == FORM_F16) return _mm256_cvtph_ps(half);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
 
-INLINE __m256 load_kv(enum qn_kv_type t, const uint8_t *base, size_t i) {
-    if (t == QN_KV_F32) return _mm256_loadu_ps((const float *)(const void *)(base + 4 * i));
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(base + 2 * i)));
+INLINE __m256 product(enum form f, __m256 x, __m256 k, __m256 acc) {
+    if (!form_q8(f)) return _mm256_fmadd_ps(x, k, acc);
+    __m256i dot = _mm256_madd_epi16(_mm256_castps_si256(x), _mm256_castps_si256(k));
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(acc), dot));
+}
+
+INLINE void chunk_scores(enum form f, unsigned G, struct tile *s, unsigned h, const float *q,
+                         const struct group *g, unsigned blocks) {
+    const bool q8 = form_q8(f);
+    const size_t per = q8 ? 2 : 1, rows = s->a->head_dim / per, row = g->k_row * per;
+    for (unsigned b = 0; b < blocks; b++) {
+        __m256 dot[HEADS][2];
+        UNROLL for (unsigned i = 0; i < G; i++) dot[i][0] = dot[i][1] = _mm256_setzero_ps();
+        for (size_t d = 0; d < rows; d++) {
+            __m256 k0 = load_kv(f, g->k[b], d * row), k1 = load_kv(f, g->k[b], d * row + 8 * per);
+            UNROLL for (unsigned i = 0; i < G; i++) {
+                __m256 x = _mm256_broadcast_ss(q + d * G + i);
+                dot[i][0] = product(f, x, k0, dot[i][0]);
+                dot[i][1] = product(f, x, k1, dot[i][1]);
+            }
+        }
+        UNROLL for (unsigned i = 0; i < G; i++) {
+            __m256 scale = _mm256_set1_ps(q8 ? s->step[h + i] : s->a->scale);
+            for (unsigned e = 0; e < 2; e++) {
+                __m256 x = dot[i][e];
+                if (q8) {
+                    __m256 own = _mm256_loadu_ps((const float *)(const void *)g->k_scale[b] + (size_t)8 * e);
+                    x = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_castps_si256(x)), own);
+                }
+                _mm256_storeu_ps(s->p[h + i].f + b * QN_KV_BLOCK + (size_t)8 * e, _mm256_mul_ps(x, scale));
+            }
+        }
+    }
 }
 
 /* Lanes from first on, below end. */
@@ -28,118 +58,246 @@ INLINE __m256 seen_lanes(int first, int end) {
     return _mm256_castsi256_ps(_mm256_andnot_si256(below, _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lane)));
 }
 
-INLINE void block_scores(enum qn_kv_type t, unsigned G, const struct qn_attend *a, const float *q,
-                         const uint8_t *k, int lo, int hi, struct softmax *s) {
-    __m256 dot[HEADS][2], seen[2] = {seen_lanes(lo, hi), seen_lanes(lo - 8, hi - 8)};
-    UNROLL for (unsigned g = 0; g < G; g++) dot[g][0] = dot[g][1] = _mm256_setzero_ps();
-    for (size_t d = 0; d < a->head_dim; d++) {
-        __m256 k0 = load_kv(t, k, d * QN_KV_BLOCK), k1 = load_kv(t, k, d * QN_KV_BLOCK + 8);
-        UNROLL for (unsigned g = 0; g < G; g++) {
-            __m256 b = _mm256_set1_ps(q[g * a->ldq + d]);
-            dot[g][0] = _mm256_fmadd_ps(b, k0, dot[g][0]);
-            dot[g][1] = _mm256_fmadd_ps(b, k1, dot[g][1]);
-        }
+/* Q8: weights times values' scales to codes; the weights of unseen tokens are 0. */
+INLINE void weight_codes(struct tile *s, unsigned h, const struct group *g, uint32_t lo, uint32_t hi) {
+    float *p = s->p[h].f, top, inverse;
+    for (unsigned i = 0; i < GROUP; i += 8) {
+        __m256 seen = seen_lanes((int)lo - (int)i, (int)hi - (int)i);
+        const float *scale = (const float *)(const void *)g->v_scale[i / QN_KV_BLOCK] + i % QN_KV_BLOCK;
+        __m256 x = _mm256_mul_ps(_mm256_loadu_ps(p + i), _mm256_loadu_ps(scale));
+        _mm256_storeu_ps(p + i, _mm256_and_ps(seen, x));
     }
-    __m256 none = _mm256_set1_ps(-INFINITY), scale = _mm256_set1_ps(a->scale);
-    UNROLL for (unsigned g = 0; g < G; g++) {
-        __m256 x0 = _mm256_blendv_ps(none, _mm256_mul_ps(dot[g][0], scale), seen[0]);
-        __m256 x1 = _mm256_blendv_ps(none, _mm256_mul_ps(dot[g][1], scale), seen[1]);
-        float top = qn_max8(_mm256_max_ps(x0, x1));
-        s->shrink[g] = 1.0f; /* exp(0) exactly, when the maximum stays */
-        if (top > s->max[g]) {
-            s->shrink[g] = _mm256_cvtss_f32(qn_exp8(_mm256_set1_ps(s->max[g] - top)));
-            s->max[g] = top;
-        }
-        __m256 max = _mm256_set1_ps(s->max[g]);
-        x0 = _mm256_and_ps(seen[0], qn_exp8(_mm256_sub_ps(x0, max)));
-        x1 = _mm256_and_ps(seen[1], qn_exp8(_mm256_sub_ps(x1, max)));
-        __m128 sum =
-            _mm_fmadd_ss(_mm_set_ss(s->sum[g]), _mm_set_ss(s->shrink[g]), _mm_set_ss(qn_fold256(x0, x1)));
-        s->sum[g] = _mm_cvtss_f32(sum);
-        _mm256_storeu_ps(s->p[g], x0);
-        _mm256_storeu_ps(s->p[g] + 8, x1);
+    top = largest(p, GROUP);
+    inverse = top > QN_ATTEND_TINY ? QN_ATTEND_STEPS / top : 0;
+    s->weight_step[h] = top * (1.0f / QN_ATTEND_STEPS);
+    for (unsigned i = 0; i < GROUP; i += 8) { /* codes take the place of weights that were read */
+        __m256i seen = _mm256_castps_si256(seen_lanes((int)lo - (int)i, (int)hi - (int)i));
+        __m256i code = _mm256_and_si256(seen, codes8(_mm256_loadu_ps(p + i), inverse, QN_ATTEND_STEPS));
+        _mm_storeu_si128((void *)(s->p[h].q + i), narrow8(code));
     }
 }
 
-/* out[g][0 .. 8 W) = out * shrink + sum of p * v over slots [lo, hi). */
-INLINE void block_values(enum qn_kv_type t, unsigned G, unsigned W, const struct qn_attend *a, float *out,
-                         const uint8_t *v, int lo, int hi, const struct softmax *s) {
-    __m256 acc[HEADS][WIDE];
-    UNROLL for (unsigned g = 0; g < G; g++) {
-        UNROLL for (unsigned i = 0; i < W; i++) acc[g][i] =
-            _mm256_mul_ps(_mm256_loadu_ps(out + g * a->ldo + (size_t)8 * i), _mm256_set1_ps(s->shrink[g]));
+INLINE void soften(bool q8, struct tile *s, unsigned h, const struct group *g) {
+    uint32_t lo, hi;
+    seen_slots(s, h, g, &lo, &hi);
+    s->shrink[h] = 1.0f; /* exp(0) exactly, when the maximum stays */
+    if (lo == hi) return;
+    __m256 none = _mm256_set1_ps(-INFINITY), most = none, sum[2];
+    float *p = s->p[h].f;
+    for (unsigned i = 0; i < GROUP; i += 8) {
+        __m256 seen = seen_lanes((int)lo - (int)i, (int)hi - (int)i);
+        __m256 x = _mm256_blendv_ps(none, _mm256_loadu_ps(p + i), seen);
+        _mm256_storeu_ps(p + i, x);
+        most = _mm256_max_ps(most, x);
     }
-    for (int slot = lo; slot < hi; slot++) {
-        UNROLL for (unsigned i = 0; i < W; i++) {
-            __m256 row = load_kv(t, v, (size_t)slot * a->head_dim + (size_t)8 * i);
-            UNROLL for (unsigned g = 0; g < G; g++) acc[g][i] =
-                _mm256_fmadd_ps(_mm256_set1_ps(s->p[g][slot]), row, acc[g][i]);
+    float top = qn_max8(most);
+    if (top > s->max[h]) {
+        s->shrink[h] = _mm256_cvtss_f32(qn_exp8(_mm256_set1_ps(s->max[h] - top)));
+        s->max[h] = top;
+    }
+    __m256 max = _mm256_set1_ps(s->max[h]), shrink = _mm256_set1_ps(s->shrink[h]);
+    for (unsigned i = 0; i < GROUP; i += 8) {
+        __m256 seen = seen_lanes((int)lo - (int)i, (int)hi - (int)i);
+        _mm256_storeu_ps(p + i, _mm256_and_ps(seen, qn_exp8(_mm256_sub_ps(_mm256_loadu_ps(p + i), max))));
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        const float *at = p + (size_t)8 * i;
+        sum[0] = _mm256_add_ps(_mm256_loadu_ps(at), _mm256_loadu_ps(at + 16));
+        sum[1] = _mm256_add_ps(_mm256_loadu_ps(at + 32), _mm256_loadu_ps(at + 48));
+        float *to = s->sum[h] + (size_t)8 * i;
+        _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_loadu_ps(to), shrink, _mm256_add_ps(sum[0], sum[1])));
+    }
+    if (q8) weight_codes(s, h, g, lo, hi);
+}
+
+/* Floats: out[d .. d + 8 W) of G heads, slots [lo, hi). shrinks: what is there is scaled first. */
+INLINE void slot_values(enum form f, unsigned G, unsigned W, struct tile *s, unsigned h,
+                        const struct group *g, size_t d, uint32_t lo, uint32_t hi, bool shrinks) {
+    const size_t dims = s->a->head_dim;
+    __m256 acc[HEADS][WIDE_OUT];
+    UNROLL for (unsigned i = 0; i < G; i++) {
+        __m256 shrink = _mm256_set1_ps(shrinks ? s->shrink[h + i] : 1.0f);
+        UNROLL for (unsigned w = 0; w < W; w++) {
+            acc[i][w] = _mm256_mul_ps(_mm256_loadu_ps(s->out[h + i] + d + (size_t)8 * w), shrink);
         }
     }
-    UNROLL for (unsigned g = 0; g < G; g++) {
-        UNROLL for (unsigned i = 0; i < W; i++) _mm256_storeu_ps(out + g * a->ldo + (size_t)8 * i, acc[g][i]);
+    for (uint32_t t = lo; t < hi; t++) {
+        const uint8_t *v = g->v[t / QN_KV_BLOCK];
+        __m256 x[WIDE_OUT];
+        UNROLL for (unsigned w = 0; w < W; w++) {
+            x[w] = load_kv(f, v, t % QN_KV_BLOCK * dims + d + (size_t)8 * w);
+        }
+        UNROLL for (unsigned i = 0; i < G; i++) {
+            __m256 p = _mm256_broadcast_ss(s->p[h + i].f + t);
+            UNROLL for (unsigned w = 0; w < W; w++) acc[i][w] = _mm256_fmadd_ps(p, x[w], acc[i][w]);
+        }
+    }
+    UNROLL for (unsigned i = 0; i < G; i++) {
+        UNROLL for (unsigned w = 0; w < W; w++) {
+            _mm256_storeu_ps(s->out[h + i] + d + (size_t)8 * w, acc[i][w]);
+        }
     }
 }
 
-INLINE void heads(enum qn_kv_type t, unsigned G, const struct qn_attend *a, size_t h) {
-    const float *q = a->q + h * a->ldq;
-    float *out = a->out + h * a->ldo;
-    const size_t elem = t == QN_KV_F32 ? 4 : 2;
-    struct softmax s;
-    for (unsigned g = 0; g < G; g++) {
-        float *o = out + g * a->ldo;
-        s.max[g] = a->resume ? o[a->head_dim] : -INFINITY;
-        s.sum[g] = a->resume ? o[a->head_dim + 1] : 0;
-        if (!a->resume) memset(o, 0, a->head_dim * sizeof *o);
+/* Q8: the same of all blocks that exist (codes of unseen tokens are 0); heads that see none are left alone.
+ */
+INLINE void pair_values(enum form f, unsigned G, unsigned W, struct tile *s, unsigned h,
+                        const struct group *g, size_t d) {
+    const size_t dims = s->a->head_dim;
+    __m256 acc[HEADS][WIDE_OUT];
+    UNROLL for (unsigned i = 0; i < G; i++) {
+        UNROLL for (unsigned w = 0; w < W; w++) acc[i][w] = _mm256_setzero_ps();
     }
-    for (uint32_t base = a->first - a->first % QN_KV_BLOCK; base < a->length; base += QN_KV_BLOCK) {
-        const uint8_t *block = a->blocks[base / QN_KV_BLOCK], *v = block + a->v_offset;
-        int lo = base < a->first ? (int)(a->first - base) : 0, hi = QN_KV_BLOCK;
-        if (a->length - base < QN_KV_BLOCK) hi = (int)(a->length - base);
-        block_scores(t, G, a, q, block + a->k_offset, lo, hi, &s);
-        size_t d = 0;
-        for (; d + 8 * WIDE <= a->head_dim; d += 8 * WIDE)
-            block_values(t, G, WIDE, a, out + d, v + d * elem, lo, hi, &s);
-        for (; d < a->head_dim; d += 8) block_values(t, G, 1, a, out + d, v + d * elem, lo, hi, &s);
+    for (unsigned t = 0; t < g->blocks * QN_KV_BLOCK / 2; t++) {
+        const uint8_t *v = g->v[t / (QN_KV_BLOCK / 2)];
+        __m256 x[WIDE_OUT];
+        UNROLL for (unsigned w = 0; w < W; w++) {
+            x[w] = load_kv(f, v, (t % (QN_KV_BLOCK / 2) * dims + d + (size_t)8 * w) * 2);
+        }
+        UNROLL for (unsigned i = 0; i < G; i++) {
+            __m256 p = _mm256_broadcast_ss(s->p[h + i].f + t); /* two codes */
+            UNROLL for (unsigned w = 0; w < W; w++) acc[i][w] = product(f, p, x[w], acc[i][w]);
+        }
     }
-    for (unsigned g = 0; g < G; g++) {
-        float *o = out + g * a->ldo;
-        if (a->part) {
-            o[a->head_dim] = s.max[g];
-            o[a->head_dim + 1] = s.sum[g];
+    UNROLL for (unsigned i = 0; i < G; i++) {
+        uint32_t lo, hi;
+        seen_slots(s, h + i, g, &lo, &hi);
+        if (lo == hi) continue;
+        __m256 shrink = _mm256_set1_ps(s->shrink[h + i]), step = _mm256_set1_ps(s->weight_step[h + i]);
+        UNROLL for (unsigned w = 0; w < W; w++) {
+            float *out = s->out[h + i] + d + (size_t)8 * w;
+            __m256 sum = _mm256_cvtepi32_ps(_mm256_castps_si256(acc[i][w]));
+            _mm256_storeu_ps(out, _mm256_fmadd_ps(sum, step, _mm256_mul_ps(_mm256_loadu_ps(out), shrink)));
+        }
+    }
+}
+
+/* Slots [lo, hi), or with Q8 all, for all dimensions. */
+INLINE void all_values(enum form f, unsigned G, struct tile *s, unsigned h, const struct group *g,
+                       uint32_t lo, uint32_t hi, bool shrinks) {
+    size_t d = 0, dims = s->a->head_dim;
+    for (; d + 16 <= dims; d += 16) {
+        if (form_q8(f)) {
+            pair_values(f, G, 2, s, h, g, d);
         } else {
-            qn_avx2_scale(o, 1.0f / s.sum[g], a->head_dim);
+            slot_values(f, G, 2, s, h, g, d, lo, hi, shrinks);
+        }
+    }
+    if (d == dims) return;
+    if (form_q8(f)) {
+        pair_values(f, G, 1, s, h, g, d);
+    } else {
+        slot_values(f, G, 1, s, h, g, d, lo, hi, shrinks);
+    }
+}
+
+INLINE void widen_keys(enum form f, struct tile *s, const struct group *g, unsigned i) {
+    const size_t per = f == FORM_Q8 ? 2 : 1, rows = s->a->head_dim / per;
+    for (size_t d = 0; d < rows; d++) {
+        for (size_t e = 0; e < 2; e++) {
+            __m256 x = load_kv(f, g->k[i], (d * QN_KV_BLOCK + 8 * e) * per);
+            _mm256_storeu_ps(s->wide + d * GROUP + i * (size_t)QN_KV_BLOCK + 8 * e, x);
         }
     }
 }
 
-INLINE void attend(enum qn_kv_type t, const struct qn_attend *a) {
-    size_t h = 0;
-    for (; a->group - h >= HEADS; h += HEADS) heads(t, HEADS, a, h);
-    if (a->group - h) heads(t, 1, a, h);
+INLINE void widen_values(enum form f, struct tile *s, const struct group *g, unsigned i) {
+    const size_t per = f == FORM_Q8 ? 2 : 1; /* pairs of codes become 4 bytes, like a float */
+    const size_t n = QN_KV_BLOCK * (size_t)s->a->head_dim / per;
+    for (size_t at = 0; at < n; at += 8)
+        _mm256_storeu_ps(s->wide + i * n + at, load_kv(f, g->v[i], at * per));
 }
+
+#include "kernels/x86/attend_walk.h"
 
 void qn_avx2_attend(const struct qn_attend *args) {
-    if (args->type == QN_KV_F32) {
-        attend(QN_KV_F32, args);
-    } else {
-        attend(QN_KV_F16, args);
+    switch (args->type) {
+    case QN_KV_F32:
+        attend(FORM_F32, args);
+        break;
+    case QN_KV_F16:
+        attend(FORM_F16, args);
+        break;
+    case QN_KV_BF16:
+        attend(FORM_BF16, args);
+        break;
+    default:
+        attend(FORM_Q8, args);
+        break;
     }
 }
 
-void qn_avx2_kv_write(const struct qn_kv_write *w) {
-    if (w->type == QN_KV_F32) {
-        qn_ref_kv_write(w); /* plain copies there as well */
-        return;
+void qn_avx2_attend_join(float *sum, const float *part, bool first, uint32_t group, uint32_t head_dim) {
+    size_t n = head_dim, ld = n + 2;
+    for (size_t h = 0; h < group; h++) {
+        float *s = sum + h * ld, max = first ? -INFINITY : s[n], total = first ? 0 : s[n + 1];
+        const float *p = part + h * ld;
+        float top = p[n] > max ? p[n] : max;
+        __m256 keep = qn_exp8(_mm256_set1_ps(max - top)), take = qn_exp8(_mm256_set1_ps(p[n] - top));
+        for (size_t d = 0; d < n; d += 8) {
+            __m256 old = first ? _mm256_setzero_ps() : _mm256_loadu_ps(s + d);
+            _mm256_storeu_ps(s + d, _mm256_fmadd_ps(_mm256_loadu_ps(p + d), take, _mm256_mul_ps(old, keep)));
+        }
+        s[n + 1] = fmaf(p[n + 1], _mm256_cvtss_f32(take), total * _mm256_cvtss_f32(keep));
+        s[n] = top;
     }
+}
+
+/* --- writing --- */
+/* As qn_f32_to_bf16. */
+INLINE __m128i to_bf16(__m256 x) {
+    __m256i u = _mm256_castps_si256(x),
+            odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    __m256i near = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    near = _mm256_blendv_epi8(near, _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan);
+    near = _mm256_srli_epi32(near, 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(near), _mm256_extracti128_si256(near, 1));
+}
+
+INLINE __m128i to_half(enum qn_kv_type t, __m256 x) {
+    return t == QN_KV_BF16 ? to_bf16(x) : _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+}
+
+INLINE void write_halves(enum qn_kv_type t, const struct qn_kv_write *w) {
     uint16_t *k = (uint16_t *)(void *)(w->block + w->k_offset) + w->slot;
     uint16_t *v = (uint16_t *)(void *)(w->block + w->v_offset) + w->slot * (size_t)w->head_dim;
     for (size_t d = 0; d < w->head_dim; d += 8) {
         uint16_t h[8];
-        __m128i kh = _mm256_cvtps_ph(_mm256_loadu_ps(w->k + d), _MM_FROUND_TO_NEAREST_INT);
-        __m128i vh = _mm256_cvtps_ph(_mm256_loadu_ps(w->v + d), _MM_FROUND_TO_NEAREST_INT);
-        _mm_storeu_si128((__m128i *)(void *)h, kh);
+        _mm_storeu_si128((__m128i *)(void *)h, to_half(t, _mm256_loadu_ps(w->k + d)));
         for (size_t i = 0; i < 8; i++) k[(d + i) * QN_KV_BLOCK] = h[i];
-        _mm_storeu_si128((__m128i *)(void *)(v + d), vh);
+        _mm_storeu_si128((__m128i *)(void *)(v + d), to_half(t, _mm256_loadu_ps(w->v + d)));
+    }
+}
+
+/* Codes and scale of one token's keys or values. */
+INLINE void write_codes(const struct qn_kv_write *w, const float *x, uint8_t *half, bool keys) {
+    const size_t dims = w->head_dim, slot = w->slot;
+    float top = largest(x, dims), inverse = top > QN_ATTEND_TINY ? 127.0f / top : 0, scale = top / 127.0f;
+    for (size_t d = 0; d < dims; d += 8) {
+        uint8_t c[8] = {0};
+        __m128i code = narrow8(codes8(_mm256_loadu_ps(x + d), inverse, 127.0f));
+        _mm_storel_epi64((void *)c, _mm_packs_epi16(code, code));
+        for (size_t i = 0; i < 8; i++) {
+            if (keys) {
+                half[((d + i) / 2 * QN_KV_BLOCK + slot) * 2 + i % 2] = c[i];
+            } else {
+                half[(slot / 2 * dims + d + i) * 2 + slot % 2] = c[i];
+            }
+        }
+    }
+    memcpy(half + QN_KV_BLOCK * dims + slot * sizeof scale, &scale, sizeof scale);
+}
+
+void qn_avx2_kv_write(const struct qn_kv_write *w) {
+    if (w->type == QN_KV_F16) {
+        write_halves(QN_KV_F16, w);
+    } else if (w->type == QN_KV_BF16) {
+        write_halves(QN_KV_BF16, w);
+    } else if (w->type == QN_KV_Q8) {
+        write_codes(w, w->k, w->block + w->k_offset, true);
+        write_codes(w, w->v, w->block + w->v_offset, false);
+    } else {
+        qn_ref_kv_write(w); /* plain copies there as well */
     }
 }

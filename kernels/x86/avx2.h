@@ -13,6 +13,7 @@ void qn_avx2_linear_f16(const struct qn_linear_args *args);
 void qn_avx2_linear_bf16(const struct qn_linear_args *args);
 void qn_avx2_quantize_row(const float *x, size_t cols, struct qn_act_block *q);
 void qn_avx2_attend(const struct qn_attend *args);
+void qn_avx2_attend_join(float *sum, const float *part, bool first, uint32_t group, uint32_t head_dim);
 void qn_avx2_kv_write(const struct qn_kv_write *args);
 void qn_avx2_mix(const struct qn_mix *args);
 void qn_avx2_dots(float *y, const float *x, const float *b, size_t ldb, size_t rows, size_t n);

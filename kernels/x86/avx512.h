@@ -12,7 +12,7 @@ void qn_avx512_linear_f16(const struct qn_linear_args *args);
 void qn_avx512_linear_bf16(const struct qn_linear_args *args);
 void qn_avx512_quantize_row(const float *x, size_t cols, struct qn_act_block *q);
 void qn_avx512_attend(const struct qn_attend *args);
-void qn_avx512_kv_write(const struct qn_kv_write *args);
+void qn_avx512vnni_attend(const struct qn_attend *args);
 void qn_avx512_mix(const struct qn_mix *args);
 void qn_avx512_dots(float *y, const float *x, const float *b, size_t ldb, size_t rows, size_t n);
 float qn_avx512_softmax(float *x, size_t n, float scale);

@@ -81,6 +81,7 @@ void qn_avx2_fill(struct qn_ops *ops) {
     ops->linear[QN_BF16] = qn_avx2_linear_bf16;
     ops->quantize_row = qn_avx2_quantize_row;
     ops->attend = qn_avx2_attend;
+    ops->attend_join = qn_avx2_attend_join;
     ops->kv_write = qn_avx2_kv_write;
     ops->mix = qn_avx2_mix;
     ops->dots = qn_avx2_dots;

@@ -11,7 +11,6 @@ void qn_avx512_fill(struct qn_ops *ops) {
     ops->linear[QN_BF16] = qn_avx512_linear_bf16;
     ops->quantize_row = qn_avx512_quantize_row;
     ops->attend = qn_avx512_attend;
-    ops->kv_write = qn_avx512_kv_write;
     ops->mix = qn_avx512_mix;
     ops->dots = qn_avx512_dots;
     ops->softmax = qn_avx512_softmax;

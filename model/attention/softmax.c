@@ -24,8 +24,8 @@ enum { ARG_NORM_WHOLE };
 /* A row's tokens are read in parts of so many, cut at absolute positions: few KV heads can keep all threads
  * busy, and the K and V of a part stay in a core's L2 cache while groups of query heads go over them. */
 #define PART_TOKENS 1024
-/* Rows of one sequence are read together as if they were heads of a group, up to so many heads. */
-#define TILE_HEADS 12
+/* Rows of one sequence are read together: as many as have so many query heads on a KV head. */
+#define TILE_HEADS 48
 
 /* --- what a request's part means --- */
 static const struct qn_attention_ops *ops_of(uint32_t heads, uint32_t kv_heads) {
@@ -159,20 +159,20 @@ static void rules_gqa(const struct qn_spec *spec, struct qn_rules *out) {
 /* --- state and cost --- */
 /* Bytes of K (and as many of V) of one KV head in a block. */
 static size_t half_bytes(const struct qn_attention *a, enum qn_kv_type type) {
-    return (size_t)QN_KV_BLOCK * a->head_dim * qn_kv_elem_bytes(type);
+    return qn_kv_half_bytes(type, a->head_dim);
 }
 
 static struct qn_state_size state(const struct qn_attention *a, enum qn_kv_type type) {
     return (struct qn_state_size){.block_bytes = a->causal ? 2 * half_bytes(a, type) * a->kv_heads : 0};
 }
 
-/* For the whole-sequence form; for a tile of rows and one KV head: their queries, a part, and what the parts
- * before came to, where heads of a KV head times rows are at most TILE_HEADS, or one row's heads; and, of all
- * threads together, for the parts of rows that are cut between them: of the longest row there may be, and as
- * many more as keep the threads busy. */
+/* For the whole-sequence form; for a tile of rows and one KV head: a part, and what the parts before came to,
+ * where heads of a KV head times rows are at most TILE_HEADS, or one row's heads; and, of all threads
+ * together, for the parts of rows that are cut between them: of the longest row there may be, and as many
+ * more as keep the threads busy. */
 static size_t work_floats(const struct qn_spec *spec, unsigned threads) {
     size_t whole = qn_whole_work(spec->head_dim), one = (size_t)spec->head_dim + 2, parts;
-    size_t heads = spec->heads > TILE_HEADS ? spec->heads : TILE_HEADS, tile = 3 * heads * one;
+    size_t heads = spec->heads > TILE_HEADS ? spec->heads : TILE_HEADS, tile = 2 * heads * one;
     if (!qn_size_mul(spec->context / PART_TOKENS + 2 + 4 * (size_t)threads, spec->heads * one, &parts))
         return SIZE_MAX;
     parts = parts / threads + 1;
@@ -192,7 +192,7 @@ static struct qn_attention_cost cost(const struct qn_attention *a, enum qn_kv_ty
                                      uint32_t end, uint32_t chunk) {
     double n = end - begin;
     if (!a->causal) return (struct qn_attention_cost){.flops = 4 * n * a->heads * a->head_dim * end};
-    double token = 2.0 * a->kv_heads * a->head_dim * (double)qn_kv_elem_bytes(type);
+    double token = 2.0 * a->kv_heads * (double)qn_kv_half_bytes(type, a->head_dim) / QN_KV_BLOCK;
     double macs = 2.0 * a->heads * a->head_dim * seen_sum(begin, end, a->window);
     double read = 0;
     for (uint64_t at = begin; at < end; at += chunk) {
@@ -339,7 +339,7 @@ struct read {
     uint32_t tile;  /* rows that one item reads */
 };
 
-/* As many rows as make a dozen query heads together: what one load of K and V can serve. */
+/* What one pass over K and V serves. */
 static uint32_t tile_rows(uint32_t group) {
     return group < TILE_HEADS ? TILE_HEADS / group : 1;
 }
@@ -358,34 +358,37 @@ static size_t part_floats(const struct qn_attention *a) {
     return (size_t)(a->heads / a->kv_heads) * (a->head_dim + 2);
 }
 
-/* What one call reads: query heads [head, head + heads) of a pair's group, tokens [first, length). */
-static struct qn_attend attend_of(const struct qn_attention_call *c, size_t pair, size_t head, size_t heads,
-                                  uint32_t first, uint32_t length) {
+/* What one call reads: of `rows` rows and one KV head, query heads [head, head + heads) of its group, part
+ * `part` of the sequence's tokens. */
+static struct qn_attend attend_of(const struct qn_attention_call *c, size_t row, uint32_t rows, size_t g,
+                                  uint32_t part, size_t head, size_t heads) {
     const struct qn_attention *a = c->a;
-    size_t r = pair / a->kv_heads, g = pair % a->kv_heads, half = half_bytes(a, c->type);
+    size_t half = half_bytes(a, c->type);
     return (struct qn_attend){
-        .q = c->q + (r * a->heads + g * (a->heads / a->kv_heads) + head) * a->head_dim,
+        .q = c->q + (row * a->heads + g * (a->heads / a->kv_heads) + head) * a->head_dim,
         .ldq = a->head_dim,
-        .blocks = (const uint8_t *const *)c->rows[r].blocks,
+        .q_row = (size_t)a->heads * a->head_dim,
+        .blocks = (const uint8_t *const *)c->rows[row].blocks,
         .k_offset = c->state_offset + g * 2 * half,
         .v_offset = c->state_offset + g * 2 * half + half,
         .type = c->type,
         .group = (uint32_t)heads,
         .head_dim = a->head_dim,
-        .first = first,
-        .length = length,
+        .rows = rows,
+        .pos = c->rows[row].pos,
+        .begin = part * PART_TOKENS,
+        .end = UINT32_MAX - part * PART_TOKENS < PART_TOKENS ? UINT32_MAX : (part + 1) * PART_TOKENS,
+        .window = a->window,
         .scale = a->scale,
     };
 }
 
-/* Reads part `part` of a pair's tokens with query heads [head, head + n) of its group, into out. */
+/* Reads part `part` of those that a pair has with query heads [head, head + n) of its group, into out. */
 static void read_part(const struct qn_attention_call *c, size_t pair, uint32_t part, size_t head, size_t n,
                       float *out, size_t ldo) {
     size_t r = pair / c->a->kv_heads;
-    uint32_t first = first_seen(c, r), length = c->rows[r].pos + 1;
-    uint32_t begin = (first / PART_TOKENS + part) * PART_TOKENS;
-    struct qn_attend t = attend_of(c, pair, head, n, begin > first ? begin : first,
-                                   length - begin < PART_TOKENS ? length : begin + PART_TOKENS);
+    struct qn_attend t =
+        attend_of(c, r, 1, pair % c->a->kv_heads, first_seen(c, r) / PART_TOKENS + part, head, n);
     t.out = out;
     t.ldo = ldo;
     t.part = parts_of(c, r) > 1;
@@ -410,70 +413,58 @@ static void read_pair(void *arg, size_t pair, unsigned thread) {
     float *part = work + part_floats(a);
     for (uint32_t i = 0; i < n; i++) {
         read_part(c, pair, i, 0, group, part, a->head_dim + 2u);
-        qn_attend_join(work, part, i == 0, group, a->head_dim);
+        qn_ops()->attend_join(work, part, i == 0, group, a->head_dim);
     }
     qn_attend_finish(work, group, a->head_dim, pair_out(c, pair), a->head_dim);
 }
 
-/* Rows that are read together: of one sequence, next to each other, all tokens seen. */
+/* Rows that are read together: of one sequence, next to each other. */
 static uint32_t run_of_rows(const struct qn_attention_call *c, size_t first, size_t end) {
     uint32_t n = 1;
-    if (c->a->window > 0) return 1;
     while (first + n < end && c->rows[first + n].blocks == c->rows[first].blocks &&
            c->rows[first + n].pos == c->rows[first].pos + n)
         n++;
     return n;
 }
 
-/* Part `part` of n rows and one KV head: the blocks that all rows see whole in one call, as if the rows were
- * query heads, then each row's rest. out: [n][group][head_dim + 2]. q: [n * group * head_dim] of work. */
+/* Rows [row, row + n) and one KV head: part `part` of the sequence's tokens, of those rows that see some of
+ * it, joined to what the parts before came to. */
 static void read_rows_part(const struct qn_attention_call *c, size_t row, uint32_t n, size_t g, uint32_t part,
-                           float *out, float *q) {
+                           float *work) {
     const struct qn_attention *a = c->a;
-    size_t group = a->heads / a->kv_heads, ld = (size_t)a->head_dim + 2;
-    uint32_t begin = part * PART_TOKENS, end = begin + PART_TOKENS, seen = c->rows[row].pos + 1;
-    uint32_t common = seen < begin ? begin : seen >= end ? end : seen - seen % QN_KV_BLOCK;
-    if (common > begin) {
-        struct qn_attend t = attend_of(c, row * a->kv_heads + g, 0, group, begin, common);
-        for (uint32_t i = 0; i < n; i++) {
-            memcpy(q + i * group * a->head_dim, t.q + (size_t)i * a->heads * a->head_dim,
-                   group * a->head_dim * sizeof *q);
-        }
-        t.q = q;
-        t.group = n * (uint32_t)group;
-        t.out = out;
-        t.ldo = ld;
-        t.part = true;
-        qn_ops()->attend(&t);
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t length = seen + i < end ? seen + i : end;
-        if (length <= common) continue;
-        struct qn_attend t = attend_of(c, (row + i) * a->kv_heads + g, 0, group, common, length);
-        t.out = out + i * group * ld;
-        t.ldo = ld;
-        t.part = true;
-        t.resume = common > begin;
-        qn_ops()->attend(&t);
+    size_t one = part_floats(a);
+    uint32_t from = 0, to = n;
+    while (from < n && c->rows[row + from].pos / PART_TOKENS < part) from++;
+    while (to > from && first_seen(c, row + to - 1) / PART_TOKENS > part) to--;
+    if (from == to) return;
+    struct qn_attend t = attend_of(c, row + from, to - from, g, part, 0, a->heads / a->kv_heads);
+    t.out = work;
+    t.out_row = one;
+    t.ldo = (size_t)a->head_dim + 2;
+    t.part = true;
+    qn_ops()->attend(&t);
+    for (uint32_t i = from; i < to; i++) {
+        bool first = first_seen(c, row + i) / PART_TOKENS == part;
+        qn_ops()->attend_join(work + (n + i) * one, work + (i - from) * one, first, t.group, a->head_dim);
     }
 }
 
 /* n rows and one KV head, all parts. */
 static void read_rows(const struct qn_attention_call *c, size_t row, uint32_t n, size_t g, float *work) {
     const struct qn_attention *a = c->a;
-    size_t group = a->heads / a->kv_heads, one = part_floats(a);
-    float *tile = work, *sums = tile + n * one, *q = sums + n * one;
-    uint32_t most = parts_of(c, row + n - 1);
-    for (uint32_t part = 0; part < most; part++) {
-        read_rows_part(c, row, n, g, part, tile, q);
-        for (uint32_t i = 0; i < n; i++) {
-            if (part >= parts_of(c, row + i)) continue;
-            qn_attend_join(sums + i * one, tile + i * one, part == 0, (uint32_t)group, a->head_dim);
-        }
+    uint32_t part = first_seen(c, row) / PART_TOKENS, last = c->rows[row + n - 1].pos / PART_TOKENS;
+    if (part == last) {
+        struct qn_attend t = attend_of(c, row, n, g, part, 0, a->heads / a->kv_heads);
+        t.out = pair_out(c, row * a->kv_heads + g);
+        t.out_row = t.q_row;
+        t.ldo = a->head_dim;
+        qn_ops()->attend(&t);
+        return;
     }
+    for (; part <= last; part++) read_rows_part(c, row, n, g, part, work);
     for (uint32_t i = 0; i < n; i++) {
-        size_t pair = (row + i) * a->kv_heads + g;
-        qn_attend_finish(sums + i * one, (uint32_t)group, a->head_dim, pair_out(c, pair), a->head_dim);
+        qn_attend_finish(work + (n + i) * part_floats(a), a->heads / a->kv_heads, a->head_dim,
+                         pair_out(c, (row + i) * a->kv_heads + g), a->head_dim);
     }
 }
 
@@ -520,7 +511,8 @@ static void merge_item(void *arg, size_t item, unsigned thread) {
     uint32_t n = parts_of(c, pair / a->kv_heads), group = a->heads / a->kv_heads;
     float *parts = c->work + item * read->parts * one;
     if (n == 1) return;
-    for (uint32_t i = 0; i < n; i++) qn_attend_join(parts, parts + i * one, i == 0, group, a->head_dim);
+    for (uint32_t i = 0; i < n; i++)
+        qn_ops()->attend_join(parts, parts + i * one, i == 0, group, a->head_dim);
     qn_attend_finish(parts, group, a->head_dim, pair_out(c, pair), a->head_dim);
 }
 

@@ -28,19 +28,27 @@ static uint64_t draw(uint64_t seed, uint64_t i) {
     return qn_random_mix(seed + (i + 1) * QN_RANDOM_STEP);
 }
 
+/* Value i of the table in the state's type. Q8: four codes that are, where a scale stands, one near 1/64. */
+static void put_value(uint8_t *table, enum qn_kv_type type, uint32_t i, float x, uint64_t bits) {
+    if (type == QN_KV_F32) {
+        memcpy(table + 4 * (size_t)i, &x, sizeof x);
+    } else if (type == QN_KV_Q8) {
+        uint32_t codes = ((uint32_t)bits & 0xffffffu) | 0x3c000000u;
+        memcpy(table + (i & ~3u), &codes, sizeof codes);
+    } else {
+        uint16_t h = type == QN_KV_F16 ? qn_f32_to_f16(x) : qn_f32_to_bf16(x);
+        memcpy(table + 2 * (size_t)i, &h, sizeof h);
+    }
+}
+
 /* Values of mean 0 and variance 1: uniform in [-sqrt 3, sqrt 3). */
 static bool make_table(struct fill *f, enum qn_kv_type type) {
     f->table_bytes = TABLE_ELEMS * qn_kv_elem_bytes(type);
     f->table = qn_mem_alloc(f->table_bytes);
     if (!f->table) return false;
     for (uint32_t i = 0; i < TABLE_ELEMS; i++) {
-        float x = ((float)(draw(f->seed, i) >> 40) * 0x1p-23f - 1.0f) * 1.7320508f;
-        if (type == QN_KV_F32) {
-            memcpy(f->table + 4 * (size_t)i, &x, sizeof x);
-        } else {
-            uint16_t h = qn_f32_to_f16(x);
-            memcpy(f->table + 2 * (size_t)i, &h, sizeof h);
-        }
+        uint64_t bits = draw(f->seed, i);
+        put_value(f->table, type, i, ((float)(bits >> 40) * 0x1p-23f - 1.0f) * 1.7320508f, bits);
     }
     return true;
 }

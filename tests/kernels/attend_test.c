@@ -1,5 +1,6 @@
-/* Attention: every level gives the reference's bits; the reference agrees with softmax in double; unseen
- * slots may hold NaN; a row's result doesn't depend on what lies after its length. */
+/* Attention: every level gives the reference's bits, for every type of keys and values; the reference agrees
+ * with softmax in double; unseen slots may hold NaN; a row's result depends neither on the rows beside it nor
+ * on what lies behind it. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,70 +14,99 @@
 
 #include "tests/support/guard.h"
 
-/* Against double, relative to the largest |v| = 2: f32 sums of up to a few hundred terms and a 2 ulp exp. */
-#define ATTEND_TOLERANCE 2e-5
+/* Against double, where |v| <= 2: f32 sums of up to a few hundred terms and a 2 ulp exp; with Q8 queries of
+ * 16 bits too, whose scores are off by up to 2^-16 * 2 * 2 * 8. */
+#define ATTEND_TOLERANCE 4e-5
+#define ATTEND_TOL_Q8    1e-3
+#define BLOCKS_MAX       40
 
 struct scene {
     struct rng rng;
     struct qn_attend a;
-    struct guarded q, out, kv[32];
-    const uint8_t *table[32];
-    float *k, *v; /* [tokens, head_dim], as stored (f16 already rounded) */
+    struct guarded q, out, kv[BLOCKS_MAX];
+    const uint8_t *table[BLOCKS_MAX];
+    float *k, *v; /* [tokens, head_dim], as stored */
     unsigned blocks;
 };
 
-static float rounded(enum qn_kv_type t, float x) {
-    return t == QN_KV_F16 ? qn_f16_to_f32(qn_f32_to_f16(x)) : x;
+struct shape {
+    enum qn_kv_type type;
+    uint32_t group, hd, rows, pos, window;
+    bool at_end;
+};
+
+/* What is read back of one token's keys or values. */
+static void rounded(enum qn_kv_type t, float *x, uint32_t n) {
+    float top = 0;
+    for (uint32_t i = 0; i < n; i++) top = fmaxf(top, fabsf(x[i]));
+    for (uint32_t i = 0; i < n; i++) {
+        if (t == QN_KV_F16) x[i] = qn_f16_to_f32(qn_f32_to_f16(x[i]));
+        if (t == QN_KV_BF16) x[i] = qn_bf16_to_f32(qn_f32_to_bf16(x[i]));
+        if (t == QN_KV_Q8) x[i] = nearbyintf(x[i] * (127.0f / top)) * (top / 127.0f);
+    }
 }
 
-static void poison(uint8_t *p, size_t n) { /* NaN as f32 and as f16 */
+static void poison(uint8_t *p, size_t n) { /* NaN as f32, f16 and bf16 */
     memset(p, 0xff, n);
 }
 
-static void scene_new(struct scene *s, enum qn_kv_type t, uint32_t group, uint32_t hd, uint32_t first,
-                      uint32_t length, bool at_end) {
-    const struct qn_ops *ops = qn_ops();
-    size_t half = (size_t)hd * QN_KV_BLOCK * qn_kv_elem_bytes(t), ld = hd + 8 * rng_below(&s->rng, 2);
-    guarded_new(&s->q, ((group - 1) * ld + hd) * 4, at_end);
-    guarded_new(&s->out, ((group - 1) * ld + hd) * 4, at_end);
+static uint32_t tokens(const struct shape *sh) {
+    return sh->pos + sh->rows;
+}
+
+/* Tokens that no row sees are left out: their slots hold NaN. */
+static void write_tokens(struct scene *s, const struct shape *sh, size_t half) {
+    uint32_t first = sh->window > 0 && sh->pos + 1 > sh->window ? sh->pos + 1 - sh->window : 0;
+    for (uint32_t i = first; i < tokens(sh); i++) {
+        float *k = s->k + (size_t)i * sh->hd, *v = s->v + (size_t)i * sh->hd;
+        struct qn_kv_write w = {.k = k,
+                                .v = v,
+                                .v_offset = half,
+                                .type = sh->type,
+                                .block = s->kv[i / QN_KV_BLOCK].p,
+                                .head_dim = sh->hd,
+                                .slot = i % QN_KV_BLOCK};
+        qn_ops()->kv_write(&w);
+        rounded(sh->type, k, sh->hd);
+        rounded(sh->type, v, sh->hd);
+    }
+}
+
+static void scene_new(struct scene *s, const struct shape *sh) {
+    size_t half = qn_kv_half_bytes(sh->type, sh->hd), ld = sh->hd + 8 * rng_below(&s->rng, 2);
+    size_t row = sh->group * ld + 8 * rng_below(&s->rng, 2);
+    guarded_new(&s->q, ((sh->rows - 1) * row + (sh->group - 1) * ld + sh->hd) * 4, sh->at_end);
+    guarded_new(&s->out, s->q.n, sh->at_end);
     rng_fill(&s->rng, (float *)(void *)s->q.p, s->q.n / 4);
-    s->blocks = (length + QN_KV_BLOCK - 1) / QN_KV_BLOCK;
-    s->k = calloc((size_t)length * hd, 4);
-    s->v = calloc((size_t)length * hd, 4);
+    s->blocks = (tokens(sh) + QN_KV_BLOCK - 1) / QN_KV_BLOCK;
+    assert_true(s->blocks <= BLOCKS_MAX);
+    s->k = calloc((size_t)tokens(sh) * sh->hd, 4);
+    s->v = calloc((size_t)tokens(sh) * sh->hd, 4);
     assert_true(s->k && s->v);
-    rng_fill(&s->rng, s->k, (size_t)length * hd);
-    rng_fill(&s->rng, s->v, (size_t)length * hd);
+    rng_fill(&s->rng, s->k, (size_t)tokens(sh) * sh->hd);
+    rng_fill(&s->rng, s->v, (size_t)tokens(sh) * sh->hd);
     for (unsigned b = 0; b < s->blocks; b++) {
-        guarded_new(&s->kv[b], 2 * half, at_end);
+        guarded_new(&s->kv[b], 2 * half, sh->at_end);
         poison(s->kv[b].p, 2 * half);
         s->table[b] = s->kv[b].p;
     }
-    for (uint32_t i = first; i < length; i++) {
-        struct qn_kv_write w = {.k = s->k + (size_t)i * hd,
-                                .v = s->v + (size_t)i * hd,
-                                .v_offset = half,
-                                .type = t,
-                                .block = s->kv[i / QN_KV_BLOCK].p,
-                                .head_dim = hd,
-                                .slot = i % QN_KV_BLOCK};
-        ops->kv_write(&w);
-        for (uint32_t d = 0; d < hd; d++) {
-            s->k[(size_t)i * hd + d] = rounded(t, s->k[(size_t)i * hd + d]);
-            s->v[(size_t)i * hd + d] = rounded(t, s->v[(size_t)i * hd + d]);
-        }
-    }
+    write_tokens(s, sh, half);
     s->a = (struct qn_attend){.q = (float *)(void *)s->q.p,
                               .ldq = ld,
+                              .q_row = row,
                               .out = (float *)(void *)s->out.p,
                               .ldo = ld,
+                              .out_row = row,
                               .blocks = s->table,
                               .v_offset = half,
-                              .type = t,
-                              .group = group,
-                              .head_dim = hd,
-                              .first = first,
-                              .length = length,
-                              .scale = 1.0f / sqrtf((float)hd)};
+                              .type = sh->type,
+                              .group = sh->group,
+                              .head_dim = sh->hd,
+                              .rows = sh->rows,
+                              .pos = sh->pos,
+                              .end = UINT32_MAX,
+                              .window = sh->window,
+                              .scale = 1.0f / sqrtf((float)sh->hd)};
 }
 
 static void scene_free(struct scene *s) {
@@ -87,24 +117,51 @@ static void scene_free(struct scene *s) {
     free(s->v);
 }
 
+static void random_shape(struct rng *rng, int round, struct shape *sh) {
+    static const uint32_t at[] = {0, 1, 14, 15, 16, 30, 31, 32, 47, 62, 63, 64, 99, 127, 128, 192, 256};
+    static const uint32_t dims[] = {8, 16, 24, 64, 72, 80, 96, 128, 136, 256};
+    static const uint32_t rows[] = {1, 1, 1, 2, 3, 5, 16, 17, 33, 70};
+    *sh = (struct shape){.type = (enum qn_kv_type)(round % QN_KV_TYPE_COUNT),
+                         .group = 1 + rng_below(rng, 9),
+                         .hd = dims[rng_below(rng, sizeof dims / sizeof *dims)],
+                         .rows = rows[rng_below(rng, sizeof rows / sizeof *rows)],
+                         .pos = at[rng_below(rng, sizeof at / sizeof *at)],
+                         .window = rng_below(rng, 3) ? 0 : 1 + rng_below(rng, 200),
+                         .at_end = round & 4};
+}
+
+static void check_head(const struct scene *s, const float *q, uint32_t pos, const float *out) {
+    const struct qn_attend *a = &s->a;
+    size_t hd = a->head_dim, from = a->window > 0 && pos + 1 > a->window ? pos + 1 - a->window : 0;
+    double score[512], top = -INFINITY, sum = 0, tolerance = 2 * ATTEND_TOLERANCE;
+    if (a->type == QN_KV_Q8) tolerance = 2 * ATTEND_TOL_Q8;
+    for (size_t t = from; t <= pos; t++) {
+        score[t] = 0;
+        for (size_t d = 0; d < hd; d++) score[t] += (double)q[d] * (double)s->k[t * hd + d];
+        score[t] *= (double)a->scale;
+        top = fmax(top, score[t]);
+    }
+    for (size_t t = from; t <= pos; t++) sum += exp(score[t] - top);
+    for (size_t d = 0; d < hd; d++) {
+        double want = 0;
+        for (size_t t = from; t <= pos; t++) want += exp(score[t] - top) / sum * (double)s->v[t * hd + d];
+        assert_true(fabs(want - (double)out[d]) <= tolerance);
+    }
+}
+
 static void check_double(const struct scene *s, const float *out) {
     const struct qn_attend *a = &s->a;
-    size_t hd = a->head_dim;
-    for (size_t h = 0; h < a->group; h++) {
-        double score[512], top = -INFINITY, sum = 0;
-        for (size_t t = a->first; t < a->length; t++) {
-            score[t] = 0;
-            for (size_t d = 0; d < hd; d++)
-                score[t] += (double)a->q[h * a->ldq + d] * (double)s->k[t * hd + d];
-            score[t] *= (double)a->scale;
-            top = fmax(top, score[t]);
-        }
-        for (size_t t = a->first; t < a->length; t++) sum += exp(score[t] - top);
-        for (size_t d = 0; d < hd; d++) {
-            double want = 0;
-            for (size_t t = a->first; t < a->length; t++)
-                want += exp(score[t] - top) / sum * (double)s->v[t * hd + d];
-            assert_true(fabs(want - (double)out[h * a->ldo + d]) <= 2 * ATTEND_TOLERANCE);
+    for (uint32_t r = 0; r < a->rows; r++) {
+        for (size_t h = 0; h < a->group; h++)
+            check_head(s, a->q + r * a->q_row + h * a->ldq, a->pos + r, out + r * a->out_row + h * a->ldo);
+    }
+}
+
+static void check_same(const struct scene *s, const char *what, const float *got, const float *want) {
+    for (uint32_t r = 0; r < s->a.rows; r++) {
+        for (size_t h = 0; h < s->a.group; h++) {
+            size_t at = r * s->a.out_row + h * s->a.ldo;
+            assert_true(same_floats(&s->rng, what, got + at, want + at, s->a.head_dim));
         }
     }
 }
@@ -114,7 +171,7 @@ static void check_scene(struct scene *s) {
     assert_non_null(want);
     for (int isa = 0; isa <= (int)qn_cpu_isa(); isa++) {
         struct qn_ops ops;
-        char what[80];
+        char what[128];
         qn_ops_fill(&ops, (enum qn_isa)isa);
         memset(out, 0xa5, s->out.n);
         ops.attend(&s->a);
@@ -122,131 +179,106 @@ static void check_scene(struct scene *s) {
             memcpy(want, out, s->out.n);
             check_double(s, want);
         }
-        snprintf(what, sizeof what, "attend %s type %d group %u hd %u [%u, %u)",
-                 qn_isa_name((enum qn_isa)isa), (int)s->a.type, s->a.group, s->a.head_dim, s->a.first,
-                 s->a.length);
-        for (size_t h = 0; h < s->a.group; h++) {
-            assert_true(same_floats(&s->rng, what, out + h * s->a.ldo, want + h * s->a.ldo, s->a.head_dim));
-        }
+        snprintf(what, sizeof what, "attend %s %s group %u hd %u rows %u pos %u window %u",
+                 qn_isa_name((enum qn_isa)isa), qn_kv_type_name(s->a.type), s->a.group, s->a.head_dim,
+                 s->a.rows, s->a.pos, s->a.window);
+        check_same(s, what, out, want);
     }
     free(want);
 }
 
 static void levels_agree(void **state) {
-    static const uint32_t lengths[] = {1, 2, 15, 16, 17, 31, 33, 48, 100, 129, 257};
-    static const uint32_t dims[] = {8, 16, 24, 64, 72, 80, 96, 128, 256};
     struct scene s;
+    struct shape sh;
     (void)state;
     rng_init(&s.rng);
-    for (int round = 0; round < 120; round++) {
-        uint32_t length = lengths[rng_below(&s.rng, sizeof lengths / sizeof *lengths)];
-        uint32_t first = rng_below(&s.rng, 2) ? rng_below(&s.rng, length) : 0;
-        uint32_t hd = dims[rng_below(&s.rng, sizeof dims / sizeof *dims)], group = 1 + rng_below(&s.rng, 9);
-        scene_new(&s, (enum qn_kv_type)(round % QN_KV_TYPE_COUNT), group, hd, first, length, round & 4);
+    for (int round = 0; round < 200; round++) {
+        random_shape(&s.rng, round, &sh);
+        scene_new(&s, &sh);
         check_scene(&s);
         scene_free(&s);
     }
 }
 
-/* A head of a group gets the same bits as when it is asked for alone, and a shorter length is not disturbed
- * by tokens that follow. */
+/* A head of a row gets the same bits as when it is asked for alone, with NaN in all that it does not see. */
 static void rows_stand_alone(void **state) {
     struct scene s;
+    struct shape sh;
     (void)state;
     rng_init(&s.rng);
-    for (int isa = 0; isa <= (int)qn_cpu_isa(); isa++) {
-        float want[16], solo[16];
-        qn_kernels_init((enum qn_isa)isa);
-        scene_new(&s, QN_KV_F16, 7, 16, 0, 90, true);
+    for (int round = 0; round < 60; round++) {
+        float solo[256], *want;
+        random_shape(&s.rng, round, &sh);
+        qn_kernels_init((enum qn_isa)rng_below(&s.rng, (uint32_t)qn_cpu_isa() + 1));
+        scene_new(&s, &sh);
+        want = calloc(s.out.n, 1);
+        assert_non_null(want);
         qn_ops()->attend(&s.a);
-        for (size_t h = 0; h < 7; h++) {
+        memcpy(want, s.a.out, s.out.n);
+        for (uint32_t r = sh.rows; r-- > 0;) { /* from the last on: what lies behind is spoilt */
+            uint32_t length = sh.pos + r + 1;
+            for (unsigned b = (length + QN_KV_BLOCK - 1) / QN_KV_BLOCK; b < s.blocks; b++)
+                poison(s.kv[b].p, s.kv[b].n);
             struct qn_attend one = s.a;
-            memcpy(want, s.a.out + h * s.a.ldo, sizeof want);
-            one.q += h * one.ldq;
+            one.rows = one.group = 1;
+            one.pos = s.a.pos + r;
             one.out = solo;
-            one.group = 1;
-            qn_ops()->attend(&one);
-            assert_memory_equal(want, solo, sizeof want);
+            for (size_t h = 0; h < sh.group; h++) {
+                one.q = s.a.q + r * s.a.q_row + h * s.a.ldq;
+                one.ldo = sh.hd;
+                qn_ops()->attend(&one);
+                assert_memory_equal(want + r * s.a.out_row + h * s.a.ldo, solo, sh.hd * sizeof *solo);
+            }
         }
-        struct qn_attend shorter = s.a;
-        shorter.group = 1;
-        shorter.length = 37;
-        shorter.out = want;
-        qn_ops()->attend(&shorter);
-        for (unsigned b = 37 / QN_KV_BLOCK + 1; b < s.blocks; b++) poison(s.kv[b].p, s.kv[b].n);
-        shorter.out = solo;
-        qn_ops()->attend(&shorter);
-        assert_memory_equal(want, solo, sizeof want);
+        free(want);
         scene_free(&s);
     }
     qn_kernels_init(QN_ISA_COUNT - 1);
 }
 
-/* Cut at random blocks and put together again: the same bits at every level, and the bits of the whole where
- * there is one part. */
+/* One row cut at multiples of `step` and put together again, into out. Returns the number of parts. */
+static size_t in_parts(const struct scene *s, const struct qn_ops *ops, uint32_t step, float *parts,
+                       float *out) {
+    const struct qn_attend *a = &s->a;
+    size_t one = (size_t)a->group * (a->head_dim + 2), n = 0;
+    uint32_t first = a->window > 0 && a->pos + 1 > a->window ? a->pos + 1 - a->window : 0;
+    for (uint32_t t = first - first % step; t <= a->pos; t += step) {
+        struct qn_attend part = *a;
+        part.part = true;
+        part.begin = t;
+        part.end = t + step;
+        part.out = parts + n * one;
+        part.ldo = (size_t)a->head_dim + 2;
+        ops->attend(&part);
+        ops->attend_join(parts, parts + n * one, n == 0, a->group, a->head_dim);
+        n++;
+    }
+    qn_attend_finish(parts, a->group, a->head_dim, out, a->ldo);
+    return n;
+}
+
+/* The same bits at every level, and the bits of the whole where there is one part. */
 static void check_parts(struct scene *s, uint32_t step) {
     const struct qn_attend *a = &s->a;
     size_t one = (size_t)a->group * (a->head_dim + 2), n = 0;
-    float *parts = calloc((a->length / step + 1) * one, sizeof *parts);
+    float *parts = calloc(((a->pos + 1) / step + 2) * one, sizeof *parts);
     float *want = calloc(s->out.n, 1), *out = (float *)(void *)s->out.p;
     assert_true(parts && want);
     for (int isa = 0; isa <= (int)qn_cpu_isa(); isa++) {
         struct qn_ops ops;
         qn_ops_fill(&ops, (enum qn_isa)isa);
-        n = 0;
-        for (uint32_t t = a->first; t < a->length; n++) {
-            uint32_t end = t - t % step + step;
-            struct qn_attend part = *a;
-            part.part = true;
-            part.first = t;
-            part.length = t = end < a->length ? end : a->length;
-            part.out = parts + n * one;
-            part.ldo = (size_t)a->head_dim + 2;
-            ops.attend(&part);
-        }
         memset(out, 0xa5, s->out.n);
-        for (size_t i = 0; i < n; i++) qn_attend_join(parts, parts + i * one, i == 0, a->group, a->head_dim);
-        qn_attend_finish(parts, a->group, a->head_dim, out, a->ldo);
+        n = in_parts(s, &ops, step, parts, out);
         if (isa == 0) memcpy(want, out, s->out.n);
-        for (size_t h = 0; h < a->group; h++)
-            assert_true(same_floats(&s->rng, "parts", out + h * a->ldo, want + h * a->ldo, a->head_dim));
+        check_same(s, "parts", out, want);
     }
     check_double(s, want);
     if (n == 1) {
         qn_ops()->attend(a);
-        for (size_t h = 0; h < a->group; h++)
-            assert_memory_equal(out + h * a->ldo, want + h * a->ldo, a->head_dim * sizeof(float));
+        check_same(s, "one part", out, want);
     }
     free(parts);
     free(want);
-}
-
-/* Cut at a block and gone on with: the bits of one call. */
-static void check_resumed(struct scene *s, uint32_t cut) {
-    struct qn_attend whole = s->a, part = s->a;
-    size_t ld = (size_t)whole.head_dim + 2;
-    float *want = calloc(whole.group * ld, sizeof *want), *out = calloc(whole.group * ld, sizeof *out);
-    assert_true(want && out);
-    for (int isa = 0; isa <= (int)qn_cpu_isa(); isa++) {
-        struct qn_ops ops;
-        qn_ops_fill(&ops, (enum qn_isa)isa);
-        whole.part = part.part = true;
-        whole.ldo = part.ldo = ld;
-        whole.out = want;
-        part.out = out;
-        ops.attend(&whole);
-        part.resume = false;
-        part.length = cut;
-        ops.attend(&part);
-        part.resume = true;
-        part.first = cut;
-        part.length = whole.length;
-        ops.attend(&part);
-        part.first = whole.first;
-        assert_memory_equal(want, out, whole.group * ld * sizeof *want);
-    }
-    free(want);
-    free(out);
 }
 
 static void parts_come_together(void **state) {
@@ -254,13 +286,15 @@ static void parts_come_together(void **state) {
     (void)state;
     rng_init(&s.rng);
     for (int round = 0; round < 60; round++) {
-        uint32_t length = 1 + rng_below(&s.rng, 300),
-                 first = rng_below(&s.rng, 2) ? rng_below(&s.rng, length) : 0;
-        uint32_t hd = 8 * (1 + rng_below(&s.rng, 12)), group = 1 + rng_below(&s.rng, 7);
-        scene_new(&s, (enum qn_kv_type)(round % QN_KV_TYPE_COUNT), group, hd, first, length, round & 4);
-        check_parts(&s, QN_KV_BLOCK * (1 + rng_below(&s.rng, 24)));
-        uint32_t cut = (first / QN_KV_BLOCK + 1 + rng_below(&s.rng, 8)) * QN_KV_BLOCK;
-        if (cut < length) check_resumed(&s, cut);
+        struct shape sh = {.type = (enum qn_kv_type)(round % QN_KV_TYPE_COUNT),
+                           .group = 1 + rng_below(&s.rng, 7),
+                           .hd = 8 * (1 + rng_below(&s.rng, 12)),
+                           .rows = 1,
+                           .pos = rng_below(&s.rng, 300),
+                           .window = rng_below(&s.rng, 2) ? 1 + rng_below(&s.rng, 300) : 0,
+                           .at_end = round & 4};
+        scene_new(&s, &sh);
+        check_parts(&s, QN_ATTEND_GROUP * (1 + rng_below(&s.rng, 6)));
         scene_free(&s);
     }
 }
@@ -272,7 +306,7 @@ static void writes_agree(void **state) {
     for (int round = 0; round < 40; round++) {
         enum qn_kv_type t = (enum qn_kv_type)(round % QN_KV_TYPE_COUNT);
         uint32_t hd = 8 * (1 + rng_below(&rng, 20));
-        size_t half = (size_t)hd * QN_KV_BLOCK * qn_kv_elem_bytes(t);
+        size_t half = qn_kv_half_bytes(t, hd);
         float k[160], v[160];
         uint8_t *want = malloc(2 * half);
         assert_non_null(want);
@@ -280,6 +314,11 @@ static void writes_agree(void **state) {
         rng_fill(&rng, v, hd);
         k[0] = 1e6f; /* overflows f16 */
         v[1] = 1e-7f;
+        if (round % 7 == 1) memset(k, 0, sizeof k);
+        if (round % 7 == 2) v[0] = NAN, v[2] = -INFINITY;
+        if (round % 7 == 3) {
+            for (uint32_t i = 0; i < hd; i++) v[i] *= 1e-38f;
+        }
         for (int isa = 0; isa <= (int)qn_cpu_isa(); isa++) {
             struct guarded g;
             struct qn_ops ops;
