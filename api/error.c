@@ -36,6 +36,7 @@ static const struct code_row {
     [QN_API_DRAINING] = {503, server, "draining"},
     [QN_API_TOO_MANY_CONNECTIONS] = {503, server, "too_many_connections"},
     [QN_API_OUT_OF_MEMORY] = {503, server, "out_of_memory"},
+    [QN_API_MODEL_LOST] = {503, server, "model_lost"},
     [QN_API_TIMEOUT] = {408, server, "timeout"},
 };
 

@@ -27,7 +27,8 @@ enum qn_api_code { /* what happened; fixes status, type and code of the reply */
                    QN_API_DRAINING,        /* 503 … / draining */
                    QN_API_TOO_MANY_CONNECTIONS, /* 503 … / too_many_connections */
                    QN_API_OUT_OF_MEMORY,        /* 503 … / out_of_memory */
-                   QN_API_TIMEOUT,              /* 408 … / timeout: a deadline passed before any output */
+                   QN_API_MODEL_LOST, /* 503 … / model_lost: its mapped file was cut or overwritten */
+                   QN_API_TIMEOUT,    /* 408 … / timeout: a deadline passed before any output */
                    QN_API_CODE_COUNT
 };
 

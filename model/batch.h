@@ -43,7 +43,8 @@ struct qn_step {
     void *ctx;
 };
 
-/* Runs the step; total rows <= max_step_tokens. QN_OK or a programming error's code; on failure the
+/* QN_ERR_LOST: the weights are gone (qn_model_lost), and what the step computed is not to be believed. Else:
+ * runs the step; total rows <= max_step_tokens. QN_OK or a programming error's code; on failure the
  * sequences' lengths are unchanged. Full blocks enter the prefix cache at the end of a successful step. So do
  * copies of fixed-size states, at every multiple of 256 tokens that a span passes (where the span is cut has
  * no say) and where a span asks for one; for those alone the state pool may allocate, and without memory

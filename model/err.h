@@ -12,7 +12,8 @@ enum qn_status {
     QN_ERR_UNSUPPORTED = -4, /* well-formed, but quern can't run it */
     QN_ERR_INVALID = -5,     /* a request's value is out of range or unknown */
     QN_ERR_TOO_LONG = -6,    /* a sequence exceeds the model's context */
-    QN_ERR_NO_STATE = -7     /* the state pool has no room now */
+    QN_ERR_NO_STATE = -7,    /* the state pool has no room now */
+    QN_ERR_LOST = -8         /* the file that weights are mapped from was cut or overwritten */
 };
 
 struct qn_err {

@@ -277,6 +277,7 @@ static void flush(struct forward *f, struct group *g) {
         in = qn_linear_input(f->s->y, e, g->n, e);
     }
     qn_linear_apply(&f->env, out, &in, NULL, f->s->logits, f->spec->vocab);
+    if (qn_checkpoint_lost(c)) g->n = 0; /* none of these is to be believed */
     for (uint32_t i = 0; i < g->n; i++) {
         float *row = f->s->logits + (size_t)i * f->spec->vocab;
         f->step->on_row(f->step->ctx, g->of[i].span, g->of[i].pos, row);
@@ -326,6 +327,15 @@ static void commit(struct forward *f) {
     qn_cuts_finish(&f->s->cuts, f->m->kv);
 }
 
+/* Mapped weights (--mmap) may go away under a step, and then read as zeros. */
+static int check_weights(const struct qn_model *m, struct qn_err *err) {
+    if (!qn_checkpoint_lost(m->ckpt)) return QN_OK;
+    return qn_err_set(err, QN_ERR_LOST,
+                      "model %s can't answer any more: the file that its weights are mapped from was cut or "
+                      "overwritten",
+                      m->info.id);
+}
+
 int qn_step_run(const struct qn_step *step, struct qn_err *err) {
     struct qn_model *m = step->variant->model;
     struct forward f = {
@@ -336,7 +346,8 @@ int qn_step_run(const struct qn_step *step, struct qn_err *err) {
         .s = &m->scratch,
         .env = {.pool = m->pool, .math = step->math, .act_mem = m->scratch.act, .gemm_work = m->scratch.gemm},
     };
-    int rc = plan(&f, err);
+    int rc = check_weights(m, err);
+    if (rc == QN_OK) rc = plan(&f, err);
     if (rc) return rc;
     embed(&f);
     for (uint32_t i = 0; i < f.spec->layers; i++) {
@@ -345,7 +356,9 @@ int qn_step_run(const struct qn_step *step, struct qn_err *err) {
         attention_layer(&f);
         ffn_layer(&f);
     }
+    rc = check_weights(m, err);
+    if (rc) return rc;
     commit(&f);
     emit(&f);
-    return QN_OK;
+    return check_weights(m, err);
 }

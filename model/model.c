@@ -96,6 +96,8 @@ static void fill_info(struct qn_model_info *info, const struct qn_checkpoint *c,
     info->map_ms = c->ms_map;
     info->pack_ms = c->ms_pack;
     info->tokenizer_ms = c->ms_tokenizer;
+    info->mapped = c->panels != NULL;
+    info->note = c->note;
 }
 
 const struct qn_model_info *qn_model_info(const struct qn_model *m) {
@@ -142,6 +144,10 @@ int qn_model_inspect(const char *path, struct qn_inspect *out, struct qn_err *er
     }
     qn_checkpoint_free(c);
     return rc;
+}
+
+bool qn_model_lost(const struct qn_model *m) {
+    return qn_checkpoint_lost(m->ckpt);
 }
 
 struct qn_state_stats qn_model_state(const struct qn_model *m) {
@@ -254,7 +260,7 @@ int qn_model_open(const char *path, const struct qn_open_options *opt, struct qn
     uint64_t start = qn_now_ns();
     struct qn_checkpoint *c = NULL;
     struct qn_load_options load = {
-        .pool = opt->pool, .progress = opt->progress, .progress_ctx = opt->progress_ctx};
+        .pool = opt->pool, .progress = opt->progress, .progress_ctx = opt->progress_ctx, .mmap = opt->mmap};
     *out = NULL;
     qn_kernels_ensure();
     int rc = qn_checkpoint_load(path, &load, &c, err);

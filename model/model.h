@@ -1,8 +1,8 @@
 /* The model as the server sees it: open, describe, resolve a structure, hold sequences, run a step.
  *
  * The caller need not know: file formats, tensor names, layers, kernels, how state is laid out. This header
- * (with batch.h, sample.h, err.h, save/save.h) is all of model/ that server/ includes; tests link server/ against another
- * implementation of it.
+ * (with batch.h, sample.h, err.h, save/save.h) is all of model/ that server/ includes; tests link server/
+ * against another implementation of it.
  *
  * Threads. qn_model_open/close: the thread that owns the process's start and end. qn_model_info, structures,
  * resolve, tokenize, piece and cost are safe from any thread at any time. Everything on sequences, steps,
@@ -32,6 +32,9 @@ struct qn_open_options {
     size_t convert_bytes;     /* budget for converted weights (0: as much as the weights themselves) */
     uint32_t max_step_tokens; /* most rows of one step: scratch is sized for it (default 512 when 0) */
     bool prefix_cache;
+    bool mmap;  /* map packed weights from a file beside the checkpoint (the first open writes it; processes
+                   share it) instead of holding them in memory of our own; not for built-in and synthetic ones
+                 */
     bool exact; /* all matrices become F32 of the same values: no quantised or 16-bit arithmetic; slow and
                    large, for measuring what that arithmetic costs (with QN_STATE_F32) */
     void (*progress)(void *ctx, const char *phase, double done); /* may be NULL */
@@ -61,8 +64,14 @@ struct qn_model_info {
     int32_t bos, eos;  /* -1 when absent */
     int64_t opened_at; /* unix seconds */
     double load_ms, map_ms, pack_ms, tokenizer_ms;
+    bool mapped;      /* weights are mapped from a file */
+    const char *note; /* why they are not although that was asked for; "" or NULL else */
 };
 const struct qn_model_info *qn_model_info(const struct qn_model *m);
+
+/* The file that weights are mapped from was cut or overwritten: the model can't answer any more, and every
+ * step of it gives QN_ERR_LOST. It stays so. Any thread. */
+bool qn_model_lost(const struct qn_model *m);
 
 #define QN_INSPECT_NAMES 160
 /* Describes a checkpoint without loading its weights (quern inspect). */

@@ -152,8 +152,10 @@ static void print_table(const struct bench *b, const struct row *rows, size_t n)
     const struct qn_model_info *info = qn_model_info(b->model);
     char size[32];
     printf("%s, %s, %u threads\n", qn_cpu_model(), qn_isa_name(qn_cpu_isa()), b->threads);
-    printf("%s: %.1f M parameters, %s of weights, %s state\n\n", info->id, (double)info->params_total * 1e-6,
+    printf("%s: %.1f M parameters, %s of weights, %s state\n", info->id, (double)info->params_total * 1e-6,
            qn_cli_bytes(size, info->weights_bytes), b->state_type);
+    printf("loaded in %.0f ms (map %.0f, pack %.0f, tokenizer %.0f)\n\n", info->load_ms, info->map_ms,
+           info->pack_ms, info->tokenizer_ms);
     printf("| test | batch | depth | tokens/s | stddev |\n|---|---:|---:|---:|---:|\n");
     for (size_t i = 0; i < n; i++) {
         printf("| %s %u | %u | %u | %.2f | %.2f |\n", rows[i].prompt ? "prompt" : "generate",

@@ -41,6 +41,7 @@ struct serve {
     uint64_t phase_ns;
     uint64_t deadline_ns; /* end of the present part of the drain */
     bool now;             /* leave at once */
+    uint32_t told_lost;   /* bit i: the log knows that model i is lost */
 };
 
 /* srv is the first member. */
@@ -71,6 +72,7 @@ static int load_models(struct serve *s) {
                                   .convert_bytes = c->convert_bytes,
                                   .max_step_tokens = c->step_tokens,
                                   .prefix_cache = c->prefix_cache,
+                                  .mmap = c->mmap,
                                   .progress = on_progress,
                                   .progress_ctx = s};
     for (uint32_t i = 0; i < c->n_models; i++) {
@@ -89,11 +91,14 @@ static int load_models(struct serve *s) {
                 return -1;
             }
         qn_log_line(srv->log, QN_LOG_INFO,
-                    "model %s: %s, %.1f M parameters, %.1f MiB of weights, context %u; loaded in %.0f ms "
+                    "model %s: %s, %.1f M parameters, %.1f MiB of weights%s, context %u; loaded in %.0f ms "
                     "(map %.0f, pack %.0f, tokenizer %.0f)",
                     info->id, info->family, (double)info->params_total * 1e-6,
-                    (double)info->weights_bytes / (1024.0 * 1024.0), info->context, info->load_ms,
-                    info->map_ms, info->pack_ms, info->tokenizer_ms);
+                    (double)info->weights_bytes / (1024.0 * 1024.0), info->mapped ? " (mapped)" : "",
+                    info->context, info->load_ms, info->map_ms, info->pack_ms, info->tokenizer_ms);
+        if (c->mmap && info->note && info->note[0])
+            qn_log_line(srv->log, QN_LOG_WARN, "model %s is not mapped, its weights are in memory: %s",
+                        info->id, info->note);
     }
     return 0;
 }
@@ -248,7 +253,21 @@ static void woken(struct qn_server *srv) {
     }
 }
 
+/* Says it once for each model. */
+static void tell_lost(struct serve *s) {
+    const struct qn_registry *g = &s->srv.models;
+    for (uint32_t i = 0; qn_server_loaded(&s->srv) && i < g->n; i++) {
+        if ((s->told_lost >> i & 1u) || !qn_model_lost(g->models[i])) continue;
+        s->told_lost |= 1u << i;
+        qn_log_line(s->srv.log, QN_LOG_ERROR,
+                    "model %s is lost: the file that its weights are mapped from was cut or overwritten; its "
+                    "requests get 503 until quern is started again",
+                    qn_model_info(g->models[i])->id);
+    }
+}
+
 static void tick(struct qn_server *srv) {
+    tell_lost(serve_of(srv));
     drain_step(serve_of(srv));
 }
 

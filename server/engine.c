@@ -360,6 +360,11 @@ int qn_engine_submit(struct qn_engine *e, struct qn_job *j, struct qn_api_err *e
         return qn_api_fail(err, QN_API_TOO_LARGE_WORK, "sequence",
                            "%llu tokens in one request; at most %llu may wait", (unsigned long long)tokens,
                            (unsigned long long)e->opt.max_queue_tokens);
+    if (qn_model_lost(j->model))
+        return qn_api_fail(err, QN_API_MODEL_LOST, "model",
+                           "model %s can't answer any more: the file that its weights are mapped from was "
+                           "cut or overwritten; it serves again when quern is started again",
+                           qn_model_info(j->model)->id);
     if (!can_run_whole(e, j, err)) return -1;
     if (!can_ever_fit(j))
         return qn_api_fail(err, QN_API_TOO_LARGE_WORK, "sequence",

@@ -308,9 +308,10 @@ static void account(struct qn_engine *e, const struct qn_step *st, uint64_t ns) 
 }
 
 static void step_failed(struct qn_engine *e, uint32_t n_spans, const struct qn_err *err) {
+    enum qn_api_code code = err->code == QN_ERR_LOST ? QN_API_MODEL_LOST : QN_API_INTERNAL;
     for (uint32_t i = 0; i < n_spans; i++)
         if (!e->span_runs[i]->job->ended)
-            qn_job_fail(e, e->span_runs[i]->job, QN_API_INTERNAL, err->msg[0] ? err->msg : "the step failed");
+            qn_job_fail(e, e->span_runs[i]->job, code, err->msg[0] ? err->msg : "the step failed");
 }
 
 static void run_step(struct qn_engine *e, struct qn_step *st) {

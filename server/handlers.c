@@ -15,8 +15,15 @@ void qn_handle_livez(struct qn_request *r) {
 void qn_handle_readyz(struct qn_request *r) {
     static const char *const why[] = {"loading\n", "ok\n", "draining\n", "draining\n", "draining\n"};
     enum qn_server_state s = r->srv->state;
-    qn_reply_text(r, s == QN_SERVER_READY ? 200 : 503, why[s]);
-    if (s != QN_SERVER_READY) r->retry_after = 1;
+    const struct qn_registry *g = &r->srv->models;
+    uint32_t alive = s == QN_SERVER_READY ? qn_registry_alive(g) : 0;
+    if (s == QN_SERVER_READY && alive < g->n)
+        qn_reply_text(r, alive ? 200 : 503,
+                      alive ? "ok, but for a model whose mapped file was cut or overwritten\n"
+                            : "no model is available: mapped files were cut or overwritten\n");
+    else
+        qn_reply_text(r, s == QN_SERVER_READY ? 200 : 503, why[s]);
+    if (r->status != 200) r->retry_after = 1;
 }
 
 void qn_handle_metrics(struct qn_request *r) {

@@ -83,6 +83,13 @@ static void write_load(const struct qn_registry *g, struct qn_buf *out) {
     }
 }
 
+static void write_available(const struct qn_registry *g, struct qn_buf *out) {
+    qn_metrics_head(out, "quern_model_available", "gauge",
+                    "1 while a model can answer; 0 when the file that its weights are mapped from was lost.");
+    for (uint32_t i = 0; i < g->n; i++)
+        model_row(out, "quern_model_available", g->models[i], "", !qn_model_lost(g->models[i]));
+}
+
 static void write_engine(struct qn_server *srv, struct qn_buf *out) {
     struct qn_engine_stats s = {0};
     if (qn_server_loaded(srv)) s = qn_engine_stats(srv->engine);
@@ -99,9 +106,10 @@ void qn_metrics_page(struct qn_server *srv, struct qn_buf *out) {
         write_state(&srv->models, out);
         write_bytes(&srv->models, out);
         write_load(&srv->models, out);
+        write_available(&srv->models, out);
     }
-    gauge(out, "quern_ready", "1 when requests are served: loaded and not draining.",
-          srv->state == QN_SERVER_READY);
+    gauge(out, "quern_ready", "1 when requests are served: loaded, not draining, and a model is available.",
+          srv->state == QN_SERVER_READY && qn_registry_alive(&srv->models) > 0);
     gauge(out, "quern_threads", "Compute threads.", srv->threads);
     qn_metrics_head(out, "quern_log_lines_dropped_total", "counter", "Log lines lost to a slow reader.");
     qn_buf_printf(out, "quern_log_lines_dropped_total %llu\n", (unsigned long long)qn_log_dropped(srv->log));

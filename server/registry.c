@@ -10,6 +10,12 @@ struct qn_model *qn_registry_find(const struct qn_registry *r, const char *id) {
     return NULL;
 }
 
+uint32_t qn_registry_alive(const struct qn_registry *r) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < r->n; i++) n += !qn_model_lost(r->models[i]);
+    return n;
+}
+
 void qn_registry_close(struct qn_registry *r) {
     for (uint32_t i = 0; i < r->n; i++) qn_model_close(&r->models[i]);
     r->n = 0;

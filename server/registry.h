@@ -15,6 +15,8 @@ struct qn_registry {
 
 /* "" = the first one. NULL when there is no such model. */
 struct qn_model *qn_registry_find(const struct qn_registry *r, const char *id);
+/* Models that are not lost (qn_model_lost). */
+uint32_t qn_registry_alive(const struct qn_registry *r);
 void qn_registry_close(struct qn_registry *r);
 
 #endif

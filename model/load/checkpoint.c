@@ -14,7 +14,9 @@
 #include "model/load/gguf_spec.h"
 #include "model/load/hf_config.h"
 #include "model/load/json.h"
+#include "model/load/mapped.h"
 #include "model/load/open.h"
+#include "model/load/panels.h"
 #include "model/load/quern_config.h"
 #include "model/load/quern_weights.h"
 #include "model/load/weights.h"
@@ -33,6 +35,12 @@ static void progress(const struct qn_load_options *opt, const char *phase, doubl
     if (opt->progress) opt->progress(opt->progress_ctx, phase, done);
 }
 
+/* The panels of a file lie beside it, those of a directory in it. False when the path is too long. */
+static bool panels_of(const char *path, const char *dir, char out[PATH_MAX]) {
+    const char *name = strcmp(path, dir) == 0 ? "/model" : "";
+    return snprintf(out, PATH_MAX, "%s%s" QN_PANELS_ENDING, path, name) < PATH_MAX;
+}
+
 /* ---- GGUF ---- */
 
 /* general.name, reduced to printable ASCII so that it can go into logs and replies as it is. */
@@ -44,6 +52,11 @@ static void take_name(const struct qn_gguf *g, struct qn_checkpoint *c) {
     c->name[n] = 0;
 }
 
+static int family_weights(void *src, const struct qn_load_options *opt, struct qn_checkpoint *c,
+                          struct qn_err *err) {
+    return qn_weights_load(src, opt, c, err);
+}
+
 static int build_gguf(const struct qn_gguf *g, const struct qn_load_options *opt, struct qn_checkpoint *c,
                       struct qn_err *err) {
     struct qn_weights_source src = {.dir = &g->dir, .gguf = true};
@@ -53,7 +66,7 @@ static int build_gguf(const struct qn_gguf *g, const struct qn_load_options *opt
     if (rc != QN_OK) return rc;
     src.qkv = src.family->gguf_qkv;
     uint64_t t0 = qn_now_ns();
-    rc = qn_weights_load(&src, opt, c, err);
+    rc = qn_mapped_weights(c, opt, family_weights, &src, err);
     uint64_t t1 = qn_now_ns();
     c->ms_pack = (double)(t1 - t0) * 1e-6;
     if (rc != QN_OK) return rc;
@@ -77,9 +90,11 @@ int qn_open_gguf(const void *data, size_t size, const struct qn_load_options *op
     return rc;
 }
 
-static int load_gguf(const struct qn_mapfile *m, const struct qn_load_options *opt, struct qn_checkpoint *c,
-                     struct qn_err *err) {
+static int load_gguf(const char *path, const struct qn_mapfile *m, const struct qn_load_options *opt,
+                     struct qn_checkpoint *c, struct qn_err *err) {
+    char panels[PATH_MAX];
     progress(opt, "map", 1);
+    if (opt->mmap && panels_of(path, "", panels)) qn_mapped_begin(c, panels, m, 1, opt);
     return qn_open_gguf(m->data, m->size, opt, c, err);
 }
 
@@ -97,7 +112,12 @@ static int hf_weights(const json_t *config, const struct qn_tensor_dir *dir,
     if (rc != QN_OK) return rc;
     c->spec = m.spec;
     struct qn_weights_source src = {.dir = dir, .family = m.family, .qkv = m.qkv};
-    return qn_weights_load(&src, opt, c, err);
+    return qn_mapped_weights(c, opt, family_weights, &src, err);
+}
+
+static int member_weights(void *dir, const struct qn_load_options *opt, struct qn_checkpoint *c,
+                          struct qn_err *err) {
+    return qn_quern_weights(dir, opt, c, err);
 }
 
 /* Our own family, with several. */
@@ -105,7 +125,7 @@ static int quern_weights(const json_t *config, const struct qn_tensor_dir *dir,
                          const struct qn_load_options *opt, struct qn_checkpoint *c, struct qn_err *err) {
     int rc = qn_quern_config(config, &c->spec, err);
     if (rc == QN_OK) rc = qn_quern_held_out(config, c, err);
-    return rc == QN_OK ? qn_quern_weights(dir, opt, c, err) : rc;
+    return rc == QN_OK ? qn_mapped_weights(c, opt, member_weights, (void *)(uintptr_t)dir, err) : rc;
 }
 
 int qn_open_hf(const struct qn_hf_vocab *files, const struct qn_tensor_dir *dir,
@@ -187,6 +207,7 @@ static int load_builtin(const struct qn_zoo_model *z, const struct qn_load_optio
 
 static int load_hf(const char *path, const char *dir, const struct qn_load_options *opt,
                    struct qn_checkpoint *c, struct qn_err *err) {
+    char panels[PATH_MAX];
     struct hf_files f = {0};
     struct qn_safetensors s = {0};
     uint64_t t0 = qn_now_ns();
@@ -199,6 +220,7 @@ static int load_hf(const char *path, const char *dir, const struct qn_load_optio
     if (rc == QN_OK) {
         struct qn_hf_vocab files = {f.tokenizer, f.settings, f.generation, f.config};
         progress(opt, "map", 1);
+        if (opt->mmap && panels_of(path, dir, panels)) qn_mapped_begin(c, panels, s.shards, s.n, opt);
         rc = qn_open_hf(&files, &s.dir, opt, c, err);
         for (size_t i = 0; i < s.n; i++) rc = qn_mapfile_check(&s.shards[i], "a file of weights", rc, err);
     }
@@ -247,7 +269,7 @@ static int load_file(const char *path, const struct qn_load_options *opt, struct
     if (rc != QN_OK) return rc;
     c->ms_map = (double)(qn_now_ns() - t0) * 1e-6;
     if (m.size >= 4 && memcmp(m.data, "GGUF", 4) == 0) {
-        rc = qn_mapfile_check(&m, "the file", load_gguf(&m, opt, c, err), err);
+        rc = qn_mapfile_check(&m, "the file", load_gguf(path, &m, opt, c, err), err);
         qn_mapfile_close(&m);
         return rc;
     }
@@ -323,12 +345,30 @@ struct qn_ffn_matrices *qn_checkpoint_experts(struct qn_checkpoint *c, size_t n)
     return qn_mem_keep(&c->owned, e) ? e : NULL;
 }
 
-void qn_checkpoint_free(struct qn_checkpoint *c) {
-    if (!c) return;
+void qn_checkpoint_drop_weights(struct qn_checkpoint *c) {
     qn_mem_free_all(&c->owned);
     qn_arena_close(&c->arena);
     free(c->attn);
     free(c->ffn);
+    c->attn = NULL;
+    c->ffn = NULL;
+    c->embed = c->embed_map = c->output_map = c->output = (struct qn_matrix){0};
+    memset(c->lags, 0, sizeof c->lags);
+    c->pos_embed = c->rope_factors = NULL;
+    c->out_norm = (struct qn_norm_weights){0};
+    c->params = 0;
+    c->weights_bytes = 0;
+    memset(c->bytes_by_type, 0, sizeof c->bytes_by_type);
+}
+
+bool qn_checkpoint_lost(const struct qn_checkpoint *c) {
+    return c->panels && qn_panels_lost(c->panels);
+}
+
+void qn_checkpoint_free(struct qn_checkpoint *c) {
+    if (!c) return;
+    qn_checkpoint_drop_weights(c);
+    qn_panels_free(c->panels);
     free(c->held_out);
     qn_tokenizer_free(c->tokenizer);
     free(c);

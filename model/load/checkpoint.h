@@ -64,6 +64,8 @@ struct qn_ffn_weights {
     uint32_t n_experts;
 };
 
+struct qn_panels;
+
 struct qn_checkpoint {
     struct qn_spec spec;
     char name[96];   /* general.name, or the file's stem */
@@ -89,6 +91,8 @@ struct qn_checkpoint {
     uint32_t n_held_out;
     struct qn_arena arena;                /* what blocks refer to, as far as it was expected */
     struct qn_mem_list owned;             /* every other allocation that blocks refer to */
+    struct qn_panels *panels;             /* a mapping that matrices lie in, or NULL (panels.h) */
+    char note[256];                       /* why nothing is mapped although it was asked for; or "" */
     double ms_map, ms_pack, ms_tokenizer; /* phases of the load */
 };
 
@@ -103,6 +107,7 @@ struct qn_load_options {
     /* Not for GGUF: sees the vocabulary before it becomes the tokenizer (converting); may be NULL. */
     int (*on_vocab)(void *ctx, const struct qn_vocab_desc *d, struct qn_err *err);
     void *vocab_ctx;
+    bool mmap; /* keep packed matrices in a file beside the checkpoint, and map it */
 };
 
 /* Opens a GGUF file, a safetensors file or a directory with config.json, or makes what a path that begins
@@ -111,7 +116,12 @@ struct qn_load_options {
 int qn_checkpoint_load(const char *path, const struct qn_load_options *opt, struct qn_checkpoint **out,
                        struct qn_err *err);
 void qn_checkpoint_free(struct qn_checkpoint *c);
+/* The file that weights are mapped from was cut or overwritten: whatever was computed since is not to be
+ * believed. It stays so. Any thread. */
+bool qn_checkpoint_lost(const struct qn_checkpoint *c);
 
+/* Frees all weights and forgets them, as they were before a load. */
+void qn_checkpoint_drop_weights(struct qn_checkpoint *c);
 /* Sets memory aside for about so many bytes of weights, so that they lie side by side. They become resident
  * when they are written; without memory for all at once, they are allocated one by one. */
 void qn_checkpoint_expect(struct qn_checkpoint *c, size_t bytes);

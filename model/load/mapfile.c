@@ -65,19 +65,21 @@ static void on_bus(int sig, siginfo_t *info, void *context) {
     }
 }
 
+/* At every open: whoever put another handler in this one's place gets what is not ours. Under the lock. */
 static void install(void) {
-    struct sigaction a = {.sa_sigaction = on_bus, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    struct sigaction now, ours = {.sa_sigaction = on_bus, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     page_bytes = (size_t)sysconf(_SC_PAGESIZE);
-    sigemptyset(&a.sa_mask);
-    sigaction(SIGBUS, NULL, &before);
-    sigaction(SIGBUS, &a, NULL);
+    sigemptyset(&ours.sa_mask);
+    if (sigaction(SIGBUS, NULL, &now) != 0) return;
+    if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_bus) return;
+    before = now;
+    sigaction(SIGBUS, &ours, NULL);
 }
 
 static int take_slot(void *p, size_t size) {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     int slot = 0;
-    pthread_once(&once, install);
     pthread_mutex_lock(&table);
+    install();
     while (slot < QN_MAPFILES && taken[slot]) slot++;
     if (slot < QN_MAPFILES) {
         taken[slot] = true;

@@ -2,7 +2,7 @@
  * weights are used.
  *
  * A file may be cut while it is mapped, and a disk may fail: touching such a page raises SIGBUS, which ends
- * a process. The first qn_mapfile_open installs a handler for it that knows the mapped ranges: it puts pages
+ * a process. qn_mapfile_open installs a handler for it that knows the mapped ranges: it puts pages
  * of zeros in place of what can't be read, from the fault to the end of the range, and marks the range as
  * lost; whoever uses it asks qn_mapfile_lost before it believes what it computed. A fault anywhere else goes
  * to the handler that was there before. Threads that read a mapping must not block SIGBUS. Thread: any. */

@@ -11,6 +11,7 @@
 #include "model/ffn/ffn.h"
 #include "model/load/quern_config.h"
 #include "model/load/mapfile.h"
+#include "model/load/panels.h"
 #include "model/load/report.h"
 #include "model/load/weights.h"
 
@@ -114,6 +115,8 @@ static void matrix(struct loader *l, struct qn_matrix *dst, struct name own, con
     check(l, &own, t, dims, 2);
     if (l->checking || l->rc != QN_OK || !t) return;
     struct packed *p = &l->packed[t - l->dir->t];
+    const struct qn_panels_key key = {.tensor = t, .rows = (size_t)rows, .cols = (size_t)cols};
+    if (!p->m.data && qn_panels_take(l->c->panels, &key, &p->m)) l->c->weights_bytes += p->m.bytes;
     if (!p->m.data) {
         struct pack job = {.m = &p->m, .rows = t->data};
         if (!qn_type_row_bytes(t->type, (size_t)cols, &job.row_bytes) ||
@@ -124,6 +127,7 @@ static void matrix(struct loader *l, struct qn_matrix *dst, struct name own, con
         qn_pool_run(l->opt->pool, (size_t)((rows + QN_ITEM_ROWS - 1) / QN_ITEM_ROWS), pack_rows, &job);
         qn_mapfile_release(t->data, t->bytes);
         progress(l, t->bytes);
+        if (!qn_panels_add(l->c->panels, &key, &p->m)) no_memory(l);
     }
     *dst = p->m;
 }

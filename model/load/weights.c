@@ -6,6 +6,7 @@
 
 #include "kernels/mem.h"
 #include "model/load/mapfile.h"
+#include "model/load/panels.h"
 #include "model/load/want.h"
 
 /* Which row of the file is row r of ours: heads of `block` rows, `stride` apart, beginning at `offset`;
@@ -72,11 +73,23 @@ static int no_memory(struct loader *l) {
     return qn_err_set(l->err, QN_ERR_NOMEM, "out of memory for the weights");
 }
 
+static void packed(struct loader *l) {
+    l->done++;
+    if (l->opt->progress)
+        l->opt->progress(l->opt->progress_ctx, "repack", (double)l->done / (double)l->matrices);
+}
+
 static int pack_matrix(struct loader *l, struct qn_matrix *dst, const struct qn_tensor *t, enum qn_slot slot,
                        size_t rows, const struct row_map *map) {
     bool transposed = qn_want_transposed(l->src, slot);
     size_t cols = (size_t)t->dims[transposed ? 0 : 1], bytes;
     struct pack p = {.dst = dst, .src = t, .map = *map};
+    struct qn_panels_key key = {t, rows, cols, {map->offset, map->block, map->stride, map->rot, transposed}};
+    if (qn_panels_take(l->c->panels, &key, dst)) {
+        l->c->weights_bytes += dst->bytes;
+        packed(l);
+        return QN_OK;
+    }
     if (!qn_type_row_bytes(t->type, cols, &p.row_bytes) ||
         !qn_checkpoint_matrix(l->c, dst, t->type, rows, cols))
         return no_memory(l);
@@ -89,10 +102,8 @@ static int pack_matrix(struct loader *l, struct qn_matrix *dst, const struct qn_
     qn_pool_run(l->opt->pool, items, transposed ? pack_columns : pack_rows, &p);
     qn_mem_free(p.scratch);
     qn_mapfile_release(t->data, t->bytes);
-    l->done++;
-    if (l->opt->progress)
-        l->opt->progress(l->opt->progress_ctx, "repack", (double)l->done / (double)l->matrices);
-    return QN_OK;
+    packed(l);
+    return qn_panels_add(l->c->panels, &key, dst) ? QN_OK : no_memory(l);
 }
 
 /* ---- vectors ---- */

@@ -578,6 +578,11 @@ struct qn_memory qn_model_memory(const struct qn_model *m) {
                               .scratch = m->info.scratch_bytes};
 }
 
+bool qn_model_lost(const struct qn_model *m) {
+    (void)m;
+    return atomic_load(&qn_stub.lost);
+}
+
 void qn_model_drop_cache(struct qn_model *m) {
     for (uint32_t i = 0; i < m->n_blocks; i++) {
         if (!m->blocks[i].cached) continue;
@@ -654,6 +659,7 @@ int qn_step_run(const struct qn_step *st, struct qn_err *err) {
     unsigned long rows = 0;
     int rc = check_step(st, err);
     if (rc) return rc;
+    if (atomic_load(&qn_stub.lost)) return qn_err_set(err, QN_ERR_LOST, "injected loss");
     for (uint32_t i = 0; i < st->n_spans; i++) rows += st->spans[i].n;
     atomic_fetch_add(&qn_stub.steps, 1);
     atomic_fetch_add(&qn_stub.rows, rows);
