@@ -38,6 +38,7 @@ static int add_tensor(struct qn_save_source *s, const struct qn_tensor *t, struc
     for (uint32_t i = 0; i + 1 < t->n_dims; i++) o->rows *= t->dims[i]; /* fits: bytes do */
     o->type = t->type;
     o->data = t->data;
+    o->bytes = t->bytes;
     return QN_OK;
 }
 

@@ -12,6 +12,7 @@
 #define SLAB_BYTES    ((size_t)8 << 20) /* of output, at least a row */
 #define ITEM_ROWS     8                 /* rows of one item of the pool */
 #define QUANT_VERSION 2                 /* ggml's, of its block layouts */
+#define PAGE          4096              /* or part of one */
 #define HALF_MAX      65504.0f
 
 struct plan { /* one tensor */
@@ -159,11 +160,18 @@ static int write_rounded(struct job *j, size_t i) {
     return rc;
 }
 
+/* A page that can't be read must fault here, where mapfile's handler sees it, and not within write. */
+static void touch(const uint8_t *p, size_t n) {
+    for (size_t i = 0; i < n; i += PAGE) (void)*(const volatile uint8_t *)(p + i);
+    if (n > 0) (void)*(const volatile uint8_t *)(p + n - 1);
+}
+
 static int write_kept(struct job *j, size_t i) {
     const uint8_t *p = j->src.t[i].data;
     int rc = QN_OK;
     for (size_t n = j->plan[i].bytes, k; n > 0 && rc == QN_OK; n -= k, p += k) {
         k = n < SLAB_BYTES ? n : SLAB_BYTES;
+        touch(p, k);
         rc = qn_out_write(&j->out, p, k, j->err);
         j->done += k;
         if (rc == QN_OK) rc = check_going(j);
@@ -177,6 +185,7 @@ static int write_data(struct job *j) {
     for (size_t i = 0; i < j->src.n && rc == QN_OK; i++) {
         size_t end = j->plan[i].bytes, n = 0;
         rc = kept(j, i) ? write_kept(j, i) : write_rounded(j, i);
+        if (j->src.t[i].data) qn_mapfile_release(j->src.t[i].data, j->src.t[i].bytes);
         if (rc == QN_OK && qn_size_align(end, j->src.meta.alignment, &end)) n = end - j->plan[i].bytes;
         for (size_t k; n > 0 && rc == QN_OK; n -= k) {
             k = n < sizeof zero ? n : sizeof zero;
@@ -206,6 +215,7 @@ int qn_model_convert(const char *path, const struct qn_convert_options *opt, str
     if (rc == QN_OK) rc = plan_all(&j);
     if (rc == QN_OK) rc = write_head(&j);
     if (rc == QN_OK) rc = write_data(&j);
+    if (j.src.map.data) rc = qn_mapfile_check(&j.src.map, path, rc, err);
     report->file_bytes = j.out.written;
     if (rc == QN_OK) rc = qn_out_finish(&j.out, err);
     qn_out_discard(&j.out);

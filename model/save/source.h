@@ -17,7 +17,8 @@ struct qn_save_tensor {
     size_t cols;
     enum qn_type type; /* of the source's values; what is not to be quantised is written as this */
     /* one of three */
-    const uint8_t *data;                  /* rows of `type` as a file has them, one after the other */
+    const uint8_t *data; /* rows of `type` as a file has them, one after the other: `bytes` of them */
+    size_t bytes;
     const float *v;                       /* [rows, cols] */
     const struct qn_matrix *const *parts; /* matrices whose rows follow one another */
     uint32_t n_parts;
