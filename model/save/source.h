@@ -41,8 +41,9 @@ struct qn_save_source {
     struct qn_mem_list owned;
 };
 
-/* path: a GGUF file, anything else that quern loads, or a description. `type`: what matrices of a description
- * are made as. Everything is checked as for serving. On failure s is half-built: qn_save_source_close. */
+/* path: a GGUF file, read through as it is written, or anything else that quern loads, a description
+ * included, which is in memory for that time. Everything is checked as for serving. On failure s is
+ * half-built: qn_save_source_close. */
 int qn_save_source_open(const char *path, const struct qn_load_options *opt, struct qn_save_source *s,
                         struct qn_err *err);
 void qn_save_source_close(struct qn_save_source *s);

@@ -222,6 +222,8 @@ static void descriptions_become_files(void **state) {
     assert_true(distance(SHAPE "type=f32", out) == 0);
     convert(SHAPE "type=f32", "q8_0", out); /* rounded as a description of that type is */
     assert_true(distance(SHAPE "type=q8_0", out) == 0);
+    convert(SHAPE "type=q8_0", "q8_0", out); /* a second rounding changes nothing */
+    assert_true(distance(SHAPE "type=q8_0", out) == 0);
     convert("synthetic:hidden=64,layers=2,heads=4,vocab=300,n=64,ffn=moe,experts=3,type=f32", "f32", out);
     assert_true(
         distance("synthetic:hidden=64,layers=2,heads=4,vocab=300,n=64,ffn=moe,experts=3,type=f32", out) == 0);
