@@ -3,17 +3,21 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "kernels/mem.h"
 #include "model/load/mapfile.h"
 
 /* Counts nesting and separators outside strings. The text need not be valid: jansson judges that afterwards.
- */
+ * *need: more than jansson 2.14 ever holds at once for it, with malloc's own: a value 48, a pair 96 and as
+ * much of tables, an object or array 240, the tables that it outgrew included; of strings twice their bytes,
+ * the token buffer that doubles besides. */
 static int check_limits(const char *text, size_t len, const char *what, struct qn_json_limits limits,
-                        struct qn_err *err) {
+                        size_t *need, struct qn_err *err) {
     unsigned depth = 0;
-    size_t nodes = 1;
+    size_t nodes = 1, strings = 0, containers = 0, colons = 0;
     bool in_string = false;
     for (size_t i = 0; i < len; i++) {
         char c = text[i];
@@ -24,9 +28,14 @@ static int check_limits(const char *text, size_t len, const char *what, struct q
                 in_string = false;
             continue;
         }
-        if (c == '"') in_string = true;
+        if (c == '"') {
+            in_string = true;
+            strings++;
+        }
+        if (c == ':') colons++;
         if (c == '{' || c == '[') {
             nodes++;
+            containers++;
             if (++depth > limits.depth)
                 return qn_err_set(err, QN_ERR_FORMAT, "%s: nested deeper than %u levels (byte %zu)", what,
                                   limits.depth, i);
@@ -36,15 +45,31 @@ static int check_limits(const char *text, size_t len, const char *what, struct q
         if (nodes > limits.nodes)
             return qn_err_set(err, QN_ERR_FORMAT, "%s: more than %zu values", what, limits.nodes);
     }
+    const size_t each[][2] = {{len, 6}, {nodes, 80}, {strings, 64}, {colons, 192}, {containers, 240}};
+    *need = 65536;
+    for (size_t i = 0, part; i < sizeof each / sizeof *each; i++)
+        if (!qn_size_mul(each[i][0], each[i][1], &part) || !qn_size_add(*need, part, need)) *need = SIZE_MAX;
     return QN_OK;
+}
+
+/* jansson's lexer ignores that its token buffer could not grow, and then reads past the token: memory must be
+ * short before it begins or not at all. Nothing else in the process grows while a checkpoint is loaded. What
+ * is asked for here is given back untouched. */
+static bool has_memory(size_t n) {
+    void *volatile p = malloc(n); /* else the compiler may take it for granted */
+    bool ok = p != NULL;
+    free(p);
+    return ok;
 }
 
 int qn_json_parse(const char *text, size_t len, const char *what, struct qn_json_limits limits, json_t **out,
                   struct qn_err *err) {
     json_error_t je;
+    size_t need = 0;
     *out = NULL;
-    int rc = check_limits(text, len, what, limits, err);
+    int rc = check_limits(text, len, what, limits, &need, err);
     if (rc != QN_OK) return rc;
+    if (!has_memory(need)) return qn_err_set(err, QN_ERR_NOMEM, "%s: out of memory", what);
     size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | (limits.reals ? JSON_DECODE_INT_AS_REAL : 0);
     json_t *root = json_loadb(text, len, flags, &je);
     if (!root) {

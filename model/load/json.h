@@ -1,7 +1,8 @@
 /* JSON of a checkpoint's side files, bounded before a tree is built, and typed getters over it.
  *
- * A linear scan bounds depth and node count first, so that a hostile file can't ask for unbounded memory;
- * then jansson parses strictly (duplicate keys refused, UTF-8 checked). Thread: one loader. */
+ * A linear scan bounds depth and node count first, so that a hostile file can't ask for unbounded memory, and
+ * sees whether there is memory for the tree; then jansson parses strictly (duplicate keys refused, UTF-8
+ * checked). Thread: one loader. */
 #ifndef QN_MODEL_LOAD_JSON_H
 #define QN_MODEL_LOAD_JSON_H
 

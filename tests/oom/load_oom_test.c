@@ -12,6 +12,8 @@
 
 #include <cmocka.h>
 #include <jansson.h>
+#include <stdio.h>
+#include <unistd.h>
 
 #include "model/internal.h"
 #include "tests/support/oom.h"
@@ -34,7 +36,11 @@ static bool fail_now(void) {
 struct life {
     const char *path, *attention, *ffn, *sharing;
     bool exact;
+    enum { NO_MMAP = 0, MMAP_WRITE, MMAP_READ } mmap; /* its packed weights are there already: READ */
 };
+
+/* A copy of a fixture: beside it its packed weights are written. */
+static char mapped[64], panels[80];
 
 static int live(const struct life *l, struct qn_err *err) {
     struct qn_model *m = NULL;
@@ -42,7 +48,9 @@ static int live(const struct life *l, struct qn_err *err) {
     struct qn_open_options opt = {.state_bytes = (size_t)4 << 20,
                                   .convert_bytes = (size_t)64 << 20,
                                   .max_step_tokens = 16,
-                                  .exact = l->exact};
+                                  .exact = l->exact,
+                                  .mmap = l->mmap != NO_MMAP};
+    if (l->mmap == MMAP_WRITE) unlink(panels);
     int rc = qn_model_open(l->path, &opt, &m, err);
     if (rc) {
         assert_null(m);
@@ -84,17 +92,31 @@ static void every_allocation(const struct life *l, bool ever) {
 }
 
 static const struct life lives[] = {
-    {"tests/golden/quern/forms", "", "", "", false},
-    {"tests/golden/quern/all", "performer", "moe", "groups", false},
-    {"tests/golden/quern/factored", "linformer", "moe", "groups", false},
+    {"tests/golden/quern/forms", "", "", "", false, NO_MMAP},
+    {"tests/golden/quern/all", "performer", "moe", "groups", false, NO_MMAP},
+    {"tests/golden/quern/factored", "linformer", "moe", "groups", false, NO_MMAP},
     {"synthetic:hidden=32,layers=2,heads=4,head_dim=8,vocab=260,n=32,attention=gqa,type=f32", "mha", "moe",
-     "all", false},
+     "all", false, NO_MMAP},
     {"synthetic:hidden=32,layers=2,heads=4,head_dim=8,vocab=40,n=32,attention=linformer,k=4,ffn=moe,experts="
      "2,type=f16,lags=1,norm=layer,pos=learned,tied=false",
-     "", "", "all", false},
+     "", "", "all", false, NO_MMAP},
     {"synthetic:hidden=32,layers=2,heads=4,head_dim=8,vocab=260,n=32,ffn=moe,experts=2,sharing=all,type=q8_0",
-     "", "", "", true},
+     "", "", "", true, NO_MMAP},
+    {mapped, "", "", "", false, MMAP_WRITE},
+    {mapped, "", "", "", false, MMAP_READ},
 };
+
+static void copy_fixture(void) {
+    char bytes[1 << 16];
+    size_t n;
+    snprintf(mapped, sizeof mapped, "/tmp/quern-load-oom-%d.gguf", (int)getpid());
+    snprintf(panels, sizeof panels, "%s.quern-panels", mapped);
+    FILE *from = fopen("tests/golden/models/llama/f16.gguf", "re"), *to = fopen(mapped, "we");
+    assert_true(from && to);
+    while ((n = fread(bytes, 1, sizeof bytes, from)) > 0) assert_int_equal(fwrite(bytes, 1, n, to), n);
+    fclose(from);
+    fclose(to);
+}
 
 static void once(void **state) {
     (void)state;
@@ -108,6 +130,10 @@ static void for_ever_after(void **state) {
 
 int main(void) {
     json_set_alloc_funcs(__real_malloc, free);
+    copy_fixture();
     const struct CMUnitTest tests[] = {cmocka_unit_test(once), cmocka_unit_test(for_ever_after)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int bad = cmocka_run_group_tests(tests, NULL, NULL);
+    unlink(panels);
+    unlink(mapped);
+    return bad;
 }
