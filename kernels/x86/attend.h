@@ -75,7 +75,9 @@ struct tile {
 /* Scores of G heads from h on for the first `blocks` blocks of a group, into p. q: the chunk's. */
 INLINE void chunk_scores(enum form f, unsigned G, struct tile *s, unsigned h, const float *q,
                          const struct group *g, unsigned blocks);
-/* Scores of one head to weights: max, shrink, sum, p and, with Q8, weight_step. */
+/* The maximum of one head's scores so far, and by what that scales what was summed. */
+INLINE void raise_max(struct tile *s, unsigned h, const struct group *g);
+/* Scores of one head to weights: sum, p and, with Q8, weight_step. */
 INLINE void soften(bool q8, struct tile *s, unsigned h, const struct group *g);
 /* Weights times values of slots [lo, hi) to out of G heads from h on; shrinks: what is there is scaled first.
  * Q8: always all slots, and scaled. */

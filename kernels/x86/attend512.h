@@ -1,6 +1,6 @@
 /* Attention with AVX-512: the arithmetic of kernels/ref/attend.c bit for bit. Score lanes are the 16 tokens
  * of a block, and a group's four blocks are four independent chains for every head. The including file may
- * define DOT_I16(acc, a, b), acc plus the products of 32 pairs of 16-bit numbers, before.
+ * define ADD_DOT_I16(acc, a, b), which adds the products of 32 pairs of 16-bit numbers, before.
  * Private to kernels/x86. Thread: any. */
 #ifndef QN_KERNELS_X86_ATTEND512_H
 #define QN_KERNELS_X86_ATTEND512_H
@@ -8,8 +8,8 @@
 #include "kernels/x86/attend.h"
 #include "kernels/x86/avx512.h"
 
-#ifndef DOT_I16
-#define DOT_I16(acc, a, b) _mm512_add_epi32(acc, _mm512_madd_epi16(a, b))
+#ifndef ADD_DOT_I16
+#define ADD_DOT_I16(acc, a, b) acc = _mm512_add_epi32(acc, _mm512_madd_epi16(a, b))
 #endif
 
 #define WIDE_OUT 4 /* vectors of out that are held at once */
@@ -37,24 +37,16 @@ INLINE void prefetch(const uint8_t *base, size_t at, size_t n) {
     UNROLL for (size_t i = 0; i < n; i += 64) _mm_prefetch((const char *)base + at + i, _MM_HINT_T0);
 }
 
-INLINE __m512 product(enum form f, __m512 x, __m512 k, __m512 acc) {
-    if (!form_q8(f)) return _mm512_fmadd_ps(x, k, acc);
-    return _mm512_castsi512_ps(
-        DOT_I16(_mm512_castps_si512(acc), _mm512_castps_si512(x), _mm512_castps_si512(k)));
-}
-
 /* Scores of N blocks from block `from` on. */
-INLINE void block_scores(enum form f, unsigned G, unsigned N, struct tile *s, unsigned h, const float *q,
+INLINE void float_scores(enum form f, unsigned G, unsigned N, struct tile *s, unsigned h, const float *q,
                          const struct group *g, unsigned from) {
-    const bool q8 = form_q8(f), ahead = f != FORM_WIDE && f != FORM_WIDE_Q8;
-    const size_t per = q8 ? 2 : 1, rows = s->a->head_dim / per, row = g->k_row * per;
-    const size_t bytes = QN_KV_BLOCK * per * form_bytes(f); /* of a row as stored */
-    __m512 dot[HEADS][BLOCKS];
+    const size_t row = g->k_row, bytes = QN_KV_BLOCK * form_bytes(f); /* of a row as stored */
+    __m512 dot[HEADS][BLOCKS], scale = _mm512_set1_ps(s->a->scale);
     UNROLL for (unsigned i = 0; i < G; i++) {
         UNROLL for (unsigned b = 0; b < N; b++) dot[i][b] = _mm512_setzero_ps();
     }
-    for (size_t d = 0; d < rows; d += 2) { /* rows are a multiple of 4 */
-        if (ahead) {
+    for (size_t d = 0; d < s->a->head_dim; d += 2) {
+        if (f != FORM_WIDE) {
             UNROLL for (unsigned b = 0; b < N; b++) prefetch(g->next_k[from + b], d * bytes, 2 * bytes);
         }
         UNROLL for (unsigned e = 0; e < 2; e++) {
@@ -62,25 +54,55 @@ INLINE void block_scores(enum form f, unsigned G, unsigned N, struct tile *s, un
             UNROLL for (unsigned b = 0; b < N; b++) k[b] = load_keys(f, g->k[from + b], (d + e) * row);
             UNROLL for (unsigned i = 0; i < G; i++) {
                 __m512 x = _mm512_set1_ps(q[(d + e) * G + i]);
-                UNROLL for (unsigned b = 0; b < N; b++) dot[i][b] = product(f, x, k[b], dot[i][b]);
+                UNROLL for (unsigned b = 0; b < N; b++) dot[i][b] = _mm512_fmadd_ps(x, k[b], dot[i][b]);
             }
         }
-    }
-    if (f == FORM_Q8) {
-        UNROLL for (unsigned b = 0; b < N; b++)
-            prefetch(g->next_k[from + b], QN_KV_BLOCK * (size_t)s->a->head_dim, 64);
     }
     UNROLL for (unsigned i = 0; i < G; i++) {
-        __m512 scale = _mm512_set1_ps(q8 ? s->step[h + i] : s->a->scale);
-        UNROLL for (unsigned b = 0; b < N; b++) {
-            __m512 x = dot[i][b];
-            if (q8) {
-                x = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_castps_si512(x)),
-                                  _mm512_loadu_ps(g->k_scale[from + b]));
-            }
-            _mm512_storeu_ps(s->p[h + i].f + (from + b) * QN_KV_BLOCK, _mm512_mul_ps(x, scale));
+        UNROLL for (unsigned b = 0; b < N; b++)
+            _mm512_storeu_ps(s->p[h + i].f + (from + b) * QN_KV_BLOCK, _mm512_mul_ps(dot[i][b], scale));
+    }
+}
+
+/* The same of 8-bit keys: exact integers, then the scales of token and query. */
+INLINE void pair_scores(enum form f, unsigned G, unsigned N, struct tile *s, unsigned h, const float *q,
+                        const struct group *g, unsigned from) {
+    const size_t row = 2 * g->k_row;
+    __m512i dot[HEADS][BLOCKS];
+    UNROLL for (unsigned i = 0; i < G; i++) {
+        UNROLL for (unsigned b = 0; b < N; b++) dot[i][b] = _mm512_setzero_si512();
+    }
+    for (size_t d = 0; d < s->a->head_dim / 2; d++) {
+        __m512i k[BLOCKS];
+        UNROLL for (unsigned b = 0; b < N; b++) k[b] =
+            _mm512_castps_si512(load_keys(f, g->k[from + b], d * row));
+        UNROLL for (unsigned i = 0; i < G; i++) {
+            __m512i x = _mm512_castps_si512(_mm512_set1_ps(q[d * G + i]));
+            UNROLL for (unsigned b = 0; b < N; b++) ADD_DOT_I16(dot[i][b], x, k[b]);
         }
     }
+    UNROLL for (unsigned i = 0; i < G; i++) {
+        __m512 step = _mm512_set1_ps(s->step[h + i]);
+        UNROLL for (unsigned b = 0; b < N; b++) {
+            __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(dot[i][b]), _mm512_loadu_ps(g->k_scale[from + b]));
+            _mm512_storeu_ps(s->p[h + i].f + (from + b) * QN_KV_BLOCK, _mm512_mul_ps(x, step));
+        }
+    }
+}
+
+INLINE void block_scores(enum form f, unsigned G, unsigned N, struct tile *s, unsigned h, const float *q,
+                         const struct group *g, unsigned from) {
+    if (!form_q8(f)) {
+        float_scores(f, G, N, s, h, q, g, from);
+        return;
+    }
+    if (f == FORM_Q8) { /* all of the next blocks' keys and their scales */
+        size_t bytes = qn_kv_half_bytes(QN_KV_Q8, s->a->head_dim);
+        for (size_t at = 0; at < bytes; at += 64) {
+            UNROLL for (unsigned b = 0; b < N; b++) prefetch(g->next_k[from + b], at, 64);
+        }
+    }
+    pair_scores(f, G, N, s, h, q, g, from);
 }
 
 INLINE void chunk_scores(enum form f, unsigned G, struct tile *s, unsigned h, const float *q,
@@ -115,26 +137,36 @@ INLINE void weight_codes(struct tile *s, unsigned h, const struct group *g, cons
     }
 }
 
-INLINE void soften(bool q8, struct tile *s, unsigned h, const struct group *g) {
+INLINE void seen_masks(const struct tile *s, unsigned h, const struct group *g, __mmask16 *seen) {
     uint32_t lo, hi;
     seen_slots(s, h, g, &lo, &hi);
-    s->shrink[h] = 1.0f; /* exp(0) exactly, when the maximum stays */
-    if (lo == hi) return;
-    uint64_t all = (UINT64_MAX >> (GROUP - hi)) & (UINT64_MAX << lo);
+    uint64_t all = lo < hi ? (UINT64_MAX >> (GROUP - hi)) & (UINT64_MAX << lo) : 0;
+    UNROLL for (unsigned i = 0; i < BLOCKS; i++) seen[i] = (__mmask16)(all >> (i * QN_KV_BLOCK));
+}
+
+INLINE void raise_max(struct tile *s, unsigned h, const struct group *g) {
     __mmask16 seen[BLOCKS];
-    __m512 p[BLOCKS], none = _mm512_set1_ps(-INFINITY);
-    UNROLL for (unsigned i = 0; i < BLOCKS; i++) {
-        seen[i] = (__mmask16)(all >> (i * QN_KV_BLOCK));
-        p[i] = _mm512_mask_loadu_ps(none, seen[i], s->p[h].f + i * QN_KV_BLOCK);
-    }
-    float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(p[0], p[1]), _mm512_max_ps(p[2], p[3])));
-    if (top > s->max[h]) {
+    __m512 x[BLOCKS], none = _mm512_set1_ps(-INFINITY);
+    seen_masks(s, h, g, seen);
+    UNROLL for (unsigned i = 0; i < BLOCKS; i++) x[i] =
+        _mm512_mask_loadu_ps(none, seen[i], s->p[h].f + i * QN_KV_BLOCK);
+    __m512 most = _mm512_max_ps(_mm512_max_ps(x[0], x[1]), _mm512_max_ps(x[2], x[3]));
+    s->shrink[h] = 1.0f; /* exp(0) exactly, when the maximum stays */
+    if (_mm512_cmp_ps_mask(most, _mm512_set1_ps(s->max[h]), _CMP_GT_OQ)) {
+        float top = _mm512_reduce_max_ps(most);
         s->shrink[h] = _mm512_cvtss_f32(qn_exp16(_mm512_set1_ps(s->max[h] - top)));
         s->max[h] = top;
     }
-    __m512 max = _mm512_set1_ps(s->max[h]);
-    UNROLL for (unsigned i = 0; i < BLOCKS; i++) p[i] =
-        _mm512_maskz_mov_ps(seen[i], qn_exp16(_mm512_sub_ps(p[i], max)));
+}
+
+INLINE void soften(bool q8, struct tile *s, unsigned h, const struct group *g) {
+    __mmask16 seen[BLOCKS];
+    __m512 p[BLOCKS], max = _mm512_set1_ps(s->max[h]);
+    seen_masks(s, h, g, seen);
+    UNROLL for (unsigned i = 0; i < BLOCKS; i++) {
+        __m512 x = _mm512_maskz_loadu_ps(seen[i], s->p[h].f + i * QN_KV_BLOCK);
+        p[i] = _mm512_maskz_mov_ps(seen[i], qn_exp16(_mm512_sub_ps(x, max)));
+    }
     __m512 sum = _mm512_add_ps(_mm512_add_ps(p[0], p[1]), _mm512_add_ps(p[2], p[3]));
     sum = _mm512_fmadd_ps(_mm512_loadu_ps(s->sum[h]), _mm512_set1_ps(s->shrink[h]), sum);
     _mm512_storeu_ps(s->sum[h], sum);
@@ -186,7 +218,11 @@ INLINE void pair_values(enum form f, unsigned G, unsigned W, struct tile *s, uns
                         const struct group *g, size_t d, __mmask16 lanes) {
     const size_t dims = s->a->head_dim;
     __m512i acc[HEADS][WIDE_OUT];
+    __mmask16 sees[HEADS];
     UNROLL for (unsigned i = 0; i < G; i++) {
+        uint32_t lo, hi;
+        seen_slots(s, h + i, g, &lo, &hi);
+        sees[i] = (__mmask16)(lo == hi ? 0 : 0xffffu);
         UNROLL for (unsigned w = 0; w < W; w++) acc[i][w] = _mm512_setzero_si512();
     }
     if (f == FORM_Q8 && d == 0) {
@@ -210,16 +246,13 @@ INLINE void pair_values(enum form f, unsigned G, unsigned W, struct tile *s, uns
             int32_t pair;
             memcpy(&pair, s->p[h + i].q + 2 * (size_t)t, sizeof pair);
             __m512i p = _mm512_set1_epi32(pair);
-            UNROLL for (unsigned w = 0; w < W; w++) acc[i][w] = DOT_I16(acc[i][w], p, x[w]);
+            UNROLL for (unsigned w = 0; w < W; w++) ADD_DOT_I16(acc[i][w], p, x[w]);
         }
     }
     UNROLL for (unsigned i = 0; i < G; i++) {
-        uint32_t lo, hi;
-        seen_slots(s, h + i, g, &lo, &hi);
-        if (lo == hi) continue;
         __m512 shrink = _mm512_set1_ps(s->shrink[h + i]), step = _mm512_set1_ps(s->weight_step[h + i]);
         UNROLL for (unsigned w = 0; w < W; w++) {
-            __mmask16 m = (__mmask16)(w + 1 < W ? 0xffffu : lanes);
+            __mmask16 m = (__mmask16)(sees[i] & (w + 1 < W ? 0xffffu : lanes));
             float *out = s->out[h + i] + d + 16 * w;
             __m512 old = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, out), shrink);
             _mm512_mask_storeu_ps(out, m, _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][w]), step, old));
@@ -230,12 +263,13 @@ INLINE void pair_values(enum form f, unsigned G, unsigned W, struct tile *s, uns
 /* Slots [lo, hi), or with Q8 all, for all dimensions. */
 INLINE void all_values(enum form f, unsigned G, struct tile *s, unsigned h, const struct group *g,
                        uint32_t lo, uint32_t hi, bool shrinks) {
+    const unsigned W = form_q8(f) && G > 4 ? 2 : WIDE_OUT; /* gcc 12 runs out of registers with 4 */
     size_t d = 0, dims = s->a->head_dim;
-    for (; d + 64 <= dims; d += 64) {
+    for (; d + (size_t)16 * W <= dims; d += (size_t)16 * W) {
         if (form_q8(f)) {
-            pair_values(f, G, 4, s, h, g, d, 0xffff);
+            pair_values(f, G, W, s, h, g, d, 0xffff);
         } else {
-            slot_values(f, G, 4, s, h, g, d, lo, hi, 0xffff, shrinks);
+            slot_values(f, G, W, s, h, g, d, lo, hi, 0xffff, shrinks);
         }
     }
     for (; d < dims; d += 16) {

@@ -77,35 +77,36 @@ INLINE void weight_codes(struct tile *s, unsigned h, const struct group *g, uint
     }
 }
 
-INLINE void soften(bool q8, struct tile *s, unsigned h, const struct group *g) {
+INLINE void raise_max(struct tile *s, unsigned h, const struct group *g) {
     uint32_t lo, hi;
+    __m256 none = _mm256_set1_ps(-INFINITY), most = none;
     seen_slots(s, h, g, &lo, &hi);
-    s->shrink[h] = 1.0f; /* exp(0) exactly, when the maximum stays */
-    if (lo == hi) return;
-    __m256 none = _mm256_set1_ps(-INFINITY), most = none, sum[2];
-    float *p = s->p[h].f;
     for (unsigned i = 0; i < GROUP; i += 8) {
         __m256 seen = seen_lanes((int)lo - (int)i, (int)hi - (int)i);
-        __m256 x = _mm256_blendv_ps(none, _mm256_loadu_ps(p + i), seen);
-        _mm256_storeu_ps(p + i, x);
-        most = _mm256_max_ps(most, x);
+        most = _mm256_max_ps(most, _mm256_blendv_ps(none, _mm256_loadu_ps(s->p[h].f + i), seen));
     }
     float top = qn_max8(most);
+    s->shrink[h] = 1.0f; /* exp(0) exactly, when the maximum stays */
     if (top > s->max[h]) {
         s->shrink[h] = _mm256_cvtss_f32(qn_exp8(_mm256_set1_ps(s->max[h] - top)));
         s->max[h] = top;
     }
+}
+
+INLINE void soften(bool q8, struct tile *s, unsigned h, const struct group *g) {
+    uint32_t lo, hi;
     __m256 max = _mm256_set1_ps(s->max[h]), shrink = _mm256_set1_ps(s->shrink[h]);
+    float *p = s->p[h].f;
+    seen_slots(s, h, g, &lo, &hi);
     for (unsigned i = 0; i < GROUP; i += 8) {
         __m256 seen = seen_lanes((int)lo - (int)i, (int)hi - (int)i);
         _mm256_storeu_ps(p + i, _mm256_and_ps(seen, qn_exp8(_mm256_sub_ps(_mm256_loadu_ps(p + i), max))));
     }
-    for (unsigned i = 0; i < 2; i++) {
-        const float *at = p + (size_t)8 * i;
-        sum[0] = _mm256_add_ps(_mm256_loadu_ps(at), _mm256_loadu_ps(at + 16));
-        sum[1] = _mm256_add_ps(_mm256_loadu_ps(at + 32), _mm256_loadu_ps(at + 48));
-        float *to = s->sum[h] + (size_t)8 * i;
-        _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_loadu_ps(to), shrink, _mm256_add_ps(sum[0], sum[1])));
+    for (unsigned i = 0; i < QN_KV_BLOCK; i += 8) {
+        __m256 low = _mm256_add_ps(_mm256_loadu_ps(p + i), _mm256_loadu_ps(p + i + 16));
+        __m256 high = _mm256_add_ps(_mm256_loadu_ps(p + i + 32), _mm256_loadu_ps(p + i + 48));
+        __m256 sum = _mm256_fmadd_ps(_mm256_loadu_ps(s->sum[h] + i), shrink, _mm256_add_ps(low, high));
+        _mm256_storeu_ps(s->sum[h] + i, sum);
     }
     if (q8) weight_codes(s, h, g, lo, hi);
 }

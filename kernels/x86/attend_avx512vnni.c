@@ -2,7 +2,8 @@
  * types have nothing to gain from it. Thread: any. */
 #include <immintrin.h>
 
-#define DOT_I16(acc, a, b) _mm512_dpwssd_epi32(acc, a, b)
+/* Not the intrinsic: gcc 12 copies its accumulators about, and runs out of registers. */
+#define ADD_DOT_I16(acc, a, b) __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b))
 #include "kernels/x86/attend512.h"
 
 void qn_avx512vnni_attend(const struct qn_attend *args) {

@@ -117,6 +117,8 @@ INLINE void scores_of(enum form f, struct tile *s, const struct group *g) {
 #define CALL(N) chunk_scores(f, N, s, h, q, g, blocks)
         EACH_SIZE(n, CALL);
 #undef CALL
+        /* two loops: the heads' chains of operations overlap */
+        for (unsigned i = 0; i < n; i++) raise_max(s, h + i, g);
         for (unsigned i = 0; i < n; i++) soften(form_q8(f), s, h + i, g);
     }
 }

@@ -103,44 +103,55 @@ static void bench_type(struct qn_pool *pool, enum qn_type t, int only_isa) {
     free_set(&s);
 }
 
-/* One decode step's attention of one layer: 3 KV heads of 3 query heads, head width 64. */
-static void bench_attend(uint32_t length) {
-    enum { HD = 64, GROUP = 3 };
-    size_t blocks = (length + 15) / 16, half = (size_t)HD * 16 * 2;
+enum { HD = 64, GROUP = 3, TILE_ROWS = 16 };
+
+static void time_attend(const struct qn_attend *a, enum qn_isa isa) {
+    struct qn_ops ops;
+    double times[REPEATS], seen = 0;
+    qn_ops_fill(&ops, isa);
+    for (int r = 0; r < REPEATS; r++) {
+        double t0 = now();
+        for (int i = 0; i < 20; i++) ops.attend(a);
+        times[r] = (now() - t0) / 20;
+    }
+    for (uint32_t r = 0; r < a->rows; r++) seen += a->pos + r + 1;
+    double sec = median(times, REPEATS), tokens = a->pos + a->rows;
+    printf("attend %-4s, %5.0f tokens, %2u rows, 3 heads of 64, %-11s %7.1f us %6.1f GB/s %6.1f GFLOP/s\n",
+           qn_kv_type_name(a->type), tokens, a->rows, qn_isa_name(isa), sec * 1e6,
+           tokens / 16 * 2 * (double)qn_kv_half_bytes(a->type, HD) / sec * 1e-9,
+           4.0 * GROUP * HD * seen / sec * 1e-9);
+}
+
+/* One KV head's share of a layer's attention, on one thread: a decode step's row, and a prompt's rows. */
+static void bench_attend(enum qn_kv_type type, uint32_t length, uint32_t rows) {
+    size_t blocks = (length + 15) / 16, half = qn_kv_half_bytes(type, HD);
     uint8_t *kv = qn_mem_alloc(blocks * 2 * half);
     const uint8_t **table = calloc(blocks, sizeof *table);
-    float q[GROUP * HD], out[GROUP * HD];
+    float q[TILE_ROWS * GROUP * HD], out[TILE_ROWS * GROUP * HD], x[HD];
     if (!kv || !table) return;
-    for (size_t i = 0; i < blocks * 2 * half; i += 2) {
-        kv[i] = (uint8_t)(i * 31);
-        kv[i + 1] = 0x2c;
-    }
+    for (int i = 0; i < TILE_ROWS * GROUP * HD; i++) q[i] = 0.01f * (float)(i % 17 - 8);
     for (size_t b = 0; b < blocks; b++) table[b] = kv + b * 2 * half;
-    for (int i = 0; i < GROUP * HD; i++) q[i] = 0.01f * (float)(i % 17 - 8);
+    for (uint32_t t = 0; t < length; t++) {
+        for (uint32_t i = 0; i < HD; i++) x[i] = 0.1f * (float)((i * 31 + t * 7) % 23) - 1;
+        qn_ops()->kv_write(&(struct qn_kv_write){x, x, kv + t / 16 * 2 * half, 0, half, type, HD, t % 16});
+    }
+    struct qn_attend a = {.q = q,
+                          .ldq = HD,
+                          .q_row = (size_t)GROUP * HD,
+                          .out = out,
+                          .ldo = HD,
+                          .out_row = (size_t)GROUP * HD,
+                          .blocks = table,
+                          .v_offset = half,
+                          .type = type,
+                          .group = GROUP,
+                          .head_dim = HD,
+                          .rows = rows,
+                          .pos = length - rows,
+                          .end = UINT32_MAX,
+                          .scale = 0.125f};
     for (int isa = QN_ISA_AVX2; isa <= (int)qn_cpu_isa(); isa++) {
-        struct qn_ops ops;
-        struct qn_attend a = {.q = q,
-                              .ldq = HD,
-                              .out = out,
-                              .ldo = HD,
-                              .blocks = table,
-                              .v_offset = half,
-                              .type = QN_KV_F16,
-                              .group = GROUP,
-                              .head_dim = HD,
-                              .length = length,
-                              .scale = 0.125f};
-        double times[REPEATS];
-        qn_ops_fill(&ops, (enum qn_isa)isa);
-        for (int r = 0; r < REPEATS; r++) {
-            double t0 = now();
-            for (int i = 0; i < 20; i++) ops.attend(&a);
-            times[r] = (now() - t0) / 20;
-        }
-        double sec = median(times, REPEATS);
-        printf("attend f16, %5u tokens, 3 heads of 64, %-11s %7.1f us %6.1f GB/s %6.1f GFLOP/s\n", length,
-               qn_isa_name((enum qn_isa)isa), sec * 1e6, (double)(blocks * 2 * half) / sec * 1e-9,
-               4.0 * GROUP * HD * length / sec * 1e-9);
+        if (isa != (int)QN_ISA_AVX512_BF16) time_attend(&a, (enum qn_isa)isa);
     }
     qn_mem_free(kv);
     free(table);
@@ -159,8 +170,10 @@ int main(int argc, char **argv) {
     for (int i = 0; i < QN_TYPE_COUNT; i++) {
         if (type < 0 || type == i) bench_type(pool, (enum qn_type)i, isa);
     }
-    bench_attend(256);
-    bench_attend(4096);
+    for (int k = 0; k < QN_KV_TYPE_COUNT; k++) {
+        bench_attend((enum qn_kv_type)k, 1024, 1);
+        bench_attend((enum qn_kv_type)k, 1024, TILE_ROWS);
+    }
     qn_pool_free(&pool);
     return 0;
 }
