@@ -45,6 +45,7 @@ void qn_api_model_write(struct qn_buf *b, const struct qn_api_model *m) {
     add_str(b, ",\"family\":", m->family);
     add_str(b, ",\"format\":", m->format);
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) add_uint(b, numbers[i].key, numbers[i].v);
+    add_str(b, ",\"kv_type\":", m->kv_type);
     qn_buf_str(b, ",\"structure\":");
     qn_api_structure_write(b, &m->native);
     qn_buf_str(b, ",\"file_bytes_by_type\":{");

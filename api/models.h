@@ -6,7 +6,7 @@
 #include "api/infer.h"
 
 struct qn_api_model {
-    const char *id, *family, *format;
+    const char *id, *family, *format, *kv_type;
     int64_t created;
     uint64_t params_total, params_active, layers, d_model, heads, kv_heads, head_dim, ffn_dim, vocab, context;
     uint64_t file_bytes, weights_bytes, state_bytes_per_token;

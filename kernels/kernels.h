@@ -119,7 +119,7 @@ void qn_gemm_linear(struct qn_pool *pool, const struct qn_matrix *w, const struc
 /* Tokens that softmax takes together: its running maximum moves once for so many, at absolute multiples. */
 #define QN_ATTEND_GROUP 64
 /* How keys and values are stored. Q8: 8-bit codes with one f32 scale for each token, KV head and half
- * (largest magnitude / 127), written once. */
+ * (largest magnitude / 127, after a rotation: kernels/ref/attend.c), written once. */
 enum qn_kv_type { QN_KV_F32 = 0, QN_KV_F16, QN_KV_BF16, QN_KV_Q8, QN_KV_TYPE_COUNT };
 const char *qn_kv_type_name(enum qn_kv_type t); /* "f32", "f16", "bf16", "q8" */
 /* Bytes of one element, scales aside. */

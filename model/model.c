@@ -213,10 +213,15 @@ static int init_state(struct qn_model *m, const struct qn_open_options *opt, str
     return m->kv ? QN_OK : qn_err_set(err, QN_ERR_NOMEM, "out of memory for the state pool");
 }
 
+static const enum qn_kv_type kv_types[QN_STATE_TYPES] = {[QN_STATE_F16] = QN_KV_F16,
+                                                         [QN_STATE_F32] = QN_KV_F32,
+                                                         [QN_STATE_BF16] = QN_KV_BF16,
+                                                         [QN_STATE_Q8] = QN_KV_Q8};
+
 static int init_model(struct qn_model *m, const char *path, const struct qn_open_options *opt,
                       struct qn_err *err) {
     m->pool = opt->pool;
-    m->kv_type = opt->state_type == QN_STATE_F32 ? QN_KV_F32 : QN_KV_F16;
+    m->kv_type = kv_types[opt->state_type];
     m->prefix_cache = opt->prefix_cache;
     m->max_rows = opt->max_step_tokens ? opt->max_step_tokens : DEFAULT_STEP_TOKENS;
     if (m->max_rows > QN_MAX_STEP_TOKENS) m->max_rows = QN_MAX_STEP_TOKENS;
@@ -232,6 +237,7 @@ static int init_model(struct qn_model *m, const char *path, const struct qn_open
     if (rc == QN_OK) rc = qn_scratch_init(&m->scratch, &m->ckpt->spec, m->max_rows, threads, err);
     if (rc) return rc;
     fill_info(&m->info, m->ckpt, m->path);
+    m->info.kv_type = qn_kv_type_name(m->kv_type);
     m->info.scratch_bytes = m->scratch.bytes;
     m->info.opened_at = (int64_t)time(NULL);
     return QN_OK;

@@ -23,7 +23,8 @@ struct qn_variant; /* one structure of a model, ready or to be made ready; refco
 struct qn_seq;     /* one sequence's state */
 
 /* ---- open ---- */
-enum qn_state_type { QN_STATE_F16 = 0, QN_STATE_F32 };
+/* How keys and values are stored; structures.md says what each costs. */
+enum qn_state_type { QN_STATE_F16 = 0, QN_STATE_F32, QN_STATE_BF16, QN_STATE_Q8, QN_STATE_TYPES };
 
 struct qn_open_options {
     struct qn_pool *pool; /* borrowed; all arithmetic of this model runs on it */
@@ -53,6 +54,7 @@ struct qn_model_info {
     char id[65]; /* ^[A-Za-z0-9._-]{1,64}$, from the file's name */
     char family[24], format[16];
     const char *path;
+    const char *kv_type; /* "f16", … */
     uint64_t params_total, params_active;
     uint32_t layers, d_model, heads, kv_heads, head_dim, ffn_dim, vocab, context;
     size_t file_bytes, weights_bytes, scratch_bytes;

@@ -44,6 +44,10 @@ static int parse_option(struct qn_cli *cli, int argc, char **argv, int *i) {
     const char *name = argv[*i] + 2, *eq = strchr(name, '=');
     size_t n = eq ? (size_t)(eq - name) : strlen(name);
     const char *value = eq ? eq + 1 : *i + 1 < argc ? argv[*i + 1] : NULL;
+    if (n == strlen("state-type") && strncmp(name, "state-type", n) == 0) { /* its first name */
+        name = "kv-type";
+        n = strlen(name);
+    }
     for (size_t k = 0; k < cli->n_options; k++) {
         const struct qn_cli_option *o = &cli->options[k];
         if (strlen(o->name) != n || strncmp(o->name, name, n) != 0) continue;

@@ -17,9 +17,11 @@
 #include "server/cli.h"
 #include "server/cmd.h"
 #include "server/cmd_bench.h"
+#include "server/local.h"
 
 struct bench {
-    const char *model_path, *state_type;
+    const char *model_path, *kv_name;
+    enum qn_state_type kv_type;
     uint32_t prompt, generate, batch, depth, repeats, threads, step_tokens;
     bool json;
     struct qn_pool *pool;
@@ -138,7 +140,7 @@ static void print_json(const struct bench *b, const struct row *rows, size_t n) 
     printf(",\"isa\":\"%s\",\"threads\":%u},\"quern\":\"%s\",\"model\":", qn_isa_name(qn_cpu_isa()),
            b->threads, QN_VERSION);
     qn_bench_json_string(qn_model_info(b->model)->id);
-    printf(",\"state_type\":\"%s\",\"results\":[", b->state_type);
+    printf(",\"state_type\":\"%s\",\"results\":[", b->kv_name);
     for (size_t i = 0; i < n; i++) {
         printf("%s{\"prompt_tokens\":%u,\"generated_tokens\":%u,\"batch\":%u,\"depth\":%u,"
                "\"tokens_per_second\":%.2f,\"stddev\":%.2f}",
@@ -153,7 +155,7 @@ static void print_table(const struct bench *b, const struct row *rows, size_t n)
     char size[32];
     printf("%s, %s, %u threads\n", qn_cpu_model(), qn_isa_name(qn_cpu_isa()), b->threads);
     printf("%s: %.1f M parameters, %s of weights, %s state\n", info->id, (double)info->params_total * 1e-6,
-           qn_cli_bytes(size, info->weights_bytes), b->state_type);
+           qn_cli_bytes(size, info->weights_bytes), b->kv_name);
     printf("loaded in %.0f ms (map %.0f, pack %.0f, tokenizer %.0f)\n\n", info->load_ms, info->map_ms,
            info->pack_ms, info->tokenizer_ms);
     printf("| test | batch | depth | tokens/s | stddev |\n|---|---:|---:|---:|---:|\n");
@@ -193,8 +195,7 @@ static int check_context(const struct bench *b, struct qn_err *err) {
 static int run(struct bench *b, struct qn_err *err) {
     struct qn_structure_request native = {.convert = false};
     struct qn_open_options opt = {.pool = b->pool,
-                                  .state_type =
-                                      strcmp(b->state_type, "f32") == 0 ? QN_STATE_F32 : QN_STATE_F16,
+                                  .state_type = b->kv_type,
                                   .max_step_tokens = b->step_tokens > b->batch ? b->step_tokens : b->batch,
                                   .progress = qn_cli_progress};
     int r = qn_model_open(b->model_path, &opt, &b->model, err);
@@ -231,7 +232,7 @@ int qn_cmd_bench(int argc, char **argv) {
         if (strcmp(argv[i], "--structures") == 0) return qn_cmd_bench_structures(argc, argv);
     }
     struct bench b = {
-        .state_type = "f16", .prompt = 512, .generate = 128, .batch = 1, .repeats = 5, .step_tokens = 512};
+        .kv_name = "f16", .prompt = 512, .generate = 128, .batch = 1, .repeats = 5, .step_tokens = 512};
     b.threads = qn_cpu_threads(NULL);
     b.model_path = qn_model_builtin();
     const struct qn_cli_option options[] = {
@@ -244,8 +245,7 @@ int qn_cmd_bench(int argc, char **argv) {
         {"repeats", QN_CLI_UINT, &b.repeats, 1, 1000, "N", "timed runs of each row"},
         {"threads", QN_CLI_UINT, &b.threads, 1, 256, "N", "compute threads"},
         {"step-tokens", QN_CLI_UINT, &b.step_tokens, 1, 8192, "N", "most tokens of one step"},
-        {"state-type", QN_CLI_STRING, &b.state_type, 0, 0, "f16|f32",
-         "storage of keys and values (default f16)"},
+        {"kv-type", QN_CLI_STRING, &b.kv_name, 0, 0, QN_KV_TYPE_WORDS, QN_KV_TYPE_HELP},
         {"json", QN_CLI_FLAG, &b.json, 0, 0, NULL, "print one JSON object instead of a table"},
     };
     struct qn_cli cli = {.usage = "quern bench --model PATH [options]",
@@ -256,11 +256,11 @@ int qn_cmd_bench(int argc, char **argv) {
                          .n_options = sizeof options / sizeof *options};
     int r = qn_cli_parse(&cli, argc, argv);
     if (r) return r == 1 ? 0 : 2;
-    if (!b.model_path || (strcmp(b.state_type, "f16") != 0 && strcmp(b.state_type, "f32") != 0)) {
-        fprintf(stderr,
-                b.model_path ? "quern: --state-type must be f16 or f32\n" : "quern: " QN_NO_MODEL_HINT "\n");
+    if (!b.model_path) {
+        fprintf(stderr, "quern: " QN_NO_MODEL_HINT "\n");
         return 2;
     }
+    if (!qn_local_kv_type(b.kv_name, &b.kv_type)) return 2;
     struct qn_err err = {0};
     b.pool = qn_pool_new(b.threads);
     r = b.pool ? run(&b, &err) : qn_err_set(&err, QN_ERR_NOMEM, "no threads");

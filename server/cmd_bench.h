@@ -60,7 +60,8 @@ enum qn_sweep_format { QN_SWEEP_TABLE = 0, QN_SWEEP_JSON, QN_SWEEP_CSV };
 
 struct qn_sweep {
     char shape_name[QN_SWEEP_NAME], shape[QN_SWEEP_SHAPE];
-    const char *type, *state_type;
+    const char *type, *kv_name;
+    enum qn_state_type kv_type;
     enum qn_sweep_format format;
     bool computed_depth;  /* fill the state by running tokens */
     bool decode, prefill; /* what is measured at all */

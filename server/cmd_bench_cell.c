@@ -61,8 +61,7 @@ int qn_sweep_open(struct qn_sweep *s, uint32_t index, struct qn_sweep_run **out,
     if (!r) return qn_err_set(err, QN_ERR_NOMEM, "out of memory");
     struct qn_structure_request native = {.convert = false};
     struct qn_open_options opt = {.pool = s->pool,
-                                  .state_type =
-                                      strcmp(s->state_type, "f32") == 0 ? QN_STATE_F32 : QN_STATE_F16,
+                                  .state_type = s->kv_type,
                                   .state_bytes = s->state_budget,
                                   .max_step_tokens = s->step_tokens};
     double ms;

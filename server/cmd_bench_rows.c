@@ -129,7 +129,7 @@ static void list_fields(const struct qn_sweep *s, const struct qn_sweep_cell *c,
     add_text(f, "shape_name", s->shape_name);
     add_text(f, "shape", s->shape);
     add_text(f, "weight_type", s->type);
-    add_text(f, "state_type", s->state_type);
+    add_text(f, "state_type", s->kv_name);
     add_number(f, "threads", s->threads, 0);
     add_text(f, "attention", st->attention);
     add_text(f, "attention_parameters", part_numbers(&st->info.attention, t->attention, sizeof t->attention));
@@ -273,7 +273,7 @@ static int print_table(const struct qn_sweep *s) {
         }
     }
     printf("%s, %s, %" PRIu32 " threads\n", qn_cpu_model(), qn_isa_name(qn_cpu_isa()), s->threads);
-    printf("%s: %s; %s weights, %s state\n\n", s->shape_name, s->shape, s->type, s->state_type);
+    printf("%s: %s; %s weights, %s state\n\n", s->shape_name, s->shape, s->type, s->kv_name);
     print_line(rows[0], wide);
     for (int k = 0; k < COLUMNS; k++) {
         printf(k ? "|" : "|:");

@@ -18,6 +18,7 @@
 #include "server/cli.h"
 #include "server/cmd.h"
 #include "server/cmd_bench.h"
+#include "server/local.h"
 
 #define SHARED_VOCAB 4096    /* of a sweep over ways of sharing: a large head hides what blocks cost */
 #define CONTEXT_ROOM 64      /* positions past the longest length, for decode steps */
@@ -35,7 +36,7 @@ static const struct preset {
 
 /* Options as text, before they are split. */
 struct options {
-    const char *shape, *lengths, *attention, *ffn, *sharing, *batch, *type, *state_type, *format, *depth_mode,
+    const char *shape, *lengths, *attention, *ffn, *sharing, *batch, *type, *kv_name, *format, *depth_mode,
         *only;
     uint32_t max_seconds, repeats, step_tokens, threads;
     bool structures;
@@ -262,9 +263,8 @@ static int choose(const char *option, const char *value, const char *a, const ch
 
 static int set_words(struct qn_sweep *s, const struct options *o) {
     static const char *const formats[] = {"table", "json", "csv"};
-    bool f32;
-    int r = choose("state-type", o->state_type, "f16", "f32", &f32);
-    if (!r) r = choose("depth-mode", o->depth_mode, "synthetic", "computed", &s->computed_depth);
+    if (!qn_local_kv_type(o->kv_name, &s->kv_type)) return 2;
+    int r = choose("depth-mode", o->depth_mode, "synthetic", "computed", &s->computed_depth);
     s->decode = s->prefill = true;
     if (!r && o->only) {
         r = choose("only", o->only, "decode", "prefill", &s->prefill);
@@ -289,7 +289,7 @@ static int set_sweep(struct qn_sweep *s, const struct options *o) {
     if (!r) r = split_numbers("batch", o->batch, 256, &s->batches);
     if (r) return r;
     s->type = o->type;
-    s->state_type = o->state_type;
+    s->kv_name = o->kv_name;
     s->threads = o->threads;
     s->max_seconds = o->max_seconds;
     s->repeats = o->repeats;
@@ -311,7 +311,7 @@ static int parse(int argc, char **argv, struct options *o) {
         {"lengths", QN_CLI_STRING, &o->lengths, 0, 0, "N,N", "depths and prompts, default 512,2048,8192"},
         {"batch", QN_CLI_STRING, &o->batch, 0, 0, "N,N", "sequences that decode together, default 1"},
         {"type", QN_CLI_STRING, &o->type, 0, 0, "TYPE", "of the weights, default q8_0"},
-        {"state-type", QN_CLI_STRING, &o->state_type, 0, 0, "f16|f32", "of keys and values, default f16"},
+        {"kv-type", QN_CLI_STRING, &o->kv_name, 0, 0, QN_KV_TYPE_WORDS, QN_KV_TYPE_HELP},
         {"only", QN_CLI_STRING, &o->only, 0, 0, "WORK", "decode or prefill; default both"},
         {"depth-mode", QN_CLI_STRING, &o->depth_mode, 0, 0, "MODE",
          "synthetic (default: random state) or computed (run that many tokens first)"},
@@ -338,7 +338,7 @@ int qn_cmd_bench_structures(int argc, char **argv) {
                         .sharing = "none",
                         .batch = "1",
                         .type = "q8_0",
-                        .state_type = "f16",
+                        .kv_name = "f16",
                         .format = "table",
                         .depth_mode = "synthetic",
                         .max_seconds = 10,

@@ -19,7 +19,8 @@
 #include "server/structure_text.h"
 
 struct options {
-    const char *model_path, *state_type, *prompt, *file, *structures, *task;
+    const char *model_path, *kv_name, *prompt, *file, *structures, *task;
+    enum qn_state_type kv_type;
     uint32_t threads, repeats, max_tokens, baseline;
     bool json, csv, convert, ignore_eos;
 };
@@ -161,8 +162,7 @@ static int parse(struct options *o, int argc, char **argv) {
         {"baseline", QN_CLI_UINT, &o->baseline, 0, QN_COMPARE_STRUCTURES - 1, "I",
          "which structure the others are held against, from 0"},
         {"threads", QN_CLI_UINT, &o->threads, 1, 256, "N", "compute threads"},
-        {"state-type", QN_CLI_STRING, &o->state_type, 0, 0, "f16|f32",
-         "storage of keys and values (default f16)"},
+        {"kv-type", QN_CLI_STRING, &o->kv_name, 0, 0, QN_KV_TYPE_WORDS, QN_KV_TYPE_HELP},
         {"json", QN_CLI_FLAG, &o->json, 0, 0, NULL, "print the reply of POST /v1/compare"},
         {"csv", QN_CLI_FLAG, &o->csv, 0, 0, NULL, "print one line for each structure"},
     };
@@ -183,11 +183,11 @@ static int parse(struct options *o, int argc, char **argv) {
         fprintf(stderr, "quern: --json or --csv, not both\n");
         return 2;
     }
-    return qn_local_state_type(o->state_type) ? 0 : 2;
+    return qn_local_kv_type(o->kv_name, &o->kv_type) ? 0 : 2;
 }
 
 int qn_cmd_compare(int argc, char **argv) {
-    struct options o = {.state_type = "f16",
+    struct options o = {.kv_name = "f16",
                         .structures = "all",
                         .task = "generate",
                         .repeats = 5,
@@ -207,7 +207,7 @@ int qn_cmd_compare(int argc, char **argv) {
     }
     struct sigaction sa = {.sa_handler = on_sigint};
     sigaction(SIGINT, &sa, NULL);
-    struct qn_local_options lo = {o.model_path, o.state_type, o.threads};
+    struct qn_local_options lo = {o.model_path, o.kv_type, o.threads};
     if (qn_local_open(&l, &lo, &err) == QN_OK) {
         code = compare(&o, &l, &r);
     } else {

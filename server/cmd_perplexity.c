@@ -20,7 +20,8 @@
 #define MAX_STEP 4096
 
 struct measure {
-    const char *model_path, *text_path, *state_type;
+    const char *model_path, *text_path, *kv_name;
+    enum qn_state_type kv_type;
     uint32_t ctx, windows, batch, threads;
     bool exact, compare, json;
     char *text;
@@ -112,8 +113,7 @@ static int run_model(struct measure *m, struct qn_model *model, struct result *o
 static int run(struct measure *m, bool exact, struct result *out, struct qn_err *err) {
     struct qn_model *model = NULL;
     struct qn_open_options opt = {.pool = m->pool,
-                                  .state_type = exact || strcmp(m->state_type, "f32") == 0 ? QN_STATE_F32
-                                                                                           : QN_STATE_F16,
+                                  .state_type = exact ? QN_STATE_F32 : m->kv_type,
                                   .max_step_tokens = MAX_STEP,
                                   .exact = exact,
                                   .progress = qn_cli_progress};
@@ -130,7 +130,7 @@ static void print_row(const struct measure *m, const struct result *r, bool exac
            ",\"ctx\":%" PRIu32 ",\"arithmetic\":\"%s\",\"state_type\":\"%s\",\"seconds\":%.3f,"
            "\"tokens_per_second\":%.2f}",
            qn_perplexity_value(&r->p), qn_perplexity_error(&r->p), r->p.nll / (double)r->p.scored,
-           r->p.scored, r->p.windows, m->ctx, exact ? "exact" : "packed", exact ? "f32" : m->state_type,
+           r->p.scored, r->p.windows, m->ctx, exact ? "exact" : "packed", exact ? "f32" : m->kv_name,
            r->seconds, (double)r->p.windows * m->ctx / r->seconds);
 }
 
@@ -158,7 +158,7 @@ static void print_text(const struct measure *m, const struct result r[2]) {
     printf("%s: %" PRIu32 " windows of %" PRIu32 " tokens, %" PRIu64 " predictions, %.1f s\n", m->id,
            r->p.windows, m->ctx, r->p.scored, r->seconds);
     printf("perplexity: %.4f +/- %.4f (%s)\n", qn_perplexity_value(&r->p), qn_perplexity_error(&r->p),
-           m->exact ? "exact arithmetic" : m->state_type);
+           m->exact ? "exact arithmetic" : m->kv_name);
     if (!m->compare) return;
     printf("perplexity: %.4f +/- %.4f (exact arithmetic, %.1f s)\n", qn_perplexity_value(&r[1].p),
            qn_perplexity_error(&r[1].p), r[1].seconds);
@@ -174,7 +174,7 @@ static int measure(struct measure *m, struct qn_err *err) {
 }
 
 int qn_cmd_perplexity(int argc, char **argv) {
-    struct measure m = {.state_type = "f16", .ctx = 512, .batch = 4};
+    struct measure m = {.kv_name = "f16", .ctx = 512, .batch = 4};
     m.threads = qn_cpu_threads(NULL);
     m.model_path = qn_model_builtin();
     const struct qn_cli_option options[] = {
@@ -184,8 +184,7 @@ int qn_cmd_perplexity(int argc, char **argv) {
         {"chunks", QN_CLI_UINT, &m.windows, 0, UINT32_MAX, "N", "most windows, 0 takes all"},
         {"batch", QN_CLI_UINT, &m.batch, 1, 64, "N", "windows at a time"},
         {"threads", QN_CLI_UINT, &m.threads, 1, 256, "N", "compute threads"},
-        {"state-type", QN_CLI_STRING, &m.state_type, 0, 0, "f16|f32",
-         "storage of keys and values (default f16)"},
+        {"kv-type", QN_CLI_STRING, &m.kv_name, 0, 0, QN_KV_TYPE_WORDS, QN_KV_TYPE_HELP},
         {"exact", QN_CLI_FLAG, &m.exact, 0, 0, NULL,
          "f32 arithmetic on the file's values: weights, activations, keys and values"},
         {"compare", QN_CLI_FLAG, &m.compare, 0, 0, NULL, "both arithmetics, and their difference"},
@@ -202,7 +201,7 @@ int qn_cmd_perplexity(int argc, char **argv) {
         fprintf(stderr, "quern: %s\n", m.model_path ? "no text: give --text FILE" : QN_NO_MODEL_HINT);
         return 2;
     }
-    if (!qn_local_state_type(m.state_type)) return 2;
+    if (!qn_local_kv_type(m.kv_name, &m.kv_type)) return 2;
     if (m.exact && m.compare) {
         fprintf(stderr, "quern: --exact and --compare exclude each other\n");
         return 2;

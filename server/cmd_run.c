@@ -17,7 +17,8 @@
 #include "server/local.h"
 
 struct run {
-    const char *model_path, *state_type;
+    const char *model_path, *kv_name;
+    enum qn_state_type kv_type;
     uint32_t threads;
     bool json, quiet, text_set;
     struct qn_api_infer req;
@@ -192,8 +193,7 @@ static int parse(struct run *r, int argc, char **argv, const char **text) {
     const struct qn_cli_option options[] = {
         {"model", QN_CLI_STRING, &r->model_path, 0, 0, "MODEL", QN_MODEL_HELP},
         {"threads", QN_CLI_UINT, &r->threads, 1, 256, "N", "compute threads"},
-        {"state-type", QN_CLI_STRING, &r->state_type, 0, 0, "f16|f32",
-         "storage of keys and values (default f16)"},
+        {"kv-type", QN_CLI_STRING, &r->kv_name, 0, 0, QN_KV_TYPE_WORDS, QN_KV_TYPE_HELP},
         {"json", QN_CLI_FLAG, &r->json, 0, 0, NULL,
          "print the reply of POST /v1/infer instead of text and table"},
         {"quiet", QN_CLI_FLAG, &r->quiet, 0, 0, NULL, "no table of time and memory"},
@@ -215,12 +215,12 @@ static int parse(struct run *r, int argc, char **argv, const char **text) {
         fprintf(stderr, "quern: " QN_NO_MODEL_HINT "\n");
         return 2;
     }
-    if (!qn_local_state_type(r->state_type)) return 2;
+    if (!qn_local_kv_type(r->kv_name, &r->kv_type)) return 2;
     return set_sequence(r, *text);
 }
 
 int qn_cmd_run(int argc, char **argv) {
-    struct run r = {.state_type = "f16"};
+    struct run r = {.kv_name = "f16"};
     const char *text = NULL;
     r.threads = qn_cpu_threads(NULL);
     r.model_path = qn_model_builtin();
@@ -233,8 +233,7 @@ int qn_cmd_run(int argc, char **argv) {
     struct sigaction sa = {.sa_handler = on_sigint};
     sigaction(SIGINT, &sa, NULL);
     struct qn_err err = {0};
-    struct qn_local_options lo = {
-        .model_path = r.model_path, .state_type = r.state_type, .threads = r.threads};
+    struct qn_local_options lo = {.model_path = r.model_path, .kv_type = r.kv_type, .threads = r.threads};
     if (qn_local_open(&r.local, &lo, &err) == QN_OK) {
         code = submit(&r);
     } else {

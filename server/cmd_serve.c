@@ -67,7 +67,7 @@ static int load_models(struct serve *s) {
     struct qn_server *srv = &s->srv;
     const struct qn_config *c = &srv->cfg;
     struct qn_open_options opt = {.pool = srv->pool,
-                                  .state_type = c->state_f32 ? QN_STATE_F32 : QN_STATE_F16,
+                                  .state_type = (enum qn_state_type)c->kv_type,
                                   .state_bytes = c->state_bytes,
                                   .convert_bytes = c->convert_bytes,
                                   .max_step_tokens = c->step_tokens,

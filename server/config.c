@@ -225,6 +225,10 @@ static unsigned distance(const char *a, const char *b) {
 }
 
 static const struct qn_option *find_option(const char *name, size_t n) {
+    if (n == strlen("state-type") && strncmp(name, "state-type", n) == 0) { /* its first name */
+        name = "kv-type";
+        n = strlen(name);
+    }
     for (size_t i = 0; i < qn_n_options; i++)
         if (strncmp(qn_options[i].name, name, n) == 0 && qn_options[i].name[n] == '\0') return &qn_options[i];
     return NULL;
@@ -310,6 +314,8 @@ static int read_env(struct qn_config *c, unsigned char *own) {
         char name[64];
         env_name(qn_options[i].name, name);
         const char *value = getenv(name);
+        if (!value && strcmp(name, "QUERN_KV_TYPE") == 0)
+            value = getenv("QUERN_STATE_TYPE"); /* its first name */
         if (!value || *value == '\0') continue;
         int rc = set_option(c, &qn_options[i], value, &from);
         if (rc) return rc;

@@ -23,8 +23,8 @@ struct qn_config {
     uint32_t max_queue, max_running, step_tokens, prefill_chunk, reserve_tokens, max_outputs, max_tokens;
     uint64_t max_queue_tokens;
     size_t state_bytes, convert_bytes;
-    bool mmap, state_f32, prefix_cache, metrics_auth, log_json, access_log;
-    int log_level;
+    bool mmap, prefix_cache, metrics_auth, log_json, access_log;
+    int log_level, kv_type; /* enum qn_state_type */
     const char *api_key_file;
     bool want_help, want_version, want_print, want_check; /* what to do instead of serving */
 };

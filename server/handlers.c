@@ -66,6 +66,7 @@ static void describe(struct qn_model *m, struct qn_api_model *out) {
     out->id = i->id;
     out->family = i->family;
     out->format = i->format;
+    out->kv_type = i->kv_type;
     out->created = i->opened_at;
     out->params_total = i->params_total;
     out->params_active = i->params_active;

@@ -46,8 +46,7 @@ int qn_local_open(struct qn_local *l, const struct qn_local_options *opt, struct
                                  .convert_bytes = qn_cpu_memory_bytes() / 2, /* one user: what there is */
                                  .prefix_cache = false,
                                  .progress = qn_cli_progress,
-                                 .state_type =
-                                     strcmp(opt->state_type, "f32") == 0 ? QN_STATE_F32 : QN_STATE_F16};
+                                 .state_type = opt->kv_type};
     int bad = qn_model_open(opt->model_path, &oo, &l->models.models[0], err);
     if (bad) return bad;
     l->models.n = 1;
@@ -73,9 +72,14 @@ void qn_local_close(struct qn_local *l) {
     l->made = false;
 }
 
-bool qn_local_state_type(const char *name) {
-    if (strcmp(name, "f16") == 0 || strcmp(name, "f32") == 0) return true;
-    fprintf(stderr, "quern: --state-type must be f16 or f32\n");
+bool qn_local_kv_type(const char *name, enum qn_state_type *out) {
+    static const char *const names[QN_STATE_TYPES] = {
+        [QN_STATE_F16] = "f16", [QN_STATE_F32] = "f32", [QN_STATE_BF16] = "bf16", [QN_STATE_Q8] = "q8"};
+    for (int i = 0; i < QN_STATE_TYPES; i++) {
+        *out = (enum qn_state_type)i;
+        if (strcmp(name, names[i]) == 0) return true;
+    }
+    fprintf(stderr, "quern: --kv-type must be f32, f16, bf16 or q8, not \"%.40s\"\n", name);
     return false;
 }
 

@@ -19,7 +19,8 @@ struct qn_local {
 };
 
 struct qn_local_options {
-    const char *model_path, *state_type; /* "f16" or "f32" */
+    const char *model_path;
+    enum qn_state_type kv_type;
     uint32_t threads;
 };
 /* Loads with a progress line on a terminal. After a failure call close as well. */
@@ -29,8 +30,10 @@ void qn_local_wait(struct qn_local *l);
 void qn_local_stop(struct qn_local *l);  /* the engine ends; its events are dropped */
 void qn_local_close(struct qn_local *l); /* jobs must be gone */
 
-/* false, with a message: it is neither f16 nor f32. */
-bool qn_local_state_type(const char *name);
+#define QN_KV_TYPE_WORDS "f32|f16|bf16|q8"
+#define QN_KV_TYPE_HELP  "storage of keys and values (default f16)"
+/* false, with a message: it is none of those. */
+bool qn_local_kv_type(const char *name, enum qn_state_type *out);
 /* All of a stream as text; NULL with a message when it is too long, holds a zero byte, can't be read, or
  * memory is short: a prompt is never cut. free(). */
 char *qn_local_read(FILE *f, const char *name);

@@ -9,9 +9,12 @@
  * Float types: score = scale * (fma(q[d], k[d][t]), d ascending); out[d] = fma(p[t], v[t][d]), t ascending
  * over seen tokens only.
  *
- * Q8: products are exact integers. A query is rounded once to 16 bits (its largest magnitude / 32767); score
- * = (I * k's scale) * (query's step * scale). Weights times v's scales are rounded to 16 bits too, by the
- * largest of the group; out[d] = fma(I, step, out[d]).
+ * Q8: keys, queries and values are rotated first, by Hadamard transforms over the largest power of two n that
+ * divides head_dim: no product q.k changes (but for a factor n), and outliers in a few dimensions, which
+ * would set the scale of all, are spread (Ashkboos et al. 2024, QuaRot). Products are exact integers: a query
+ * is rounded once to 16 bits (its largest magnitude / 32767); score = (I * k's scale) * (query's step / n *
+ * scale). Weights times v's scales are rounded to 16 bits too, by the largest of the group; out[d] = fma(I,
+ * step, out[d]); the sum of all groups is rotated back.
  *
  * Parts of a row's tokens are put together the same way, in order: maximum, exp(old - new maximum) as the
  * factor of what was there, exp(part's - new maximum) as that of what comes. Thread: any. */
@@ -70,7 +73,24 @@ static float largest(const float *x, size_t n) {
     return top;
 }
 
-static void put_codes(const struct qn_kv_write *w, const float *x, uint8_t *half, bool keys) {
+/* Unscaled: twice gives n times what was there. Returns 1 / n. */
+static float hadamard(float *x, size_t dims) {
+    size_t n = dims & (~dims + 1);
+    for (size_t h = 1; h < n; h *= 2) {
+        for (size_t i = 0; i < dims; i++) {
+            if (i & h) continue;
+            float a = x[i], b = x[i + h];
+            x[i] = a + b;
+            x[i + h] = a - b;
+        }
+    }
+    return 1.0f / (float)n;
+}
+
+static void put_codes(const struct qn_kv_write *w, const float *from, uint8_t *half, bool keys) {
+    float x[512];
+    memcpy(x, from, w->head_dim * sizeof *x);
+    hadamard(x, w->head_dim);
     float top = largest(x, w->head_dim), inverse = top > QN_ATTEND_TINY ? 127.0f / top : 0;
     for (size_t d = 0; d < w->head_dim; d++) {
         int8_t code = (int8_t)qn_code1(x[d], inverse, 127.0f);
@@ -174,13 +194,20 @@ static void attend_head(const struct qn_attend *a, uint32_t row, uint32_t head) 
     uint32_t first, end;
     qn_attend_seen(a, row, &first, &end);
     for (size_t d = 0; d < a->head_dim; d++) h.out[d] = 0;
+    float turned[512], back = 1;
     if (a->type == QN_KV_Q8) {
-        float top = largest(h.q, a->head_dim), inverse = top > QN_ATTEND_TINY ? QN_ATTEND_STEPS / top : 0;
-        for (size_t d = 0; d < a->head_dim; d++) h.code[d] = qn_code1(h.q[d], inverse, QN_ATTEND_STEPS);
-        h.step = (top * (1.0f / QN_ATTEND_STEPS)) * a->scale;
+        memcpy(turned, h.q, a->head_dim * sizeof *turned);
+        back = hadamard(turned, a->head_dim);
+        float top = largest(turned, a->head_dim), inverse = top > QN_ATTEND_TINY ? QN_ATTEND_STEPS / top : 0;
+        for (size_t d = 0; d < a->head_dim; d++) h.code[d] = qn_code1(turned[d], inverse, QN_ATTEND_STEPS);
+        h.step = ((top * (1.0f / QN_ATTEND_STEPS)) * back) * a->scale;
     }
     for (uint32_t base = first - first % GROUP; base < end; base += GROUP) {
         attend_group(a, &h, base, base < first ? first - base : 0, end - base < GROUP ? end - base : GROUP);
+    }
+    if (a->type == QN_KV_Q8) {
+        hadamard(h.out, a->head_dim);
+        for (size_t d = 0; d < a->head_dim; d++) h.out[d] *= back;
     }
     float sum = qn_fold16(h.sum), inv = 1.0f / sum;
     if (a->part) {

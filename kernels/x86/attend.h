@@ -106,6 +106,31 @@ INLINE float largest(const float *x, size_t n) {
     return _mm_cvtss_f32(_mm_max_ss(b, _mm_shuffle_ps(b, b, 1)));
 }
 
+/* Pairs (x[i], x[i + h]) of a vector become sum and difference; other: x with the pairs swapped, second:
+ * lanes of the differences. */
+#define BUTTERFLY(x, other, second) _mm256_blend_ps(_mm256_add_ps(x, other), _mm256_sub_ps(other, x), second)
+
+/* As the reference's: returns 1 / n. */
+INLINE float hadamard(float *x, size_t dims) {
+    const size_t n = dims & (~dims + 1);
+    for (size_t i = 0; i < dims; i += 8) {
+        __m256 v = _mm256_loadu_ps(x + i);
+        v = BUTTERFLY(v, _mm256_permute_ps(v, 0xb1), 0xaa);
+        v = BUTTERFLY(v, _mm256_permute_ps(v, 0x4e), 0xcc);
+        v = BUTTERFLY(v, _mm256_permute2f128_ps(v, v, 1), 0xf0);
+        _mm256_storeu_ps(x + i, v);
+    }
+    for (size_t h = 8; h < n; h *= 2) {
+        for (size_t i = 0; i < dims; i += 8) {
+            if (i & h) continue;
+            __m256 a = _mm256_loadu_ps(x + i), b = _mm256_loadu_ps(x + i + h);
+            _mm256_storeu_ps(x + i, _mm256_add_ps(a, b));
+            _mm256_storeu_ps(x + i + h, _mm256_sub_ps(a, b));
+        }
+    }
+    return 1.0f / (float)n;
+}
+
 /* x * inverse to integers in [-most, most], as qn_code1. */
 INLINE __m256i codes8(__m256 x, float inverse, float most) {
     __m256 v = _mm256_mul_ps(x, _mm256_set1_ps(inverse));
@@ -119,14 +144,17 @@ INLINE __m128i narrow8(__m256i v) {
 }
 
 /* Codes of one head's query, head_dim / 2 pairs `stride` apart; returns their step. */
-INLINE float query_codes(const float *q, size_t head_dim, float *out, size_t stride) {
+INLINE float query_codes(const float *from, size_t head_dim, float *out, size_t stride) {
+    float q[DIM_MAX];
+    memcpy(q, from, head_dim * sizeof *q);
+    float back = hadamard(q, head_dim);
     float top = largest(q, head_dim), inverse = top > QN_ATTEND_TINY ? QN_ATTEND_STEPS / top : 0;
     for (size_t d = 0; d < head_dim; d += 8) {
         float pairs[4];
         _mm_storeu_si128((void *)pairs, narrow8(codes8(_mm256_loadu_ps(q + d), inverse, QN_ATTEND_STEPS)));
         for (size_t i = 0; i < 4; i++) memcpy(out + (d / 2 + i) * stride, pairs + i, sizeof *out);
     }
-    return top * (1.0f / QN_ATTEND_STEPS);
+    return (top * (1.0f / QN_ATTEND_STEPS)) * back;
 }
 
 #endif

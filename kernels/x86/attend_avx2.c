@@ -272,8 +272,11 @@ INLINE void write_halves(enum qn_kv_type t, const struct qn_kv_write *w) {
 }
 
 /* Codes and scale of one token's keys or values. */
-INLINE void write_codes(const struct qn_kv_write *w, const float *x, uint8_t *half, bool keys) {
+INLINE void write_codes(const struct qn_kv_write *w, const float *from, uint8_t *half, bool keys) {
     const size_t dims = w->head_dim, slot = w->slot;
+    float x[DIM_MAX];
+    memcpy(x, from, dims * sizeof *x);
+    hadamard(x, dims);
     float top = largest(x, dims), inverse = top > QN_ATTEND_TINY ? 127.0f / top : 0, scale = top / 127.0f;
     for (size_t d = 0; d < dims; d += 8) {
         uint8_t c[8] = {0};

@@ -165,8 +165,12 @@ INLINE void tile_walk_wide(enum form f, struct tile *s, uint32_t begin, uint32_t
     }
 }
 
-INLINE void tile_close(struct tile *s, unsigned h, float sum) {
+INLINE void tile_close(bool q8, struct tile *s, unsigned h, float sum) {
     float *out = s->out[h], inv = 1.0f / sum;
+    if (q8) {
+        float back = hadamard(out, s->a->head_dim);
+        for (size_t d = 0; d < s->a->head_dim; d++) out[d] *= back;
+    }
     if (s->a->part) {
         out[s->a->head_dim] = s->max[h];
         out[s->a->head_dim + 1] = sum;
@@ -189,7 +193,7 @@ INLINE void attend(enum form f, const struct qn_attend *a) {
         } else {
             tile_walk(f, &s, begin, end);
         }
-        for (unsigned h = 0; h < s.heads; h++) tile_close(&s, h, qn_fold16(s.sum[h]));
+        for (unsigned h = 0; h < s.heads; h++) tile_close(f == FORM_Q8, &s, h, qn_fold16(s.sum[h]));
     }
 }
 

@@ -345,11 +345,12 @@ static void trace(struct world *w, uint64_t seed) {
 }
 
 /* --- models --- */
-#define SYNTHETIC(what)                                                                                      \
+#define SYNTHETIC_KV(state, what)                                                                            \
     {                                                                                                        \
-        "synthetic:hidden=64,layers=2,heads=4,vocab=272,n=640," what, NULL, QN_F32, QN_STATE_F16, "", 0, 0,  \
-            0, NO_FOLD                                                                                       \
+        "synthetic:hidden=64,layers=2,heads=4,vocab=272,n=640," what, NULL, QN_F32, state, "", 0, 0, 0,      \
+            NO_FOLD                                                                                          \
     }
+#define SYNTHETIC(what) SYNTHETIC_KV(QN_STATE_F16, what)
 static const struct config configs[] = {
     {"llama F32, f32 state", "llama", QN_F32, QN_STATE_F32, "", 0, 0, 0, NO_FOLD},
     {"llama F16, f16 state", "llama", QN_F16, QN_STATE_F16, "", 2, 0, 0, NO_FOLD},
@@ -365,6 +366,15 @@ static const struct config configs[] = {
     {"gemma F32", "gemma", QN_F32, QN_STATE_F16, "", 0, 0, 0, NO_FOLD},
     {"gpt2 F32", "gpt2", QN_F32, QN_STATE_F32, "", 0, 0, 0, NO_FOLD},
     {"gpt_bigcode Q4_0", "gpt_bigcode", QN_Q4_0, QN_STATE_F16, "", 0, 0, 0, NO_FOLD},
+    {"llama F32, bf16 state", "llama", QN_F32, QN_STATE_BF16, "", 2, 0, 0, NO_FOLD},
+    {"llama Q8_0, q8 state", "llama", QN_Q8_0, QN_STATE_Q8, "", 2, 0, 0, NO_FOLD},
+    {"llama window, q8 state", "llama", QN_F32, QN_STATE_Q8, "", 2, 0, 21, NO_FOLD},
+    {"llama window, f32 state", "llama", QN_F32, QN_STATE_F32, "", 1, 0, 33, NO_FOLD},
+    {"llama mha as mqa, q8 state", "llama", QN_F16, QN_STATE_Q8, "mqa", 4, 0, 0, NO_FOLD},
+    {"gemma F32, q8 state", "gemma", QN_F32, QN_STATE_Q8, "", 0, 0, 0, NO_FOLD},
+    SYNTHETIC_KV(QN_STATE_Q8, "type=f32,kv_heads=1,attention=mqa"),
+    SYNTHETIC_KV(QN_STATE_BF16, "type=q8_0,kv_heads=2,attention=gqa"),
+    SYNTHETIC_KV(QN_STATE_F32, "type=q4_0,kv_heads=4,attention=mha,sharing=all"),
     {"fixed-size state", "llama", QN_F32, QN_STATE_F16, "", 2, 0, 0, FOLD},
     {"fixed-size and paged state", "llama", QN_F32, QN_STATE_F16, "", 2, 0, 0, FOLD_PAGED},
     SYNTHETIC("type=f32,kv_heads=2,attention=performer,features=24"),

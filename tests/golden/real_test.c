@@ -39,6 +39,7 @@ struct real_case {
     enum qn_type type; /* QN_Q4_1: the file itself */
     enum qn_state_type state;
     double max_kl;
+    uint32_t max_wrong; /* rounded keys and values turn a few tokens over whose margin counts */
 };
 
 /* KL(reference || quern) over the recorded ids and one bucket for all the rest. */
@@ -165,7 +166,7 @@ static void test_logits(void **state) {
         "%s: mean KL %.2e, worst %.2e over %u positions (%u of them near ties), %u generated tokens\n",
         c->name, mean, t.worst_kl, t.positions, t.near, t.steps);
     if (!(mean < c->max_kl)) fail_msg("%s: mean KL %.2e is not below %.0e", c->name, mean, c->max_kl);
-    if (t.wrong) fail_msg("%s: %u positions have another most likely token", c->name, t.wrong);
+    if (t.wrong > c->max_wrong) fail_msg("%s: %u positions have another most likely token", c->name, t.wrong);
     qn_bench_close(&b);
 }
 
@@ -216,9 +217,11 @@ static void test_absent(void **state) {
 
 int main(void) {
     static const struct real_case cases[] = {
-        {"Q4_1, f16 state", QN_Q4_1, QN_STATE_F16, 1e-4},
-        {"F16, f16 state", QN_F16, QN_STATE_F16, 1e-4},
-        {"F32, f32 state", QN_F32, QN_STATE_F32, 1e-6},
+        {"Q4_1, f16 state", QN_Q4_1, QN_STATE_F16, 1e-4, 0},
+        {"F16, f16 state", QN_F16, QN_STATE_F16, 1e-4, 0},
+        {"F32, f32 state", QN_F32, QN_STATE_F32, 1e-6, 0},
+        {"Q4_1, bf16 state", QN_Q4_1, QN_STATE_BF16, 3e-4, 2},
+        {"Q4_1, q8 state", QN_Q4_1, QN_STATE_Q8, 7e-4, 4},
     };
     const char *dir = getenv("QUERN_MODEL_DIR");
     snprintf(model_path, sizeof model_path, "%s/%s", dir && *dir ? dir : "models", NAME);
@@ -236,6 +239,8 @@ int main(void) {
         {"logits: Q4_1", test_logits, NULL, NULL, (void *)(uintptr_t)&cases[0]},
         {"logits: F16", test_logits, NULL, NULL, (void *)(uintptr_t)&cases[1]},
         {"logits: F32", test_logits, NULL, NULL, (void *)(uintptr_t)&cases[2]},
+        {"logits: Q4_1, bf16 state", test_logits, NULL, NULL, (void *)(uintptr_t)&cases[3]},
+        {"logits: Q4_1, q8 state", test_logits, NULL, NULL, (void *)(uintptr_t)&cases[4]},
         cmocka_unit_test(test_greedy),
     };
     int failed = cmocka_run_group_tests_name("real", tests, NULL, NULL);

@@ -161,7 +161,7 @@ def test_sweep_keeps_kv_heads_for_those_that_can_have_them():
     (["--lengths", "5,"], "commas"), (["--attention", "mha,,mqa"], "commas"), (["--attention", "nope"], "mha"),
     (["--ffn", "nope"], "swiglu"), (["--sharing", "nope"], "none"), (["--type", "q9"], "q8_0"), (["--batch", "999"], "256"),
     (["--format", "xml"], "json"), (["--only", "x"], "prefill"), (["--depth-mode", "x"], "computed"),
-    (["--state-type", "q8"], "f32"), (["--model", "x"], "unknown option"), (["--repeats", "0"], "from 1")])
+    (["--kv-type", "q4"], "q8"), (["--model", "x"], "unknown option"), (["--repeats", "0"], "from 1")])
 def test_sweep_says_what_is_wrong(args, why):
     p = run("bench", "--structures", *args)
     assert p.returncode == 2 and p.stdout == "" and p.stderr.startswith("quern: ") and why in p.stderr, p.stderr
@@ -199,7 +199,7 @@ def test_perplexity_counts_windows_and_compares_with_exact_arithmetic(tmp_path):
     ([], 2, "--text"), (["--text", "/nonexistent"], 1, "/nonexistent"), (["--text", "/"], 1, "can't be read"),
     (["--text", "short", "--exact", "--compare"], 2, "exclude"), (["--text", "short", "--ctx", "3"], 2, "--ctx"),
     (["--text", "short"], 1, "one window"), (["--text", "short", "--ctx", "65"], 1, "64"),
-    (["--text", "short", "--state-type", "q3"], 2, "--state-type")])
+    (["--text", "short", "--kv-type", "q3"], 2, "--kv-type")])
 def test_perplexity_says_what_is_wrong(tmp_path, args, code, why):
     (tmp_path / "short").write_text("short")
     args = [str(tmp_path / "short") if a == "short" else a for a in args]

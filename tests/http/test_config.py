@@ -24,7 +24,7 @@ def config(*args, **kw):
 def test_defaults():
     c = config()
     assert c["listen"] == "127.0.0.1:8080" and c["max-connections"] == "4096" and c["max-body"] == "1048576"
-    assert c["drain-delay"] == "0ms" and c["state-type"] == "f16" and c["prefix-cache"] == "on"
+    assert c["drain-delay"] == "0ms" and c["kv-type"] == "f16" and c["prefix-cache"] == "on"
 
 
 def test_printed_configuration_is_a_configuration(tmp_path):
@@ -39,6 +39,15 @@ def test_file_below_environment_below_flags(tmp_path):
     env = {"QUERN_MAX_RUNNING": "20", "QUERN_STEP_TOKENS": "400", "QUERN_CONFIG": str(f)}
     c = config("--step-tokens", "500", env=env)
     assert (c["max-queue"], c["max-running"], c["step-tokens"], c["log-format"]) == ("1", "20", "500", "json")
+
+
+@pytest.mark.parametrize("name", ["f32", "f16", "bf16", "q8"])
+def test_kv_types_and_the_options_first_name(name, tmp_path):
+    f = tmp_path / "conf"
+    f.write_text(f"state-type = {name}\n")
+    env = {"QUERN_STATE_TYPE": name}
+    for c in (config("--kv-type", name), config("--state-type", name), config("--config", f), config(env=env)):
+        assert c["kv-type"] == name and "state-type" not in c
 
 
 @pytest.mark.parametrize("given,bytes_", [("4096", 4096), ("64KiB", 65536), ("2m", 2 << 20), ("1MB", 10**6),
@@ -73,7 +82,7 @@ def test_models_of_a_later_source_replace_those_of_an_earlier(tmp_path):
     (["--max-queue", ""], ["--max-queue"]),
     (["--max-body", "12 parsecs"], ["--max-body", "size"]),
     (["--body-timeout", "soon"], ["--body-timeout", "time"]),
-    (["--state-type", "f64"], ["--state-type", "f16|f32"]),
+    (["--kv-type", "f64"], ["--kv-type", "f32|f16|bf16|q8"]),
     (["--prefix-cache", "maybe"], ["on|off"]),
     (["--log-level", "loud"], ["error|warn|info|debug"]),
     (["--listen", "8080"], ["HOST:PORT"]),

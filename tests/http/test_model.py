@@ -96,6 +96,21 @@ def test_state_follows_kv_heads(tiny):
         assert per_token * smallest == state[smallest][1] * heads, state
 
 
+@pytest.mark.parametrize("kv,per_value", [("f32", 4), ("f16", 2), ("bf16", 2), ("q8", 1)])
+def test_kv_types_hold_what_they_say(start, kv, per_value):
+    """Keys and values of a token take head_dim elements each and, as q8, a scale of 4 bytes."""
+    s = start("--kv-type", kv, model=TINY, binary=REAL)
+    m = s.get("/v1/models").json()["data"][0]
+    heads = m["layers"] * m["kv_heads"]
+    per_token = 2 * heads * (m["head_dim"] * per_value + (4 if kv == "q8" else 0))
+    assert (m["kv_type"], m["state_bytes_per_token"]) == (kv, per_token)
+    ids = list(range(3, 40))
+    first = s.infer(sequence=ids, max_tokens=12).json()
+    assert first["memory"]["state_bytes"] == per_token * 64 and first["memory"]["state_bytes_per_token"] == per_token
+    again = s.infer(sequence=ids, max_tokens=12).json()
+    assert again["usage"]["cached_tokens"] == 32 and again["outputs"][0]["tokens"] == first["outputs"][0]["tokens"]
+
+
 def test_untrained_needs_leave_and_is_labelled(tiny):
     refused = tiny.infer(sequence=[5, 6, 7], attention="mqa")
     assert refused.status_code == 400 and refused.json()["error"]["param"] == "attention"

@@ -35,15 +35,30 @@ struct shape {
     bool at_end;
 };
 
+/* Hadamard transforms of the largest power of two that divides n. */
+static void turn(float *x, uint32_t n, float norm) {
+    for (uint32_t h = 1; n % (2 * h) == 0; h *= 2) {
+        for (uint32_t i = 0; i < n; i += 2 * h) {
+            for (uint32_t j = i; j < i + h; j++) {
+                float a = x[j], b = x[j + h];
+                x[j] = (a + b) * norm;
+                x[j + h] = (a - b) * norm;
+            }
+        }
+    }
+}
+
 /* What is read back of one token's keys or values. */
 static void rounded(enum qn_kv_type t, float *x, uint32_t n) {
     float top = 0;
+    if (t == QN_KV_Q8) turn(x, n, 1);
     for (uint32_t i = 0; i < n; i++) top = fmaxf(top, fabsf(x[i]));
     for (uint32_t i = 0; i < n; i++) {
         if (t == QN_KV_F16) x[i] = qn_f16_to_f32(qn_f32_to_f16(x[i]));
         if (t == QN_KV_BF16) x[i] = qn_bf16_to_f32(qn_f32_to_bf16(x[i]));
         if (t == QN_KV_Q8) x[i] = nearbyintf(x[i] * (127.0f / top)) * (top / 127.0f);
     }
+    if (t == QN_KV_Q8) turn(x, n, 0.5f);
 }
 
 static void poison(uint8_t *p, size_t n) { /* NaN as f32, f16 and bf16 */

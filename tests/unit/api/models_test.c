@@ -12,6 +12,7 @@
 static const struct qn_api_model model = {.id = "grist",
                                           .family = "llama",
                                           .format = "gguf",
+                                          .kv_type = "q8",
                                           .created = 17,
                                           .params_total = 100,
                                           .params_active = 90,
@@ -44,7 +45,8 @@ static void models(void **state) {
         "\"heads\":4,"
         "\"kv_heads\":2,\"head_dim\":16,\"ffn_dim\":128,\"vocabulary\":512,\"context\":1024,\"file_bytes\":"
         "1000,"
-        "\"weights_bytes\":1100,\"state_bytes_per_token\":384,\"structure\":{\"attention\":{\"type\":\"gqa\"}"
+        "\"weights_bytes\":1100,\"state_bytes_per_token\":384,\"kv_type\":\"q8\",\"structure\":{"
+        "\"attention\":{\"type\":\"gqa\"}"
         ","
         "\"ffn\":{\"type\":\"swiglu\"},\"sharing\":{\"type\":\"none\"},\"origin\":\"native\",\"exactness\":"
         "\"exact\"},"

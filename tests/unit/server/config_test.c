@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "model/model.h"
 #include "server/config.h"
 #include "server/config_table.h"
 
@@ -49,7 +50,8 @@ static void test_defaults_lie_within_bounds(void **state) {
     assert_int_equal(c.drain_delay_ms, 0);
     assert_int_equal(c.listen_port, 8080);
     assert_string_equal(c.listen_host, "127.0.0.1");
-    assert_true(c.prefix_cache && c.access_log && !c.state_f32 && !c.log_json && !c.metrics_auth && !c.mmap);
+    assert_true(c.prefix_cache && c.access_log && c.kv_type == QN_STATE_F16 && !c.log_json &&
+                !c.metrics_auth && !c.mmap);
     for (size_t i = 0; i < qn_n_options;
          i++) { /* one at a time: the text of each default is itself accepted */
         char flag[80];
@@ -86,7 +88,7 @@ static void test_wrong_words_are_refused(void **state) {
     (void)state;
     struct qn_config c;
     static const char *const wrong[] = {"--prefix-cache=yes!",
-                                        "--state-type=F16",
+                                        "--kv-type=F16",
                                         "--log-level=",
                                         "--max-body=1QiB",
                                         "--max-body=0x10",
