@@ -83,6 +83,16 @@ void qn_matrix_get_row(const struct qn_matrix *m, uint32_t r, float *dst);
 bool qn_matrix_gather(struct qn_matrix *dst, const struct qn_matrix *src, const uint32_t *index, size_t n);
 
 /* ---- activations prepared for a product ---- */
+enum qn_act_fn {
+    QN_ACT_RELU = 0,
+    QN_ACT_GELU_ERF,
+    QN_ACT_GELU_TANH,
+    QN_ACT_SILU,
+    QN_ACT_SIGMOID,
+    QN_ACT_IDENTITY,
+    QN_ACT_COUNT
+};
+
 /* M rows of K floats and, when needed, their integer form (kernels/act.h): per block of 32 values a scale and
  * 32 integers of 15 bits, in steps of 16, of which two share their low byte: what byte dot products multiply,
  * three for two groups of 4-bit weights, four for wider ones. 8 bits would not do: products with rounded
@@ -102,10 +112,35 @@ bool qn_act_bytes(size_t rows, size_t cols, size_t *out);
 /* Makes mem (QN_ALIGN aligned, qn_act_bytes long) a's q and fills it from a->x. */
 void qn_act_quantize(struct qn_pool *pool, struct qn_act *a, void *mem);
 
+/* Makes mem a's q without filling it; fills rows [begin, end) of it from a->x, on this thread. */
+void qn_act_place(struct qn_act *a, void *mem);
+void qn_act_fill(const struct qn_act *a, uint32_t begin, uint32_t end);
+
 /* y[m, n] = bias[n] + sum_k x[m,k] W[n,k] for m < a->rows, n < w->rows; bias may be NULL; y rows are ldy
  * floats apart. Quantised W need a->q (qn_act_quantize first). The pool splits panels of output columns. */
 void qn_linear(struct qn_pool *pool, const struct qn_matrix *w, const struct qn_act *a, const float *bias,
                float *y, size_t ldy);
+/* The same for several matrices with one input, in one loop of the pool. */
+struct qn_product {
+    const struct qn_matrix *w;
+    const float *bias; /* or NULL */
+    float *y;
+    size_t ldy;
+};
+void qn_linear_all(struct qn_pool *pool, const struct qn_product *p, size_t n, const struct qn_act *a);
+
+/* The hidden layer of a feed-forward network, f(a Wup^T + b) or f(a Wgate^T + b) * (a Wup^T + b), in one loop
+ * of the pool: who has computed some columns applies f while they are in its cache. */
+struct qn_hidden {
+    const struct qn_matrix *gate, *up; /* of one shape; gate NULL: none */
+    const float *b_gate, *b_up;        /* or NULL */
+    float *g, *u;                      /* [rows, up->rows] each; u is not touched without a gate */
+    enum qn_act_fn act;
+};
+/* out, over g: with q (qn_act_place) it gets the integer form and what is in g means nothing; else g is the
+ * layer, [rows, up->rows]. Bits are those of the products, f and qn_act_quantize one after the other. */
+void qn_linear_hidden(struct qn_pool *pool, const struct qn_hidden *h, const struct qn_act *a,
+                      const struct qn_act *out);
 
 /* The same product through OpenBLAS (kernels/gemm.c): W is dequantised in panels of a fixed size, whatever
  * the thread count. work: qn_gemm_work_bytes(pool threads, cols) bytes. Not bit-equal to qn_linear: for
@@ -200,16 +235,6 @@ struct qn_favor {
 };
 
 /* ---- element-wise and row operations ---- */
-enum qn_act_fn {
-    QN_ACT_RELU = 0,
-    QN_ACT_GELU_ERF,
-    QN_ACT_GELU_TANH,
-    QN_ACT_SILU,
-    QN_ACT_SIGMOID,
-    QN_ACT_IDENTITY,
-    QN_ACT_COUNT
-};
-
 /* Arguments of one product over a range of panels; kernels/linear.c fills it and splits the range. */
 struct qn_linear_args {
     const struct qn_matrix *w;

@@ -1,15 +1,22 @@
 /* Products for the forward pass: prepares activations and splits output panels over the pool.
  *
- * Data flow: x -> qn_act_quantize (once per activation, shared by all matrices that read it) -> qn_linear per
- * matrix -> y. The split decides only who computes an element, never how. Thread: the pool's caller. */
+ * Data flow: x -> qn_act_quantize (once per activation, shared by all matrices that read it) -> products of
+ * matrices side by side -> y; or -> qn_linear_hidden -> the integer form that the next product reads. The
+ * split decides only who computes an element, never how. Thread: the pool's caller; qn_act_fill: any. */
 #include "kernels/act.h"
 #include "kernels/kernels.h"
 #include "kernels/mem.h"
 
 /* Work below this many weight-times-row steps is not worth waking another thread. */
 #define SOLO_WORK (96u * 1024u)
-/* Chunks per thread: enough to even out a core that is slower for a while. */
-#define CHUNKS_PER_THREAD 4u
+/* Items per thread, where there are so many panels: the last ones even out who is done when. An item is at
+ * most MAX_CHUNK panels or pairs of them. */
+#define ITEMS_PER_THREAD 16u
+#define MAX_CHUNK        8u
+/* Columns of a hidden layer that are worked on together: a block of the integer form, or as many as keep both
+ * products in half a core's L1. */
+#define HIDDEN_COLS 32u
+#define HIDDEN_TILE 2048u
 
 bool qn_act_bytes(size_t rows, size_t cols, size_t *out) {
     size_t blocks;
@@ -17,41 +24,139 @@ bool qn_act_bytes(size_t rows, size_t cols, size_t *out) {
            qn_size_mul(blocks, sizeof(struct qn_act_block), out);
 }
 
+void qn_act_place(struct qn_act *a, void *mem) {
+    a->q = mem;
+}
+
+void qn_act_fill(const struct qn_act *a, uint32_t begin, uint32_t end) {
+    for (size_t r = begin; r < end; r++)
+        qn_ops()->quantize_row(a->x + r * a->ldx, a->cols, a->q + r * qn_act_stride(a->cols));
+}
+
 static void quantize_item(void *arg, size_t item, unsigned thread) {
-    const struct qn_act *a = arg;
     (void)thread;
-    qn_ops()->quantize_row(a->x + item * a->ldx, a->cols, a->q + item * qn_act_stride(a->cols));
+    qn_act_fill(arg, (uint32_t)item, (uint32_t)item + 1);
 }
 
 void qn_act_quantize(struct qn_pool *pool, struct qn_act *a, void *mem) {
-    a->q = mem;
+    qn_act_place(a, mem);
     if ((size_t)a->rows * a->cols < SOLO_WORK / 4) pool = NULL;
     qn_pool_run(pool, a->rows, quantize_item, a);
 }
 
+/* --- items: runs of units, which are panels or blocks of columns --- */
+static uint32_t units_of(uint32_t cols, uint32_t unit) {
+    return cols / unit + (cols % unit != 0);
+}
+
+/* Units per item; *pool becomes NULL where more threads would not help. */
+static uint32_t chunk_of(struct qn_pool **pool, uint32_t units, double work) {
+    if (!*pool || work < SOLO_WORK) {
+        *pool = NULL;
+        return units;
+    }
+    uint32_t chunk = units / (qn_pool_threads(*pool) * ITEMS_PER_THREAD);
+    return chunk < 1 ? 1 : chunk > MAX_CHUNK ? MAX_CHUNK : chunk;
+}
+
+/* --- products side by side --- */
 struct split {
-    struct qn_linear_args args;
-    uint32_t chunk; /* panels per item */
-    uint32_t panels;
+    const struct qn_product *p;
+    const struct qn_act *a;
+    uint32_t n, chunk, panels;
 };
 
 static void linear_item(void *arg, size_t item, unsigned thread) {
     const struct split *s = arg;
-    struct qn_linear_args a = s->args;
+    uint32_t begin = (uint32_t)item * s->chunk, first = 0;
+    uint32_t end = s->panels - begin > s->chunk ? begin + s->chunk : s->panels;
     (void)thread;
-    a.panel_begin = (uint32_t)item * s->chunk;
-    a.panel_end = s->panels - a.panel_begin > s->chunk ? a.panel_begin + s->chunk : s->panels;
-    qn_ops()->linear[a.w->type](&a);
+    for (uint32_t i = 0; i < s->n && first < end; i++) {
+        const struct qn_product *p = &s->p[i];
+        uint32_t past = first + units_of(p->w->rows, QN_PANEL);
+        if (past > begin) {
+            struct qn_linear_args a = {.w = p->w, .a = s->a, .bias = p->bias, .y = p->y, .ldy = p->ldy};
+            a.panel_begin = (begin > first ? begin : first) - first;
+            a.panel_end = (end < past ? end : past) - first;
+            qn_ops()->linear[p->w->type](&a);
+        }
+        first = past;
+    }
+}
+
+void qn_linear_all(struct qn_pool *pool, const struct qn_product *p, size_t n, const struct qn_act *a) {
+    struct split s = {.p = p, .a = a, .n = (uint32_t)n};
+    double work = 0;
+    for (size_t i = 0; i < n; i++) {
+        s.panels += units_of(p[i].w->rows, QN_PANEL);
+        work += (double)p[i].w->bytes * a->rows;
+    }
+    if (!s.panels || !a->rows) return;
+    s.chunk = chunk_of(&pool, s.panels, work);
+    qn_pool_run(pool, units_of(s.panels, s.chunk), linear_item, &s);
 }
 
 void qn_linear(struct qn_pool *pool, const struct qn_matrix *w, const struct qn_act *a, const float *bias,
                float *y, size_t ldy) {
-    struct split s = {.args = {.w = w, .a = a, .bias = bias, .y = y, .ldy = ldy}};
-    unsigned threads = pool ? qn_pool_threads(pool) : 1;
-    s.panels = w->rows / QN_PANEL + (w->rows % QN_PANEL != 0);
-    if (!s.panels || !a->rows) return;
-    if ((double)w->bytes * a->rows < SOLO_WORK) threads = 1;
-    uint32_t items = threads == 1 ? 1 : threads * CHUNKS_PER_THREAD;
-    s.chunk = (s.panels + items - 1) / items;
-    qn_pool_run(threads == 1 ? NULL : pool, (s.panels + s.chunk - 1) / s.chunk, linear_item, &s);
+    const struct qn_product p = {.w = w, .bias = bias, .y = y, .ldy = ldy};
+    qn_linear_all(pool, &p, 1, a);
+}
+
+/* --- hidden layers --- */
+struct hidden {
+    const struct qn_hidden *h;
+    const struct qn_act *a, *out;
+    uint32_t chunk; /* blocks of HIDDEN_COLS per item */
+    uint32_t cols;  /* of a tile */
+};
+
+/* Columns [n, n + cols) of one matrix for all rows; y: column 0. */
+static void hidden_product(const struct hidden *t, const struct qn_matrix *w, const float *bias, float *y,
+                           size_t ldy, uint32_t n, uint32_t cols) {
+    struct qn_linear_args a = {.w = w, .a = t->a, .bias = bias, .y = y, .ldy = ldy};
+    a.panel_begin = n / QN_PANEL;
+    a.panel_end = units_of(n + cols, QN_PANEL);
+    qn_ops()->linear[w->type](&a);
+}
+
+/* Columns from n on. For the integer form the tile lies in one piece, where its columns would begin if all
+ * tiles lay one after the other. */
+static void hidden_tile(const struct hidden *t, uint32_t n, uint32_t cols) {
+    const struct qn_hidden *h = t->h;
+    size_t rows = t->a->rows, dim = h->up->rows, ld = t->out->q ? cols : dim;
+    size_t at = t->out->q ? n * rows : n; /* of the tile; its kernels count columns from 0 */
+    float *g = h->g + at, *u = h->gate ? h->u + at : NULL;
+    if (h->gate) hidden_product(t, h->gate, h->b_gate, g - n, ld, n, cols);
+    hidden_product(t, h->up, h->b_up, (h->gate ? u : g) - n, ld, n, cols);
+    size_t runs = ld == cols ? 1 : rows, each = ld == cols ? rows * cols : cols;
+    for (size_t r = 0; r < runs; r++, g += ld) {
+        if (h->gate) {
+            qn_ops()->gated(g, g, u + r * ld, each, h->act);
+        } else {
+            qn_ops()->activate(g, g, each, h->act);
+        }
+    }
+    if (!t->out->q) return;
+    struct qn_act_block *q = t->out->q + n / HIDDEN_COLS;
+    for (size_t r = 0; r < rows; r++, q += qn_act_stride(dim))
+        qn_ops()->quantize_row(h->g + at + r * cols, cols, q);
+}
+
+static void hidden_item(void *arg, size_t item, unsigned thread) {
+    const struct hidden *t = arg;
+    uint32_t dim = t->h->up->rows, n = (uint32_t)item * t->chunk * HIDDEN_COLS;
+    uint32_t end = dim - n > t->chunk * HIDDEN_COLS ? n + t->chunk * HIDDEN_COLS : dim;
+    (void)thread;
+    for (; n < end; n += t->cols) hidden_tile(t, n, end - n < t->cols ? end - n : t->cols);
+}
+
+void qn_linear_hidden(struct qn_pool *pool, const struct qn_hidden *h, const struct qn_act *a,
+                      const struct qn_act *out) {
+    struct hidden t = {.h = h, .a = a, .out = out};
+    uint32_t units = units_of(h->up->rows, HIDDEN_COLS);
+    if (!units || !a->rows) return;
+    t.chunk = chunk_of(&pool, units, (double)(h->up->bytes + (h->gate ? h->gate->bytes : 0)) * a->rows);
+    t.cols = HIDDEN_TILE / a->rows / HIDDEN_COLS * HIDDEN_COLS;
+    if (t.cols < HIDDEN_COLS) t.cols = HIDDEN_COLS;
+    qn_pool_run(pool, units_of(units, t.chunk), hidden_item, &t);
 }

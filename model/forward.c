@@ -28,6 +28,8 @@ struct forward {
     const struct qn_layer *layer;
     const struct qn_attn_weights *aw;
     const struct qn_norm_weights *norm; /* argument of norm_row */
+    struct qn_act in;                   /* its result */
+    bool pending;                       /* s->y is still to be added to the residual stream */
 };
 
 /* --- check --- */
@@ -155,9 +157,21 @@ static void embed(struct forward *f) {
     qn_linear_apply(&f->env, &f->m->ckpt->embed_map, &in, NULL, f->s->x, d);
 }
 
+/* Takes in what the last sub-layer adds, and makes the next one's input of it. */
 static void norm_row(struct forward *f, size_t r) {
     size_t d = f->spec->d_model;
+    if (f->pending) qn_ops()->add(f->s->x + r * d, f->s->y + r * d, d);
     normalise(f->spec, f->norm, f->s->h + r * d, f->s->x + r * d);
+    if (f->in.q) qn_act_fill(&f->in, (uint32_t)r, (uint32_t)r + 1);
+}
+
+/* f->in = norm(x) of every row, in integers too where they are read. */
+static void norm_rows(struct forward *f, const struct qn_norm_weights *w, bool integers) {
+    f->norm = w;
+    f->in = qn_linear_input(f->s->h, f->spec->d_model, f->rows, f->spec->d_model);
+    if (integers) qn_act_place(&f->in, f->env.act_mem);
+    each_row(f, norm_row);
+    f->pending = false;
 }
 
 /* RMSNorm of q or k: over each head, or over all heads at once. */
@@ -178,11 +192,6 @@ static void rotate_row(struct forward *f, size_t r) {
     if (!a->rope) return;
     qn_ops()->rope(q, a->heads, dh, rot, f->s->cs + r * rot);
     qn_ops()->rope(k, a->kv_heads, dh, rot, f->s->cs + r * rot);
-}
-
-static void add_row(struct forward *f, size_t r) {
-    size_t d = f->spec->d_model;
-    qn_ops()->add(f->s->x + r * d, f->s->y + r * d, d);
 }
 
 /* --- layers --- */
@@ -209,12 +218,10 @@ static void attention_layer(struct forward *f) {
     const struct qn_attention *a = f->layer->attention;
     const struct qn_attn_weights *w = f->aw;
     uint32_t d = f->spec->d_model, inner = a->heads * a->head_dim, kv = a->kv_heads * a->head_dim;
-    f->norm = &w->norm;
-    each_row(f, norm_row);
-    struct qn_act in = qn_linear_input(s->h, d, f->rows, d);
-    qn_linear_apply(&f->env, &w->q, &in, w->bq, s->q, inner);
-    qn_linear_apply(&f->env, &w->k, &in, w->bk, s->k, kv);
-    qn_linear_apply(&f->env, &w->v, &in, w->bv, s->v, kv);
+    const struct qn_product qkv[] = {
+        {&w->q, w->bq, s->q, inner}, {&w->k, w->bk, s->k, kv}, {&w->v, w->bv, s->v, kv}};
+    norm_rows(f, &w->norm, qn_linear_wants_int(&f->env, w->q.type));
+    qn_linear_apply_all(&f->env, qkv, 3, &f->in);
     each_row(f, rotate_row);
     struct qn_attention_call call = {
         .a = a,
@@ -237,27 +244,31 @@ static void attention_layer(struct forward *f) {
     run_attention(f, &call);
     struct qn_act read = qn_linear_input(s->h, inner, f->rows, inner);
     qn_linear_apply(&f->env, &w->o, &read, w->bo, s->y, d);
-    each_row(f, add_row);
+    f->pending = true;
 }
 
 static void ffn_layer(struct forward *f) {
     const struct qn_ffn_weights *w = &f->v->ffn_weights[f->layer->ffn_block];
-    f->norm = &w->norm;
-    each_row(f, norm_row);
+    enum qn_type first = w->dense.up.data ? w->dense.up.type : w->experts[0].up.type;
+    norm_rows(f, &w->norm, qn_linear_wants_int(&f->env, first));
     struct qn_ffn_call call = {
         .f = f->layer->ffn,
         .w = w,
         .env = &f->env,
-        .x = f->s->h,
+        .in = f->in,
         .y = f->s->y,
-        .rows = f->rows,
         .work = f->s->ffn,
     };
     call.f->ops->run(&call);
-    each_row(f, add_row);
+    f->pending = true;
 }
 
 /* --- results --- */
+static void add_row(struct forward *f, size_t r) {
+    size_t d = f->spec->d_model;
+    qn_ops()->add(f->s->x + r * d, f->s->y + r * d, d);
+}
+
 /* Rows that wait for their logits: normalised in scratch.h, in order. */
 struct group {
     uint32_t n;
@@ -302,6 +313,7 @@ static void emit_row(struct forward *f, struct group *g, uint32_t span, uint32_t
 
 static void emit(struct forward *f) {
     struct group g = {0};
+    each_row(f, add_row); /* what the last layer adds */
     for (uint32_t i = 0; i < f->step->n_spans; i++) {
         const struct qn_row_span *sp = &f->s->spans[i];
         enum qn_want want = f->step->spans[i].want;
@@ -344,7 +356,11 @@ int qn_step_run(const struct qn_step *step, struct qn_err *err) {
         .step = step,
         .spec = &m->ckpt->spec,
         .s = &m->scratch,
-        .env = {.pool = m->pool, .math = step->math, .act_mem = m->scratch.act, .gemm_work = m->scratch.gemm},
+        .env = {.pool = m->pool,
+                .math = step->math,
+                .act_mem = m->scratch.act,
+                .mid_mem = m->scratch.mid,
+                .gemm_work = m->scratch.gemm},
     };
     int rc = check_weights(m, err);
     if (rc == QN_OK) rc = plan(&f, err);

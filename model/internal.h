@@ -48,6 +48,7 @@ struct qn_scratch {
     float *cs;                 /* [M, rope_dim] cos and sin of each row's position */
     float *logits;             /* [QN_LOGIT_ROWS, vocab] */
     void *act;                 /* quantised form of one input */
+    void *mid;                 /* and of an FFN's hidden layer */
     void *gemm;                /* OpenBLAS panels */
     struct qn_row *rows;       /* [M] */
     struct qn_row_span *spans; /* [M] */

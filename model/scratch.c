@@ -76,6 +76,7 @@ static void carve_all(struct carve *c, struct qn_scratch *s, const struct qn_spe
     s->cs = grid(c, rows, spec->rope_dim, f);
     s->logits = grid(c, QN_LOGIT_ROWS, spec->vocab, f);
     s->act = piece(c, act);
+    s->mid = piece(c, act);
     s->gemm = piece(c, gemm);
     s->rows = grid(c, rows, 1, sizeof *s->rows);
     s->spans = grid(c, rows, 1, sizeof *s->spans);

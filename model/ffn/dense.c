@@ -4,8 +4,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PART 8192 /* elements per item of the pool: half a core's L1 */
-
 void qn_ffn_part_activation(struct qn_part *part, enum qn_act_fn act) {
     if (act == QN_ACT_GELU_ERF) qn_part_add_text(part, "activation", "erf");
     if (act == QN_ACT_GELU_TANH) qn_part_add_text(part, "activation", "tanh");
@@ -68,36 +66,24 @@ void qn_ffn_dense_run(const struct qn_ffn_call *c) {
         .b_down = c->w->b_down,
         .d_model = c->f->d_model,
         .dim = c->f->dim,
-        .rows = c->rows,
         .act = c->f->act,
-        .x = c->x,
+        .in = c->in,
         .y = c->y,
         .work = c->work,
     };
     c->f->ops->net(&net);
 }
 
-struct apply {
-    qn_ffn_elementwise f;
-    float *y;
-    const float *b;
-    size_t dim, parts; /* of one row */
-    enum qn_act_fn act;
-};
-
-static void apply_item(void *arg, size_t item, unsigned thread) {
-    (void)thread;
-    const struct apply *a = arg;
-    size_t in_row = item % a->parts * PART;
-    size_t at = item / a->parts * a->dim + in_row;
-    size_t n = a->dim - in_row < PART ? a->dim - in_row : PART;
-    a->f(a->y + at, a->y + at, a->b ? a->b + at : NULL, n, a->act);
-}
-
-/* Cuts fall at the same places of every row, so that an element meets the same lanes and tails of a kernel
- * however many rows a step has. */
-void qn_ffn_apply(const struct qn_ffn_net *n, qn_ffn_elementwise f, float *y, const float *b) {
-    struct apply a = {f, y, b, n->dim, (n->dim + PART - 1) / PART, n->act};
-    size_t items = n->rows * a.parts;
-    qn_pool_run((size_t)n->rows * n->dim > PART ? n->env->pool : NULL, items, apply_item, &a);
+void qn_ffn_dense_net(const struct qn_ffn_net *n, bool gated) {
+    const struct qn_hidden h = {
+        .gate = gated ? &n->w->gate : NULL,
+        .up = &n->w->up,
+        .b_gate = n->b_gate,
+        .b_up = n->b_up,
+        .g = n->work,
+        .u = gated ? n->work + (size_t)n->in.rows * n->dim : NULL,
+        .act = n->act,
+    };
+    struct qn_act in = n->in, mid = qn_linear_mid(n->env, &h, &in, n->w->down.type);
+    qn_linear_apply(n->env, &n->w->down, &mid, n->b_down, n->y, n->d_model);
 }

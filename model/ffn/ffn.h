@@ -26,11 +26,11 @@ struct qn_ffn_net {
     const struct qn_linear_env *env;
     const struct qn_ffn_matrices *w;
     const float *b_gate, *b_up, *b_down; /* or NULL */
-    uint32_t d_model, dim, rows;
+    uint32_t d_model, dim;
     enum qn_act_fn act;
-    const float *x; /* [rows, d_model] */
-    float *y;       /* [rows, d_model] */
-    float *work;    /* QN_FFN_NET_WIDTHS * rows * dim floats */
+    struct qn_act in; /* rows of d_model floats, and their integer form if it has been made */
+    float *y;         /* [rows, d_model] */
+    float *work;      /* QN_FFN_NET_WIDTHS * rows * dim floats */
 };
 #define QN_FFN_NET_WIDTHS 2 /* hidden rows that the hungriest kind of network keeps per row */
 
@@ -38,10 +38,10 @@ struct qn_ffn_call {
     const struct qn_ffn *f;
     const struct qn_ffn_weights *w;
     const struct qn_linear_env *env;
-    const float *x; /* [rows, d_model], normalised */
-    float *y;       /* [rows, d_model] */
-    uint32_t rows;
-    float *work; /* scratch_floats(f, rows) floats */
+    struct qn_act in; /* normalised rows of d_model floats, one after the other, and their integer form if it
+                         has been made, in env->act_mem */
+    float *y;         /* [rows, d_model] */
+    float *work;      /* scratch_floats(f, rows) floats */
 };
 
 struct qn_ffn_ops {
@@ -90,9 +90,8 @@ size_t qn_ffn_dense_weight_bytes(const struct qn_ffn *f, const struct qn_ffn_wei
 /* Runs the kind's net with the block's own matrices and biases. */
 void qn_ffn_dense_run(const struct qn_ffn_call *call);
 size_t qn_ffn_matrices_bytes(const struct qn_ffn_matrices *m);
-/* y[i] = f(y[i], b[i]) for the net's rows x dim elements, shared by the pool; b may be NULL. */
-typedef void (*qn_ffn_elementwise)(float *y, const float *a, const float *b, size_t n, enum qn_act_fn act);
-void qn_ffn_apply(const struct qn_ffn_net *net, qn_ffn_elementwise f, float *y, const float *b);
+/* The net of dense kinds; gated: with the gate matrix. */
+void qn_ffn_dense_net(const struct qn_ffn_net *net, bool gated);
 
 extern const struct qn_ffn_ops qn_ffn_swiglu, qn_ffn_geglu, qn_ffn_reglu, qn_ffn_glu, qn_ffn_bilinear;
 extern const struct qn_ffn_ops qn_ffn_gelu, qn_ffn_relu, qn_ffn_moe;

@@ -16,18 +16,8 @@ static size_t scratch_floats(const struct qn_spec *spec, size_t rows) {
                : SIZE_MAX;
 }
 
-static void gate(float *y, const float *a, const float *b, size_t n, enum qn_act_fn act) {
-    qn_ops()->gated(y, a, b, n, act);
-}
-
 static void net(const struct qn_ffn_net *n) {
-    float *g = n->work, *up = n->work + (size_t)n->rows * n->dim;
-    struct qn_act in = qn_linear_input(n->x, n->d_model, n->rows, n->d_model);
-    qn_linear_apply(n->env, &n->w->gate, &in, n->b_gate, g, n->dim);
-    qn_linear_apply(n->env, &n->w->up, &in, n->b_up, up, n->dim);
-    qn_ffn_apply(n, gate, g, up);
-    struct qn_act mid = qn_linear_input(g, n->dim, n->rows, n->dim);
-    qn_linear_apply(n->env, &n->w->down, &mid, n->b_down, n->y, n->d_model);
+    qn_ffn_dense_net(n, true);
 }
 
 static double row_macs(const struct qn_ffn *f) {

@@ -7,17 +7,8 @@ static size_t scratch_floats(const struct qn_spec *spec, size_t rows) {
     return qn_size_mul(rows, qn_ffn_dense_widest(spec), &n) ? n : SIZE_MAX;
 }
 
-static void activate(float *y, const float *a, const float *b, size_t n, enum qn_act_fn act) {
-    (void)b;
-    qn_ops()->activate(y, a, n, act);
-}
-
 static void net(const struct qn_ffn_net *n) {
-    struct qn_act in = qn_linear_input(n->x, n->d_model, n->rows, n->d_model);
-    qn_linear_apply(n->env, &n->w->up, &in, n->b_up, n->work, n->dim);
-    qn_ffn_apply(n, activate, n->work, NULL);
-    struct qn_act mid = qn_linear_input(n->work, n->dim, n->rows, n->dim);
-    qn_linear_apply(n->env, &n->w->down, &mid, n->b_down, n->y, n->d_model);
+    qn_ffn_dense_net(n, false);
 }
 
 static double row_macs(const struct qn_ffn *f) {

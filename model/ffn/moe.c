@@ -163,7 +163,7 @@ static size_t scratch_floats(const struct qn_spec *spec, size_t rows) {
 static struct work carve(const struct qn_ffn_call *c) {
     const struct qn_ffn_member *m = &c->f->mix;
     size_t at[PIECES] = {0}, dim = m->dim > m->shared_dim ? m->dim : m->shared_dim;
-    lay_out(c->rows, m->experts, c->f->d_model, dim, at);
+    lay_out(c->in.rows, m->experts, c->f->d_model, dim, at);
     return (struct work){.score = c->work + at[0],
                          .weight = (double *)(void *)(c->work + at[1]),
                          .sum = (double *)(void *)(c->work + at[2]),
@@ -266,6 +266,7 @@ static void route_row(const struct qn_ffn_member *m, float *score, const float *
 struct job {
     const struct qn_ffn_call *c;
     struct work w;
+    struct qn_act all;  /* the call's rows; without their integer form once an expert's took its memory */
     uint32_t expert, n; /* the expert at hand and how many rows it has */
     size_t per_item;    /* rows */
     void (*row)(const struct job *j, uint32_t i);
@@ -296,15 +297,14 @@ static void route_item(const struct job *j, uint32_t i) {
  * hang on how a product was rounded. */
 static void route(struct job *j) {
     const struct qn_ffn_call *c = j->c;
-    struct qn_act in = qn_linear_input(c->x, c->f->d_model, c->rows, c->f->d_model);
-    qn_linear(c->env->pool, &c->w->router, &in, NULL, j->w.score, c->f->mix.experts);
-    j->n = c->rows;
+    qn_linear(c->env->pool, &c->w->router, &c->in, NULL, j->w.score, c->f->mix.experts);
+    j->n = c->in.rows;
     each(j, (size_t)c->f->mix.experts * 8, route_item);
 }
 
 static void gather_item(const struct job *j, uint32_t i) {
     size_t d = j->c->f->d_model;
-    memcpy(j->w.x + i * d, j->c->x + j->w.rows[i] * d, d * sizeof(float));
+    memcpy(j->w.x + i * d, j->c->in.x + j->w.rows[i] * d, d * sizeof(float));
 }
 
 static void scatter_item(const struct job *j, uint32_t i) {
@@ -317,7 +317,7 @@ static void scatter_item(const struct job *j, uint32_t i) {
 /* The shared expert's output times sigmoid(x . g). */
 static void gate_item(const struct job *j, uint32_t i) {
     size_t d = j->c->f->d_model;
-    const float *x = j->c->x + i * d, *g = j->c->w->shared_gate;
+    const float *x = j->c->in.x + i * d, *g = j->c->w->shared_gate;
     double z = 0;
     for (size_t k = 0; k < d; k++) z += (double)x[k] * (double)g[k];
     qn_ops()->scale(j->c->y + i * d, (float)sigmoid(z), d);
@@ -351,9 +351,9 @@ static void run_net(const struct job *j, const struct qn_ffn_matrices *w, uint32
 static void run_shared(struct job *j) {
     const struct qn_ffn_call *c = j->c;
     if (!c->w->dense.up.data) return;
-    struct qn_ffn_net net = {.rows = c->rows, .x = c->x, .y = c->y};
+    struct qn_ffn_net net = {.in = c->in, .y = c->y};
     run_net(j, &c->w->dense, c->f->mix.shared_dim, true, net);
-    j->n = c->rows;
+    j->n = c->in.rows;
     if (c->w->shared_gate) each(j, c->f->d_model, gate_item);
 }
 
@@ -362,25 +362,26 @@ static void run_expert(struct job *j, uint32_t expert) {
     size_t experts = c->f->mix.experts;
     j->expert = expert;
     j->n = 0;
-    for (uint32_t r = 0; r < c->rows; r++)
+    for (uint32_t r = 0; r < c->in.rows; r++)
         if (j->w.weight[r * experts + expert] != 0) j->w.rows[j->n++] = r;
     if (j->n == 0) return;
-    struct qn_ffn_net net = {.rows = j->n, .x = c->x, .y = j->w.y};
-    if (j->n < c->rows) { /* else its rows are all rows, in order */
+    struct qn_ffn_net net = {.in = j->all, .y = j->w.y};
+    if (j->n < c->in.rows) { /* else its rows are all rows, in order */
         each(j, c->f->d_model, gather_item);
-        net.x = j->w.x;
+        net.in = qn_linear_input(j->w.x, c->f->d_model, j->n, c->f->d_model);
+        j->all.q = NULL;
     }
     run_net(j, &c->w->experts[expert], c->f->dim, !c->w->dense.up.data, net);
     each(j, c->f->d_model, scatter_item);
 }
 
 static void run(const struct qn_ffn_call *c) {
-    struct job j = {.c = c, .w = carve(c)};
+    struct job j = {.c = c, .all = c->in, .w = carve(c)};
     route(&j);
     run_shared(&j);
-    memset(j.w.sum, 0, (size_t)c->rows * c->f->d_model * sizeof *j.w.sum);
+    memset(j.w.sum, 0, (size_t)c->in.rows * c->f->d_model * sizeof *j.w.sum);
     for (uint32_t e = 0; e < c->f->mix.experts; e++) run_expert(&j, e);
-    j.n = c->rows;
+    j.n = c->in.rows;
     each(&j, c->f->d_model, finish_item);
 }
 

@@ -185,6 +185,133 @@ static void threads_agree(void **state) {
     qn_pool_free(&pool);
 }
 
+/* Products side by side, and a hidden layer, have the bits of their steps one after the other. */
+struct side {
+    struct qn_matrix w[3];
+    struct guarded g[3];
+    float *bias[3], *y[3], *want[3];
+};
+
+static void side_new(struct rng *rng, struct side *s, const enum qn_type *t, const uint32_t *n, uint32_t k,
+                     uint32_t rows) {
+    for (int i = 0; i < 3; i++) {
+        random_matrix(rng, t[i], n[i], k, &s->w[i], &s->g[i], true);
+        s->bias[i] = qn_mem_alloc(n[i] * 4);
+        s->y[i] = qn_mem_alloc((size_t)rows * n[i] * 4);
+        s->want[i] = qn_mem_alloc((size_t)rows * n[i] * 4);
+        assert_true(s->bias[i] && s->y[i] && s->want[i]);
+        rng_fill(rng, s->bias[i], n[i]);
+    }
+}
+
+static void side_free(struct side *s) {
+    for (int i = 0; i < 3; i++) {
+        qn_mem_free(s->bias[i]);
+        qn_mem_free(s->y[i]);
+        qn_mem_free(s->want[i]);
+        assert_true(guarded_free(&s->g[i]));
+    }
+}
+
+static struct qn_act act_new(struct rng *rng, uint32_t rows, uint32_t cols) {
+    size_t bytes, n = (size_t)rows * cols;
+    float *x = qn_mem_alloc(n * 4);
+    assert_true(x && qn_act_bytes(rows, cols, &bytes));
+    void *mem = qn_mem_alloc(bytes);
+    assert_non_null(mem);
+    rng_fill(rng, x, n);
+    struct qn_act a = {.x = x, .ldx = cols, .rows = rows, .cols = cols};
+    qn_act_quantize(NULL, &a, mem);
+    return a;
+}
+
+static void act_free(struct qn_act *a) {
+    qn_mem_free((void *)(uintptr_t)a->x);
+    qn_mem_free(a->q);
+}
+
+static const uint32_t side_rows[] = {1, 2, 5, 17, 70};
+
+static void products_side_by_side(void **state) {
+    struct rng rng;
+    struct qn_pool *pools[2] = {NULL, qn_pool_new(3)};
+    (void)state;
+    rng_init(&rng);
+    assert_non_null(pools[1]);
+    for (int round = 0; round < 40; round++) {
+        struct side s;
+        enum qn_type t[3];
+        uint32_t n[3], rows = side_rows[round % 5], k = 32 * (1 + rng_below(&rng, 20));
+        for (int i = 0; i < 3; i++) {
+            t[i] = rng_below(&rng, 2) ? QN_F32 : QN_Q8_0;
+            n[i] = 1 + rng_below(&rng, 400);
+        }
+        side_new(&rng, &s, t, n, k, rows);
+        struct qn_act a = act_new(&rng, rows, k);
+        struct qn_product p[3];
+        for (int i = 0; i < 3; i++) {
+            p[i] = (struct qn_product){&s.w[i], i ? s.bias[i] : NULL, s.y[i], n[i]};
+            qn_linear(NULL, p[i].w, &a, p[i].bias, s.want[i], n[i]);
+        }
+        qn_linear_all(pools[round / 5 % 2], p, 3, &a);
+        for (int i = 0; i < 3; i++)
+            assert_true(same_floats(&rng, "side by side", s.y[i], s.want[i], rows * n[i]));
+        act_free(&a);
+        side_free(&s);
+    }
+    qn_pool_free(&pools[1]);
+}
+
+/* want[0] = f(..) of the unfused steps. */
+static void unfused(const struct qn_hidden *h, const struct qn_act *a, struct side *s) {
+    size_t all = (size_t)a->rows * h->up->rows;
+    qn_linear(NULL, h->up, a, h->b_up, s->want[1], h->up->rows);
+    if (h->gate) {
+        qn_linear(NULL, h->gate, a, h->b_gate, s->want[0], h->up->rows);
+        qn_ops()->gated(s->want[0], s->want[0], s->want[1], all, h->act);
+    } else {
+        qn_ops()->activate(s->want[0], s->want[1], all, h->act);
+    }
+}
+
+static void hidden_layers(void **state) {
+    struct rng rng;
+    struct qn_pool *pools[2] = {NULL, qn_pool_new(3)};
+    (void)state;
+    rng_init(&rng);
+    assert_non_null(pools[1]);
+    for (int round = 0; round < 60; round++) {
+        struct side s;
+        enum qn_type one = round % 3 ? QN_Q4_0 : QN_F32;
+        uint32_t dim = 1 + rng_below(&rng, 700), rows = side_rows[round % 5];
+        uint32_t k = 32 * (1 + rng_below(&rng, 20));
+        side_new(&rng, &s, (enum qn_type[]){one, one, one}, (uint32_t[]){dim, dim, dim}, k, rows);
+        struct qn_act a = act_new(&rng, rows, k), out = act_new(&rng, rows, dim),
+                      want = act_new(&rng, rows, dim);
+        struct qn_hidden h = {
+            .up = &s.w[1], .g = s.y[0], .u = s.y[1], .act = (enum qn_act_fn)(round % QN_ACT_COUNT)};
+        if (round % 2) h.gate = &s.w[0];
+        if (round % 4 > 1) h.b_gate = s.bias[0];
+        if (round % 8 > 3) h.b_up = s.bias[1];
+        unfused(&h, &a, &s);
+        struct qn_act ref = {.x = s.want[0], .ldx = dim, .rows = rows, .cols = dim};
+        qn_act_quantize(NULL, &ref, want.q);
+        qn_linear_hidden(pools[round / 5 % 2], &h, &a, &out);
+        for (uint32_t r = 0; r < rows; r++) {
+            size_t at = r * qn_act_stride(dim);
+            assert_memory_equal(out.q + at, ref.q + at, qn_act_blocks(dim) * sizeof *ref.q);
+        }
+        struct qn_act floats = {.x = h.g, .ldx = dim, .rows = rows, .cols = dim};
+        qn_linear_hidden(pools[round / 5 % 2], &h, &a, &floats);
+        assert_true(same_floats(&rng, "hidden", h.g, s.want[0], rows * dim));
+        act_free(&a);
+        act_free(&out);
+        act_free(&want);
+        side_free(&s);
+    }
+    qn_pool_free(&pools[1]);
+}
+
 /* Against a sum in double over dequantised weights and activations: the reference itself is right. */
 static void reference_is_a_product(void **state) {
     struct rng rng;
@@ -254,10 +381,9 @@ static void broken_activations_show(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(levels_agree),
-        cmocka_unit_test(threads_agree),
-        cmocka_unit_test(reference_is_a_product),
-        cmocka_unit_test(broken_activations_show),
+        cmocka_unit_test(levels_agree),           cmocka_unit_test(threads_agree),
+        cmocka_unit_test(products_side_by_side),  cmocka_unit_test(hidden_layers),
+        cmocka_unit_test(reference_is_a_product), cmocka_unit_test(broken_activations_show),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

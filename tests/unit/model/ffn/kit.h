@@ -138,15 +138,19 @@ static inline void kit_run(const struct qn_spec *s, const struct qn_ffn *f, cons
     assert_true(qn_act_bytes(rows, wide, &act));
     size_t floats = f->ops->scratch_floats(s, rows);
     assert_true(floats < SIZE_MAX);
-    struct qn_linear_env env = {.pool = pool, .math = QN_MATH_PACKED, .act_mem = qn_mem_alloc(act)};
+    struct qn_linear_env env = {
+        .pool = pool, .math = QN_MATH_PACKED, .act_mem = qn_mem_alloc(act), .mid_mem = qn_mem_alloc(act)};
     float *work = malloc(floats * sizeof *work);
     assert_non_null(work);
     assert_non_null(env.act_mem);
+    assert_non_null(env.mid_mem);
     memset(work, 0xff, floats * sizeof *work); /* not a number: nothing may be read before it is written */
-    struct qn_ffn_call call = {.f = f, .w = w, .env = &env, .x = x, .y = y, .rows = rows, .work = work};
+    struct qn_ffn_call call = {.f = f, .w = w, .env = &env, .y = y, .work = work};
+    call.in = qn_linear_input(x, s->d_model, rows, s->d_model);
     f->ops->run(&call);
     free(work);
     qn_mem_free(env.act_mem);
+    qn_mem_free(env.mid_mem);
 }
 
 #endif
