@@ -142,6 +142,12 @@ struct qn_hidden {
 void qn_linear_hidden(struct qn_pool *pool, const struct qn_hidden *h, const struct qn_act *a,
                       const struct qn_act *out);
 
+/* Says which products, or whose hidden layer, with few rows come after the next loop of the pool: threads
+ * that wait bring the first weights that they will read into their caches. */
+void qn_linear_ahead(struct qn_pool *pool, const struct qn_matrix *const *w, size_t n, uint32_t rows);
+void qn_linear_hidden_ahead(struct qn_pool *pool, const struct qn_matrix *gate, const struct qn_matrix *up,
+                            uint32_t rows);
+
 /* The same product through OpenBLAS (kernels/gemm.c): W is dequantised in panels of a fixed size, whatever
  * the thread count. work: qn_gemm_work_bytes(pool threads, cols) bytes. Not bit-equal to qn_linear: for
  * embed, bidirectional encoders and load-time algebra only; its results never enter the prefix cache. */

@@ -18,6 +18,10 @@
 #define HIDDEN_COLS 32u
 #define HIDDEN_TILE 2048u
 
+/* What a thread brings into its L2 before a loop; more rows than these keep the cores busier than memory. */
+#define AHEAD_BYTES (48u * 1024u)
+#define AHEAD_ROWS  8u
+
 bool qn_act_bytes(size_t rows, size_t cols, size_t *out) {
     size_t blocks;
     return cols <= SIZE_MAX - 4096 && qn_size_mul(rows, qn_act_stride(cols), &blocks) &&
@@ -159,4 +163,53 @@ void qn_linear_hidden(struct qn_pool *pool, const struct qn_hidden *h, const str
     t.cols = HIDDEN_TILE / a->rows / HIDDEN_COLS * HIDDEN_COLS;
     if (t.cols < HIDDEN_COLS) t.cols = HIDDEN_COLS;
     qn_pool_run(pool, units_of(units, t.chunk), hidden_item, &t);
+}
+
+/* --- what comes next --- */
+/* Bytes of panels [panel, panel + n), none past the end. */
+static size_t panel_bytes(const struct qn_matrix *w, uint32_t panel, uint32_t n, const uint8_t **from) {
+    uint32_t all = units_of(w->rows, QN_PANEL), left = all - panel;
+    *from = w->data + w->bytes / all * panel;
+    return w->bytes / all * (n < left ? n : left);
+}
+
+static void tell(struct qn_pool *pool, unsigned thread, unsigned slot, const struct qn_matrix *w,
+                 uint32_t panel, uint32_t n) {
+    const uint8_t *from = NULL;
+    size_t bytes = w ? panel_bytes(w, panel, n, &from) : 0;
+    qn_pool_ahead(pool, thread, slot, from, bytes < AHEAD_BYTES ? bytes : AHEAD_BYTES);
+}
+
+void qn_linear_ahead(struct qn_pool *pool, const struct qn_matrix *const *w, size_t n, uint32_t rows) {
+    uint32_t panels = 0;
+    double work = 0;
+    for (size_t i = 0; i < n; i++) {
+        panels += units_of(w[i]->rows, QN_PANEL);
+        work += (double)w[i]->bytes * rows;
+    }
+    struct qn_pool *shared = pool;
+    uint32_t chunk = chunk_of(&shared, panels, work);
+    if (!shared || !panels || rows > AHEAD_ROWS) return;
+    uint32_t items = units_of(panels, chunk);
+    for (unsigned t = 0; t < qn_pool_threads(pool); t++) {
+        uint32_t panel = (uint32_t)qn_pool_first(pool, items, t) * chunk;
+        size_t i = 0;
+        for (; i < n && panel >= units_of(w[i]->rows, QN_PANEL); i++) panel -= units_of(w[i]->rows, QN_PANEL);
+        tell(pool, t, 0, i < n ? w[i] : NULL, panel, UINT32_MAX);
+        tell(pool, t, 1, NULL, 0, 0);
+    }
+}
+
+void qn_linear_hidden_ahead(struct qn_pool *pool, const struct qn_matrix *gate, const struct qn_matrix *up,
+                            uint32_t rows) {
+    struct qn_pool *shared = pool;
+    uint32_t units = units_of(up->rows, HIDDEN_COLS);
+    uint32_t chunk = chunk_of(&shared, units, (double)(up->bytes + (gate ? gate->bytes : 0)) * rows);
+    if (!shared || !units || rows > AHEAD_ROWS) return;
+    uint32_t items = units_of(units, chunk), each = HIDDEN_COLS / QN_PANEL;
+    for (unsigned t = 0; t < qn_pool_threads(pool); t++) {
+        uint32_t panel = (uint32_t)qn_pool_first(pool, items, t) * chunk * each;
+        tell(pool, t, 0, gate ? gate : up, panel, chunk * each);
+        tell(pool, t, 1, gate ? up : NULL, panel, chunk * each);
+    }
 }

@@ -21,5 +21,12 @@ void qn_pool_free(struct qn_pool **pool); /* joins the workers; NULL is fine; cl
 unsigned qn_pool_threads(const struct qn_pool *pool);
 /* Runs fn for every item and returns when all are done. pool may be NULL: runs on the caller alone. */
 void qn_pool_run(struct qn_pool *pool, size_t items, qn_pool_fn fn, void *arg);
+/* Tells a thread what it will read first in a later loop: while it waits, it brings that into its cache. Up
+ * to QN_POOL_AHEAD pieces, each of which stays until its slot is told another; 0 bytes: none. from may be
+ * gone by then, nothing is read. Called by the caller of qn_pool_run. */
+#define QN_POOL_AHEAD 2
+void qn_pool_ahead(struct qn_pool *pool, unsigned thread, unsigned slot, const void *from, size_t bytes);
+/* The item that this thread takes first of a loop over so many. */
+size_t qn_pool_first(const struct qn_pool *pool, size_t items, unsigned thread);
 
 #endif

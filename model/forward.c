@@ -213,6 +213,31 @@ static void run_attention(struct forward *f, struct qn_attention_call *call) {
     }
 }
 
+static const struct qn_matrix *output_matrix(const struct qn_checkpoint *c) {
+    return c->output.data ? &c->output : &c->embed;
+}
+
+/* The pool is told one loop ahead which weights come. */
+static void ahead_of_ffn(const struct forward *f) {
+    const struct qn_ffn_matrices *w = &f->v->ffn_weights[f->layer->ffn_block].dense;
+    if (w->up.data) qn_linear_before_hidden(&f->env, w->gate.data ? &w->gate : NULL, &w->up, f->rows);
+}
+
+/* What comes after an FFN: the next layer's attention, or the output matrix. */
+static void set_after(struct forward *f) {
+    const struct qn_checkpoint *c = f->m->ckpt;
+    const struct qn_layer *next = f->layer + 1;
+    f->env.n_after = 0;
+    if (next < f->v->layers + f->spec->layers) {
+        const struct qn_attn_weights *w = &f->v->attn_weights[next->attn_block];
+        f->env.after[f->env.n_after++] = &w->q;
+        f->env.after[f->env.n_after++] = &w->k;
+        f->env.after[f->env.n_after++] = &w->v;
+    } else if (!c->output_map.data) {
+        f->env.after[f->env.n_after++] = output_matrix(c);
+    }
+}
+
 static void attention_layer(struct forward *f) {
     struct qn_scratch *s = f->s;
     const struct qn_attention *a = f->layer->attention;
@@ -221,6 +246,7 @@ static void attention_layer(struct forward *f) {
     const struct qn_product qkv[] = {
         {&w->q, w->bq, s->q, inner}, {&w->k, w->bk, s->k, kv}, {&w->v, w->bv, s->v, kv}};
     norm_rows(f, &w->norm, qn_linear_wants_int(&f->env, w->q.type));
+    qn_linear_before(&f->env, (const struct qn_matrix *const[]){&w->o}, 1, f->rows);
     qn_linear_apply_all(&f->env, qkv, 3, &f->in);
     each_row(f, rotate_row);
     struct qn_attention_call call = {
@@ -243,6 +269,7 @@ static void attention_layer(struct forward *f) {
     };
     run_attention(f, &call);
     struct qn_act read = qn_linear_input(s->h, inner, f->rows, inner);
+    ahead_of_ffn(f);
     qn_linear_apply(&f->env, &w->o, &read, w->bo, s->y, d);
     f->pending = true;
 }
@@ -259,6 +286,7 @@ static void ffn_layer(struct forward *f) {
         .y = f->s->y,
         .work = f->s->ffn,
     };
+    set_after(f);
     call.f->ops->run(&call);
     f->pending = true;
 }
@@ -280,7 +308,7 @@ struct group {
 static void flush(struct forward *f, struct group *g) {
     if (g->n == 0) return;
     const struct qn_checkpoint *c = f->m->ckpt;
-    const struct qn_matrix *out = c->output.data ? &c->output : &c->embed;
+    const struct qn_matrix *out = output_matrix(c);
     uint32_t d = f->spec->d_model, e = f->spec->d_embed;
     struct qn_act in = qn_linear_input(f->s->h, d, g->n, d);
     if (c->output_map.data) { /* back to the width of the table; the sub-layers' rows are free by now */

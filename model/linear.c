@@ -59,3 +59,14 @@ struct qn_act qn_linear_mid(const struct qn_linear_env *env, const struct qn_hid
     qn_linear_hidden(env->pool, h, a, &mid);
     return mid;
 }
+
+/* --- what comes next --- */
+void qn_linear_before(const struct qn_linear_env *env, const struct qn_matrix *const *w, size_t n,
+                      uint32_t rows) {
+    if (env->pool && env->math == QN_MATH_PACKED) qn_linear_ahead(env->pool, w, n, rows);
+}
+
+void qn_linear_before_hidden(const struct qn_linear_env *env, const struct qn_matrix *gate,
+                             const struct qn_matrix *up, uint32_t rows) {
+    if (env->pool && env->math == QN_MATH_PACKED) qn_linear_hidden_ahead(env->pool, gate, up, rows);
+}

@@ -10,8 +10,10 @@
 struct qn_linear_env {
     struct qn_pool *pool;
     enum qn_math math;
-    void *act_mem;   /* qn_act_bytes(max rows, max cols), for one input at a time */
-    void *mid_mem;   /* as much again, for the hidden layer of an FFN */
+    void *act_mem;                    /* qn_act_bytes(max rows, max cols), for one input at a time */
+    void *mid_mem;                    /* as much again, for the hidden layer of an FFN */
+    const struct qn_matrix *after[3]; /* what is multiplied with after an FFN, side by side */
+    size_t n_after;
     void *gemm_work; /* qn_gemm_work_bytes(threads, max cols) */
 };
 
@@ -31,5 +33,11 @@ void qn_linear_apply(const struct qn_linear_env *env, const struct qn_matrix *w,
  */
 struct qn_act qn_linear_mid(const struct qn_linear_env *env, const struct qn_hidden *h, struct qn_act *a,
                             enum qn_type next);
+
+/* Says what few rows will be multiplied with after the next product or the attention; see qn_linear_ahead. */
+void qn_linear_before(const struct qn_linear_env *env, const struct qn_matrix *const *w, size_t n,
+                      uint32_t rows);
+void qn_linear_before_hidden(const struct qn_linear_env *env, const struct qn_matrix *gate,
+                             const struct qn_matrix *up, uint32_t rows);
 
 #endif

@@ -84,6 +84,9 @@ void qn_ffn_dense_net(const struct qn_ffn_net *n, bool gated) {
         .u = gated ? n->work + (size_t)n->in.rows * n->dim : NULL,
         .act = n->act,
     };
+    const struct qn_matrix *const down[] = {&n->w->down};
+    qn_linear_before(n->env, down, 1, n->in.rows);
     struct qn_act in = n->in, mid = qn_linear_mid(n->env, &h, &in, n->w->down.type);
+    qn_linear_before(n->env, n->env->after, n->env->n_after, n->in.rows);
     qn_linear_apply(n->env, &n->w->down, &mid, n->b_down, n->y, n->d_model);
 }
