@@ -5,6 +5,9 @@
  * last norm -> logits in groups, or the hidden row
  * -> on_row
  *
+ * In the last layer rows whose result nobody wants only leave their keys and values: the others move together
+ * after that.
+ *
  * It reads spec, weights and the variant's per-layer choices, never a family's or a structure's name. Rows
  * are independent but for attention, where a row reads its own sequence only; every product has one order of
  * summation whatever M is; so a row's result depends on its sequence's tokens alone. Nothing is allocated,
@@ -24,11 +27,13 @@ struct forward {
     const struct qn_spec *spec;
     struct qn_scratch *s;
     struct qn_linear_env env;
-    uint32_t rows;
+    uint32_t rows;     /* of the step, in the last layer from some point on those that are wanted */
+    uint32_t n_wanted; /* in scratch.wanted */
     const struct qn_layer *layer;
     const struct qn_attn_weights *aw;
     const struct qn_norm_weights *norm; /* argument of norm_row */
     struct qn_act in;                   /* its result */
+    bool few;                           /* q is there for wanted rows only */
     bool pending;                       /* s->y is still to be added to the residual stream */
 };
 
@@ -67,6 +72,13 @@ static int check_span(const struct forward *f, uint32_t i, struct qn_err *err) {
     return QN_OK;
 }
 
+/* The first row of a span whose result is asked for; all after it are. */
+static uint32_t first_wanted(const struct qn_step *step, uint32_t span) {
+    const struct qn_span *sp = &step->spans[span];
+    if (sp->want == QN_WANT_NONE || !step->on_row) return sp->n;
+    return sp->want == QN_WANT_LAST ? sp->n - 1 : 0;
+}
+
 /* Checks every span and lists the rows. */
 static int plan(struct forward *f, struct qn_err *err) {
     const struct qn_step *step = f->step;
@@ -84,9 +96,12 @@ static int plan(struct forward *f, struct qn_err *err) {
         f->s->spans[i] = (struct qn_row_span){
             .first = f->rows, .n = sp->n, .fixed = q->kv.fixed ? q->kv.fixed->data : NULL};
         memcpy(q->tokens + q->length, sp->tokens, sp->n * sizeof *sp->tokens); /* not its yet: see commit */
-        for (uint32_t t = 0; t < sp->n; t++) {
-            f->s->rows[f->rows++] = (struct qn_row){
+        for (uint32_t t = 0; t < sp->n; t++, f->rows++) {
+            f->s->rows[f->rows] = (struct qn_row){
                 .blocks = q->kv.data, .pos = q->length + t, .token = sp->tokens[t], .tokens = q->tokens};
+            if (t < first_wanted(step, i)) continue;
+            f->s->readers[f->n_wanted] = f->s->rows[f->rows];
+            f->s->wanted[f->n_wanted++] = f->rows;
         }
     }
     qn_cuts_plan(&f->s->cuts, step, f->s->spans);
@@ -181,17 +196,20 @@ static void heads_norm(const struct forward *f, float *x, uint32_t heads, const 
         qn_ops()->rmsnorm(x + at, x + at, g, n, f->spec->norm_eps);
 }
 
+static void rotate_heads(const struct forward *f, float *x, uint32_t heads, const float *norm, size_t row) {
+    const struct qn_attention *a = f->layer->attention;
+    size_t rot = f->spec->rope_dim;
+    if (f->spec->qk_norm || f->spec->qk_norm_whole) heads_norm(f, x, heads, norm);
+    if (a->rope) qn_ops()->rope(x, heads, a->head_dim, rot, f->s->cs + row * rot);
+}
+
 static void rotate_row(struct forward *f, size_t r) {
     const struct qn_attention *a = f->layer->attention;
-    size_t dh = a->head_dim, rot = f->spec->rope_dim;
-    float *q = f->s->q + r * a->heads * dh, *k = f->s->k + r * a->kv_heads * dh;
-    if (f->spec->qk_norm || f->spec->qk_norm_whole) {
-        heads_norm(f, q, a->heads, f->aw->q_norm);
-        heads_norm(f, k, a->kv_heads, f->aw->k_norm);
-    }
-    if (!a->rope) return;
-    qn_ops()->rope(q, a->heads, dh, rot, f->s->cs + r * rot);
-    qn_ops()->rope(k, a->kv_heads, dh, rot, f->s->cs + r * rot);
+    rotate_heads(f, f->s->k + r * a->kv_heads * a->head_dim, a->kv_heads, f->aw->k_norm, r);
+    size_t width = (size_t)a->heads * a->head_dim;
+    if (!f->few) rotate_heads(f, f->s->q + r * width, a->heads, f->aw->q_norm, r);
+    if (f->few && r < f->n_wanted)
+        rotate_heads(f, f->s->q + r * width, a->heads, f->aw->q_norm, f->s->wanted[r]);
 }
 
 /* --- layers --- */
@@ -230,24 +248,46 @@ static void set_after(struct forward *f) {
     f->env.n_after = 0;
     if (next < f->v->layers + f->spec->layers) {
         const struct qn_attn_weights *w = &f->v->attn_weights[next->attn_block];
-        f->env.after[f->env.n_after++] = &w->q;
         f->env.after[f->env.n_after++] = &w->k;
         f->env.after[f->env.n_after++] = &w->v;
+        f->env.after[f->env.n_after++] = &w->q;
     } else if (!c->output_map.data) {
         f->env.after[f->env.n_after++] = output_matrix(c);
     }
+}
+
+/* Moves the wanted ones of rows of `cols` floats to the front. */
+static void gather(const struct forward *f, float *x, size_t cols) {
+    for (size_t i = 0; i < f->n_wanted; i++)
+        memmove(x + i * cols, x + f->s->wanted[i] * cols, cols * sizeof *x);
+}
+
+/* q, k and v of all rows; where few rows are wanted of a layer and it may be so, q of those alone. */
+static void project(struct forward *f) {
+    struct qn_scratch *s = f->s;
+    const struct qn_attention *a = f->layer->attention;
+    const struct qn_attn_weights *w = f->aw;
+    uint32_t d = f->spec->d_model, inner = a->heads * a->head_dim, kv = a->kv_heads * a->head_dim;
+    const struct qn_product p[] = {
+        {&w->k, w->bk, s->k, kv}, {&w->v, w->bv, s->v, kv}, {&w->q, w->bq, s->q, inner}};
+    const struct qn_matrix *const o[] = {&w->o};
+    norm_rows(f, &w->norm, qn_linear_wants_int(&f->env, w->q.type));
+    qn_linear_before(&f->env, o, 1, f->rows);
+    qn_linear_apply_all(&f->env, p, f->few ? 2 : 3, &f->in);
+    if (!f->few || f->n_wanted == 0) return;
+    gather(f, s->h, d);
+    struct qn_act in = qn_linear_input(s->h, d, f->n_wanted, d);
+    qn_linear_apply_all(&f->env, p + 2, 1, &in);
 }
 
 static void attention_layer(struct forward *f) {
     struct qn_scratch *s = f->s;
     const struct qn_attention *a = f->layer->attention;
     const struct qn_attn_weights *w = f->aw;
-    uint32_t d = f->spec->d_model, inner = a->heads * a->head_dim, kv = a->kv_heads * a->head_dim;
-    const struct qn_product qkv[] = {
-        {&w->q, w->bq, s->q, inner}, {&w->k, w->bk, s->k, kv}, {&w->v, w->bv, s->v, kv}};
-    norm_rows(f, &w->norm, qn_linear_wants_int(&f->env, w->q.type));
-    qn_linear_before(&f->env, (const struct qn_matrix *const[]){&w->o}, 1, f->rows);
-    qn_linear_apply_all(&f->env, qkv, 3, &f->in);
+    uint32_t d = f->spec->d_model, inner = a->heads * a->head_dim;
+    bool trims = f->layer + 1 == f->v->layers + f->spec->layers && f->n_wanted < f->rows;
+    f->few = trims && a->causal && a->ops->reads_some;
+    project(f);
     each_row(f, rotate_row);
     struct qn_attention_call call = {
         .a = a,
@@ -266,8 +306,16 @@ static void attention_layer(struct forward *f) {
         .k = s->k,
         .v = s->v,
         .out = s->h,
+        .readers = f->few ? s->readers : NULL,
+        .n_readers = f->n_wanted,
     };
     run_attention(f, &call);
+    if (trims) {
+        if (!f->few) gather(f, s->h, inner);
+        gather(f, s->x, d);
+        f->rows = f->n_wanted;
+    }
+    if (f->rows == 0) return;
     struct qn_act read = qn_linear_input(s->h, inner, f->rows, inner);
     ahead_of_ffn(f);
     qn_linear_apply(&f->env, &w->o, &read, w->bo, s->y, d);
@@ -324,12 +372,13 @@ static void flush(struct forward *f, struct group *g) {
     g->n = 0;
 }
 
-static void emit_row(struct forward *f, struct group *g, uint32_t span, uint32_t r) {
+/* Row r of the step, which lies at place i by now. */
+static void emit_row(struct forward *f, struct group *g, uint32_t span, uint32_t r, uint32_t i) {
     size_t d = f->spec->d_model;
     bool hidden = f->step->spans[span].want == QN_WANT_HIDDEN;
     if (hidden) flush(f, g); /* keeps the order, and frees scratch.h */
     float *h = f->s->h + g->n * d;
-    normalise(f->spec, &f->m->ckpt->out_norm, h, f->s->x + r * d);
+    normalise(f->spec, &f->m->ckpt->out_norm, h, f->s->x + i * d);
     if (hidden) {
         f->step->on_row(f->step->ctx, span, f->s->rows[r].pos, h);
         return;
@@ -342,12 +391,10 @@ static void emit_row(struct forward *f, struct group *g, uint32_t span, uint32_t
 static void emit(struct forward *f) {
     struct group g = {0};
     each_row(f, add_row); /* what the last layer adds */
-    for (uint32_t i = 0; i < f->step->n_spans; i++) {
+    for (uint32_t i = 0, place = 0; i < f->step->n_spans; i++) {
         const struct qn_row_span *sp = &f->s->spans[i];
-        enum qn_want want = f->step->spans[i].want;
-        if (want == QN_WANT_NONE || !f->step->on_row) continue;
-        uint32_t first = want == QN_WANT_LAST ? sp->n - 1 : 0;
-        for (uint32_t t = first; t < sp->n; t++) emit_row(f, &g, i, sp->first + t);
+        for (uint32_t t = first_wanted(f->step, i); t < sp->n; t++)
+            emit_row(f, &g, i, sp->first + t, place++);
     }
     flush(f, &g);
 }
@@ -398,7 +445,7 @@ int qn_step_run(const struct qn_step *step, struct qn_err *err) {
         f.layer = &f.v->layers[i];
         f.aw = &f.v->attn_weights[f.layer->attn_block];
         attention_layer(&f);
-        ffn_layer(&f);
+        if (f.rows > 0) ffn_layer(&f);
     }
     rc = check_weights(m, err);
     if (rc) return rc;

@@ -51,6 +51,8 @@ struct qn_scratch {
     void *mid;                 /* and of an FFN's hidden layer */
     void *gemm;                /* OpenBLAS panels */
     struct qn_row *rows;       /* [M] */
+    uint32_t *wanted;          /* [M] rows whose result is asked for, ascending */
+    struct qn_row *readers;    /* [M] the same, as rows */
     struct qn_row_span *spans; /* [M] */
     struct qn_cuts cuts;       /* where spans stop for snapshots */
 };

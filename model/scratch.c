@@ -79,6 +79,8 @@ static void carve_all(struct carve *c, struct qn_scratch *s, const struct qn_spe
     s->mid = piece(c, act);
     s->gemm = piece(c, gemm);
     s->rows = grid(c, rows, 1, sizeof *s->rows);
+    s->wanted = grid(c, rows, 1, sizeof *s->wanted);
+    s->readers = grid(c, rows, 1, sizeof *s->readers);
     s->spans = grid(c, rows, 1, sizeof *s->spans);
     s->cuts.spans = grid(c, rows, 1, sizeof *s->cuts.spans);
     s->cuts.keep = grid(c, rows, 1, sizeof(struct qn_kv_block *));

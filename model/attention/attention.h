@@ -76,6 +76,10 @@ struct qn_attention_call {
     const float *q;     /* [n_rows, heads * head_dim] */
     const float *k, *v; /* [n_rows, kv_heads * head_dim] */
     float *out;         /* [n_rows, heads * head_dim] */
+    /* Kinds with reads_some: all rows are appended, but only these read, and q and out are theirs alone;
+     * NULL: all. */
+    const struct qn_row *readers;
+    uint32_t n_readers;
 };
 
 /* Arithmetic and traffic of one layer's append and read, projections not included. */
@@ -87,6 +91,7 @@ struct qn_attention_cost {
 struct qn_attention_ops {
     const char *name; /* as requests spell it */
     bool rollback;    /* the state can be cut back to any shorter length */
+    bool reads_some;  /* run() can append rows that don't read */
 
     /* What the part `ask` (its type is this name) means for this checkpoint, taken from its attention member
      * `member`: that member itself, or a conversion of it. Fails only for parameters that make no sense

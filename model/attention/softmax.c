@@ -572,18 +572,21 @@ static void run(const struct qn_attention_call *call) {
     struct qn_attention_call c = *call;
     size_t items = (size_t)c.n_rows * c.a->kv_heads;
     double macs = 0;
-    for (uint32_t r = 0; r < c.n_rows; r++) macs += 2.0 * c.a->heads * c.a->head_dim * (c.rows[r].pos + 1.0);
-    struct qn_pool *pool = macs < QN_POOL_MIN_MACS ? NULL : c.pool;
     /* All appends come first: rows of one span read each other's keys. */
-    qn_pool_run(c.n_rows < 8 ? NULL : pool, items, write_item, &c);
-    read_all(&c, pool);
+    qn_pool_run(c.n_rows < 8 ? NULL : c.pool, items, write_item, &c);
+    if (c.readers) {
+        c.rows = c.readers;
+        c.n_rows = c.n_readers;
+    }
+    for (uint32_t r = 0; r < c.n_rows; r++) macs += 2.0 * c.a->heads * c.a->head_dim * (c.rows[r].pos + 1.0);
+    read_all(&c, macs < QN_POOL_MIN_MACS ? NULL : c.pool);
 }
 
 #define SOFTMAX_OPS(kind, its_rules)                                                                         \
     {                                                                                                        \
-        .name = #kind, .rollback = true, .resolve = resolve_##kind, .options = options_##kind,               \
-        .rules = (its_rules), .state = state, .work_floats = work_floats, .convert_bytes = convert_bytes,    \
-        .convert = convert, .release = release, .run = run, .cost = cost                                     \
+        .name = #kind, .rollback = true, .reads_some = true, .resolve = resolve_##kind,                      \
+        .options = options_##kind, .rules = (its_rules), .state = state, .work_floats = work_floats,         \
+        .convert_bytes = convert_bytes, .convert = convert, .release = release, .run = run, .cost = cost     \
     }
 const struct qn_attention_ops qn_attention_mha = SOFTMAX_OPS(mha, NULL);
 const struct qn_attention_ops qn_attention_gqa = SOFTMAX_OPS(gqa, rules_gqa);
