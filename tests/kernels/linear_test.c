@@ -214,7 +214,7 @@ static void side_free(struct side *s) {
 }
 
 static struct qn_act act_new(struct rng *rng, uint32_t rows, uint32_t cols) {
-    size_t bytes, n = (size_t)rows * cols;
+    size_t bytes = 0, n = (size_t)rows * cols;
     float *x = qn_mem_alloc(n * 4);
     assert_true(x && qn_act_bytes(rows, cols, &bytes));
     void *mem = qn_mem_alloc(bytes);
