@@ -49,7 +49,7 @@ struct qn_kv_block {
     uint32_t refs;       /* sequences that hold it */
     uint32_t generation; /* raised whenever its content stops being valid */
     uint32_t sealed;     /* slots [0, sealed) are relied upon by holders other than the owner */
-    bool published;
+    bool published, in_slab;
     struct qn_kv_seq
         *owner; /* the holder that counts it and may write slots from `sealed` on; NULL when unused */
     uint64_t salt, domain; /* of the last holder */

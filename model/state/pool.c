@@ -69,8 +69,12 @@ void qn_kv_drop(struct qn_kv_pool *p) {
 
 /* --- memory --- */
 static void release_data(struct qn_kv_pool *p, struct qn_kv_block *b) {
-    explicit_bzero(b->data, b->bytes);
-    qn_mem_free(b->data);
+    if (b->in_slab) {
+        qn_slab_give(&p->slabs, b->data, b->bytes);
+    } else {
+        explicit_bzero(b->data, b->bytes);
+        qn_mem_free(b->data);
+    }
     p->total -= b->bytes;
     b->data = NULL;
     b->bytes = 0;
@@ -131,7 +135,9 @@ static struct qn_kv_block *new_block(struct qn_kv_pool *p, size_t bytes) {
         b = calloc(1, sizeof *b);
         if (!b) return NULL;
     }
-    b->data = qn_mem_alloc(bytes);
+    b->data = p->budget >= QN_SLAB_BYTES ? qn_slab_take(&p->slabs, bytes) : NULL;
+    b->in_slab = b->data != NULL;
+    if (!b->data) b->data = qn_mem_alloc(bytes);
     if (!b->data) {
         b->next = p->spare;
         p->spare = b;

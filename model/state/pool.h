@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "model/state/kv.h"
+#include "model/state/slab.h"
 
 #define QN_KV_CLASSES 32 /* block sizes with a free list; a further one gives memory back at once */
 
@@ -22,6 +23,7 @@ struct qn_kv_pool {
     size_t budget;
     size_t total; /* bytes allocated: used + cached + free */
     struct qn_kv_class classes[QN_KV_CLASSES];
+    struct qn_slab *slabs;         /* of blocks in huge pages */
     struct qn_kv_block *spare;     /* headers without data */
     struct qn_kv_lru pages, snaps; /* paged blocks and snapshots; the older head is evicted first */
     size_t begun;                  /* bytes of snapshots that are being made */

@@ -115,12 +115,61 @@ static void stale_entries_are_seen(void **state) {
     qn_kv_pool_free(p);
 }
 
+/* Large blocks of a large pool come from slabs: zeroed, apart from each other, counted, given back. */
+static void large_blocks_come_from_slabs(void **state) {
+    enum { N = 300, SIZE = 360 * 1024 + 64 };
+    (void)state;
+    struct qn_kv_pool *p = qn_kv_pool_new((size_t)N * SIZE, SIZE);
+    struct qn_kv_block *b[N];
+    struct qn_kv_seq s;
+    int rc;
+    assert_non_null(p);
+    qn_kv_seq_init(&s, p, SIZE, 0, 1, 7);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < N; i++) {
+            b[i] = qn_kv_block_take(p, &s, SIZE, &rc);
+            assert_non_null(b[i]);
+            assert_true(b[i]->in_slab && (uintptr_t)b[i]->data % 64 == 0);
+            for (size_t at = 0; at < SIZE; at += 4096)
+                assert_int_equal(b[i]->data[at] | b[i]->data[SIZE - 1], 0);
+            memset(b[i]->data, i % 251 + 1, SIZE);
+        }
+        assert_null(qn_kv_block_take(p, &s, SIZE, &rc));
+        assert_int_equal(rc, QN_ERR_NO_STATE);
+        for (int i = 0; i < N; i++) {
+            assert_int_equal(b[i]->data[0], i % 251 + 1);
+            assert_int_equal(b[i]->data[SIZE - 1], i % 251 + 1);
+        }
+        for (int half = 0; half < 2; half++) { /* every other one, then the rest */
+            for (int i = (half + round) % 2; i < N; i += 2) qn_kv_block_unref(p, b[i]);
+            qn_kv_pool_trim(p, SIZE_MAX);
+            assert_int_equal(p->total, (size_t)(1 - half) * (N / 2) * SIZE);
+        }
+        assert_null(p->slabs);
+    }
+    qn_kv_seq_done(&s);
+    qn_kv_pool_free(p);
+}
+
+/* Without room for a slab, blocks come as they can. */
+static void small_ones_do_not(void **state) {
+    (void)state;
+    struct qn_slab *slabs = NULL;
+    assert_null(qn_slab_take(&slabs, QN_SLAB_SLOT_MIN - 1));
+    assert_null(qn_slab_take(&slabs, QN_SLAB_BYTES + 1));
+    assert_null(slabs);
+    void *a = qn_slab_take(&slabs, QN_SLAB_BYTES), *b = qn_slab_take(&slabs, QN_SLAB_SLOT_MIN);
+    assert_true(a && b && slabs);
+    qn_slab_give(&slabs, a, QN_SLAB_BYTES);
+    qn_slab_give(&slabs, b, QN_SLAB_SLOT_MIN);
+    assert_null(slabs);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(hits_only_equal_prefixes),
-        cmocka_unit_test(another_salt_gets_zeroes),
-        cmocka_unit_test(room_moves_between_sizes),
-        cmocka_unit_test(stale_entries_are_seen),
+        cmocka_unit_test(hits_only_equal_prefixes),     cmocka_unit_test(another_salt_gets_zeroes),
+        cmocka_unit_test(room_moves_between_sizes),     cmocka_unit_test(stale_entries_are_seen),
+        cmocka_unit_test(large_blocks_come_from_slabs), cmocka_unit_test(small_ones_do_not),
     };
     for (int32_t i = 0; i < 64; i++) tokens[i] = i * i % 97;
     return cmocka_run_group_tests(tests, NULL, NULL);
