@@ -18,6 +18,8 @@
 #include "kernels/kernels.h"
 #include "model/random.h"
 
+#define ARGMAX_LANES 32
+
 struct candidate {
     float logit;
     int32_t id;
@@ -35,12 +37,25 @@ static float clean(float x) {
     return x > FLT_MAX ? FLT_MAX : x;
 }
 
-static uint32_t argmax(const float *x, uint32_t n) {
-    uint32_t best = 0;
-    for (uint32_t i = 1; i < n; i++) {
-        if (x[i] > x[best]) best = i;
+/* In lanes, as compilers vectorise it: a row of logits is read for every token. */
+uint32_t qn_argmax(const float *x, uint32_t n) {
+    float lane[ARGMAX_LANES], top = -FLT_MAX;
+    uint32_t i = 0;
+    for (uint32_t j = 0; j < ARGMAX_LANES; j++) lane[j] = top;
+    for (; n - i >= ARGMAX_LANES; i += ARGMAX_LANES) {
+        for (uint32_t j = 0; j < ARGMAX_LANES; j++) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
     }
-    return best;
+    for (; i < n; i++) lane[0] = x[i] > lane[0] ? x[i] : lane[0];
+    for (uint32_t j = 0; j < ARGMAX_LANES; j++) top = lane[j] > top ? lane[j] : top;
+    if (!(top > -FLT_MAX)) return 0; /* all are as unlikely */
+    top = clean(top);
+    for (i = 0; n - i >= ARGMAX_LANES; i += ARGMAX_LANES) {
+        int here = 0;
+        for (uint32_t j = 0; j < ARGMAX_LANES; j++) here |= x[i + j] >= top;
+        if (here) break;
+    }
+    while (!(x[i] >= top)) i++;
+    return i;
 }
 
 /* --- log-probabilities --- */
@@ -201,8 +216,7 @@ void qn_sample(const struct qn_sampling *p, const struct qn_sample_input *in, st
     }
     if (!(p->temperature > 0)) {
         penalise(p, in, count);
-        for (uint32_t i = 0; i < n; i++) in->logits[i] = clean(in->logits[i]);
-        out->id = (int32_t)argmax(in->logits, n);
+        out->id = (int32_t)qn_argmax(in->logits, n);
         if (logs) out->logprob = log_prob(c[out->id].logit, lse);
         return;
     }

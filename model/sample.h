@@ -47,6 +47,9 @@ struct qn_sample_input {
 };
 void qn_sample(const struct qn_sampling *p, const struct qn_sample_input *in, struct qn_sampled *out);
 
+/* The first of the largest logits; a NaN counts as -inf, infinities as the largest finite values. n > 0. */
+uint32_t qn_argmax(const float *logits, uint32_t n);
+
 /* Log-probability of `id` and the top alternatives, for score and echo; logits are not changed. */
 void qn_logprob_of(const float *logits, uint32_t vocab, int32_t id, uint32_t n_top, struct qn_sampled *out);
 

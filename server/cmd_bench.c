@@ -14,6 +14,7 @@
 #include "kernels/cpu.h"
 #include "kernels/pool.h"
 #include "model/batch.h"
+#include "model/sample.h"
 #include "server/cli.h"
 #include "server/cmd.h"
 #include "server/cmd_bench.h"
@@ -44,11 +45,7 @@ struct row {
 static void take_row(void *ctx, uint32_t span, uint32_t pos, float *v) {
     struct bench *b = ctx;
     (void)pos;
-    size_t best = 0;
-    for (size_t i = 1; i < b->vocab; i++) {
-        if (v[i] > v[best]) best = i;
-    }
-    b->next[b->base + span] = (int32_t)best;
+    b->next[b->base + span] = (int32_t)qn_argmax(v, b->vocab);
 }
 
 static int run_step(struct bench *b, uint32_t n_spans, struct qn_err *err) {

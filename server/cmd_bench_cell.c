@@ -10,6 +10,7 @@
 
 #include "kernels/cpu.h"
 #include "model/batch.h"
+#include "model/sample.h"
 #include "server/cli.h"
 #include "server/cmd_bench.h"
 
@@ -103,11 +104,7 @@ void qn_sweep_close(struct qn_sweep_run **run) {
 static void take_row(void *ctx, uint32_t span, uint32_t pos, float *v) {
     struct qn_sweep_run *r = ctx;
     (void)pos;
-    size_t best = 0;
-    for (size_t i = 1; i < r->vocab; i++) {
-        if (v[i] > v[best]) best = i;
-    }
-    r->next[span] = (int32_t)best;
+    r->next[span] = (int32_t)qn_argmax(v, r->vocab);
 }
 
 static int run_step(struct qn_sweep_run *r, uint32_t n_spans, struct qn_err *err) {

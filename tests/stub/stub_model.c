@@ -693,6 +693,13 @@ size_t qn_sample_work_bytes(uint32_t vocab) {
     return vocab;
 }
 
+uint32_t qn_argmax(const float *logits, uint32_t n) {
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n; i++)
+        if (logits[i] > logits[best]) best = i;
+    return best;
+}
+
 void qn_logprob_of(const float *logits, uint32_t vocab, int32_t id, uint32_t n_top, struct qn_sampled *out) {
     float copy[QN_STUB_VOCAB];
     double lse = lse_of(logits);
@@ -701,9 +708,7 @@ void qn_logprob_of(const float *logits, uint32_t vocab, int32_t id, uint32_t n_t
     out->logprob = (float)((double)logits[id] - lse);
     memcpy(copy, logits, vocab * sizeof *copy);
     for (uint32_t k = 0; k < n_top; k++) {
-        uint32_t best = 0;
-        for (uint32_t i = 1; i < vocab; i++)
-            if (copy[i] > copy[best]) best = i;
+        uint32_t best = qn_argmax(copy, vocab);
         out->top[out->n_top++] =
             (struct qn_token_logprob){.id = (int32_t)best, .logprob = (float)((double)copy[best] - lse)};
         copy[best] = -1e30f;
@@ -712,9 +717,7 @@ void qn_logprob_of(const float *logits, uint32_t vocab, int32_t id, uint32_t n_t
 
 /* Greedy at temperature 0; above it a token by hash of (seed, choice, position). */
 void qn_sample(const struct qn_sampling *p, const struct qn_sample_input *in, struct qn_sampled *out) {
-    uint32_t best = 0;
-    for (uint32_t i = 1; i < in->vocab; i++)
-        if (in->logits[i] > in->logits[best]) best = i;
+    uint32_t best = qn_argmax(in->logits, in->vocab);
     if (p->temperature > 0)
         best = (uint32_t)(mix(mix(mix(p->seed, in->choice + 1), in->position), best) % 256);
     if (p->logprobs)

@@ -9,8 +9,10 @@
 
 #include <cmocka.h>
 
+#include <float.h>
 #include <math.h>
 
+#include "model/random.h"
 #include "model/sample.h"
 
 #define V 12
@@ -211,12 +213,32 @@ static void rows_no_model_should_give(void **state) {
     }
 }
 
+static float cleaned(float x) {
+    return isnan(x) || x < -FLT_MAX ? -FLT_MAX : x > FLT_MAX ? FLT_MAX : x;
+}
+
+static void argmax_is_the_first_of_the_largest(void **state) {
+    static const float odd[] = {NAN, INFINITY, -INFINITY, FLT_MAX, -FLT_MAX, 0, 1, -1};
+    uint64_t seed = 5;
+    float x[200];
+    (void)state;
+    for (int round = 0; round < 20000; round++) {
+        uint32_t n = 1 + (uint32_t)(qn_random_next(&seed) % 200), best = 0, from = round % 4 ? 8 : 1;
+        for (uint32_t i = 0; i < n; i++) /* many ties */
+            x[i] = round % 2 ? odd[qn_random_next(&seed) % from] : (float)(qn_random_next(&seed) % 64);
+        if (round % 3 == 0) x[qn_random_next(&seed) % n] = odd[qn_random_next(&seed) % 8];
+        for (uint32_t i = 1; i < n; i++)
+            if (cleaned(x[i]) > cleaned(x[best])) best = i;
+        assert_int_equal(qn_argmax(x, n), best);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(draws_the_distribution),        cmocka_unit_test(draws_within_filters),
         cmocka_unit_test(filters_keep_at_least_one),     cmocka_unit_test(ties_go_to_the_lowest_id),
         cmocka_unit_test(keyed_by_seed_choice_position), cmocka_unit_test(penalties_by_hand),
-        cmocka_unit_test(rows_no_model_should_give),
+        cmocka_unit_test(rows_no_model_should_give),     cmocka_unit_test(argmax_is_the_first_of_the_largest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
