@@ -7,8 +7,9 @@
  *
  * NaN counts as -inf, and infinities as the largest finite values, so every row has a token to give: a row
  * without any finite logit is a uniform distribution. Greedy (temperature 0) and every tie take the lowest
- * id. A draw walks the candidates in a fixed order (by id, or by falling logit when a cut had to sort) with
- * the sum in double, against one number made from (seed, choice, position). */
+ * id. A draw walks the candidates in a fixed order (by id, or by rising logit when a cut had to sort) with
+ * their weights, exp to float's precision, summed in double, against one number made from (seed, choice,
+ * position). */
 #include "model/sample.h"
 
 #include <float.h>
@@ -19,13 +20,14 @@
 #include "model/random.h"
 
 #define ARGMAX_LANES 32
+#define SUM_LANES    8
 
 struct candidate {
     float logit;
     int32_t id;
 };
 
-/* Work memory: [vocab] candidates, then [vocab] counts of generated tokens. */
+/* Work memory: [vocab] candidates, then [vocab] counts of generated tokens, later weights. */
 #define SEEN UINT32_C(0x80000000) /* bit of a count: the token stands in the history */
 
 size_t qn_sample_work_bytes(uint32_t vocab) {
@@ -129,11 +131,16 @@ static bool before(const struct candidate *a, const struct candidate *b) {
     return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
 }
 
-static void sift(struct candidate *h, uint32_t n, uint32_t at) {
+/* worst: the heap has the least likely on top. */
+static bool above(bool worst, const struct candidate *a, const struct candidate *b) {
+    return worst ? before(b, a) : before(a, b);
+}
+
+static void sift(struct candidate *h, uint32_t n, uint32_t at, bool worst) {
     for (;;) {
         uint32_t best = at, left = 2 * at + 1;
-        if (left < n && before(&h[left], &h[best])) best = left;
-        if (left + 1 < n && before(&h[left + 1], &h[best])) best = left + 1;
+        if (left < n && above(worst, &h[left], &h[best])) best = left;
+        if (left + 1 < n && above(worst, &h[left + 1], &h[best])) best = left + 1;
         if (best == at) return;
         struct candidate t = h[at];
         h[at] = h[best];
@@ -142,34 +149,90 @@ static void sift(struct candidate *h, uint32_t n, uint32_t at) {
     }
 }
 
+static void make_heap(struct candidate *h, uint32_t n, bool worst) {
+    for (uint32_t i = n / 2; i-- > 0;) sift(h, n, i, worst);
+}
+
 /* Takes the top off a heap of n; it lands at h[n - 1]. Pops therefore line up from the end, likeliest last.
  */
 static void pop(struct candidate *h, uint32_t n) {
     struct candidate t = h[0];
     h[0] = h[n - 1];
     h[n - 1] = t;
-    sift(h, n - 1, 0);
+    sift(h, n - 1, 0, false);
 }
 
-/* Keeps the candidates that top_k and then top_p leave; returns how many, at the end of h in rising order. */
-static uint32_t cut_sorted(const struct qn_sampling *p, struct candidate *h, uint32_t n) {
-    uint32_t limit = p->top_k > 0 && p->top_k < n ? p->top_k : n, kept = 0;
-    for (uint32_t i = n / 2; i-- > 0;) sift(h, n, i);
-    double max = h[0].logit, total = 0, sum = 0;
-    if (limit < n) {
-        for (; kept < limit; kept++) pop(h, n - kept);
-        for (uint32_t i = n - kept; i < n; i++) total += exp((double)h[i].logit - max);
-    } else {
-        for (uint32_t i = 0; i < n; i++) total += exp((double)h[i].logit - max);
+/* Sum in lanes, then lane by lane: one order for every row. */
+static double sum_of(const float *w, uint32_t n) {
+    double lane[SUM_LANES] = {0}, sum = 0;
+    uint32_t i = 0;
+    for (; n - i >= SUM_LANES; i += SUM_LANES)
+        for (uint32_t j = 0; j < SUM_LANES; j++) lane[j] += (double)w[i + j];
+    for (uint32_t j = 0; j < SUM_LANES; j++) sum += lane[j];
+    for (; i < n; i++) sum += (double)w[i];
+    return sum;
+}
+
+/* w[i] = exp((logit - the largest) / t), 0 where a logit is below `least`: to float's precision. */
+static void weights(const struct candidate *c, uint32_t n, float t, double least, float *w) {
+    float max = -FLT_MAX, scale = fminf(1.0f / t, FLT_MAX);
+    for (uint32_t i = 0; i < n; i++) max = c[i].logit > max ? c[i].logit : max;
+    for (uint32_t i = 0; i < n; i++) w[i] = (double)c[i].logit >= least ? c[i].logit - max : -INFINITY;
+    qn_ops()->softmax(w, n, scale);
+}
+
+/* The k likeliest, in rising order, at h. A likelier one takes the place of the least likely so far. */
+static void keep_top(struct candidate *h, uint32_t n, uint32_t k) {
+    make_heap(h, k, true);
+    for (uint32_t i = k; i < n; i++) {
+        if (!before(&h[i], &h[0])) continue;
+        h[0] = h[i];
+        sift(h, k, 0, true);
     }
-    if (!(p->top_p < 1.0f)) return limit < n ? kept : n;
+    make_heap(h, k, false);
+    for (uint32_t i = k; i > 1; i--) pop(h, i);
+}
+
+/* Of n in rising order the likeliest that hold the share top_p; returns how many. */
+static uint32_t nucleus_sorted(double top_p, const struct candidate *h, uint32_t n) {
+    double max = h[n - 1].logit, total = 0, sum = 0;
     uint32_t take = 0;
-    while (take < limit && (take == 0 || sum < (double)p->top_p * total)) {
-        if (take >= kept) pop(h, n - take);
+    for (uint32_t i = 0; i < n; i++) total += exp((double)h[i].logit - max);
+    for (; take < n && (take == 0 || sum < top_p * total); take++)
         sum += exp((double)h[n - 1 - take].logit - max);
-        take++;
-    }
     return take;
+}
+
+/* The same of all. Those that together hold less than half of what may be left out take no part: few are left
+ * to be sorted. The result stands at the end of the first *n. */
+static uint32_t nucleus(double top_p, struct candidate *h, uint32_t *n, float *w) {
+    weights(h, *n, 1, -INFINITY, w);
+    double total = sum_of(w, *n), least = 0.5 * (1 - top_p) * total / *n, sum = 0;
+    uint32_t m = 0, take = 0;
+    for (uint32_t i = 0; i < *n; i++)
+        if ((double)w[i] >= least) h[m++] = h[i];
+    make_heap(h, m, false);
+    double max = h[0].logit;
+    for (; take < m && (take == 0 || sum < top_p * total); take++) {
+        pop(h, m - take);
+        sum += exp((double)h[m - 1 - take].logit - max);
+    }
+    *n = m;
+    return take;
+}
+
+/* What top_k and then top_p leave of n candidates; *kept: how many. w: [n] work memory. */
+static const struct candidate *cut(const struct qn_sampling *p, struct candidate *h, uint32_t n, float *w,
+                                   uint32_t *kept) {
+    *kept = n;
+    if (p->top_k > 0 && p->top_k < n) {
+        keep_top(h, n, p->top_k);
+        n = *kept = p->top_k;
+        if (p->top_p < 1.0f) *kept = nucleus_sorted((double)p->top_p, h, n);
+    } else if (p->top_p < 1.0f) {
+        *kept = nucleus((double)p->top_p, h, &n, w);
+    }
+    return h + (n - *kept);
 }
 
 /* --- the draw --- */
@@ -183,20 +246,15 @@ static double uniform(uint64_t seed, uint32_t choice, uint32_t position) {
     return (double)(mix(z) >> 11) * 0x1p-53;
 }
 
-static int32_t draw(const struct qn_sampling *p, const struct candidate *c, uint32_t n, double u) {
-    double max = -INFINITY, total = 0, t = p->temperature;
+static int32_t draw(const struct qn_sampling *p, const struct candidate *c, uint32_t n, double u, float *w) {
+    double max = -INFINITY;
     for (uint32_t i = 0; i < n; i++) max = fmax(max, (double)c[i].logit);
-    double floor_logit = p->min_p > 0 ? max + log((double)p->min_p) : -INFINITY;
-    for (uint32_t i = 0; i < n; i++) {
-        if ((double)c[i].logit >= floor_logit) total += exp(((double)c[i].logit - max) / t);
-    }
-    double target = u * total, sum = 0;
+    weights(c, n, p->temperature, p->min_p > 0 ? max + log((double)p->min_p) : -INFINITY, w);
+    double target = u * sum_of(w, n), sum = 0;
     int32_t last = c[0].id;
     for (uint32_t i = 0; i < n; i++) {
-        if (!((double)c[i].logit >= floor_logit)) continue;
-        double w = exp(((double)c[i].logit - max) / t);
-        sum += w;
-        if (w > 0) last = c[i].id;
+        sum += (double)w[i];
+        if (w[i] > 0) last = c[i].id;
         if (sum > target) return c[i].id;
     }
     return last; /* rounding: target reached the very end */
@@ -227,11 +285,8 @@ void qn_sample(const struct qn_sampling *p, const struct qn_sample_input *in, st
         if (logs) raw[i] = c[i].logit;
         c[i] = (struct candidate){x, (int32_t)i};
     }
-    const struct candidate *from = c;
-    if ((p->top_k > 0 && p->top_k < n) || p->top_p < 1.0f) {
-        kept = cut_sorted(p, c, n);
-        from = c + (n - kept);
-    }
-    out->id = draw(p, from, kept, uniform(p->seed, in->choice, in->position));
+    float *w = (float *)(void *)count; /* the penalties are done */
+    const struct candidate *from = cut(p, c, n, w, &kept);
+    out->id = draw(p, from, kept, uniform(p->seed, in->choice, in->position), w);
     if (logs) out->logprob = log_prob(raw[out->id], lse);
 }

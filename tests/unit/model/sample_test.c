@@ -213,6 +213,66 @@ static void rows_no_model_should_give(void **state) {
     }
 }
 
+#define WIDE 3000
+static const float *by_logit;
+
+static int falling(const void *a, const void *b) {
+    int32_t i = *(const int32_t *)a, j = *(const int32_t *)b;
+    if (by_logit[i] != by_logit[j]) return by_logit[i] > by_logit[j] ? -1 : 1;
+    return i < j ? -1 : 1;
+}
+
+/* How many of the likeliest a filter leaves, by sorting all and adding up in double. */
+static uint32_t left_by(const struct qn_sampling *p, const float *x, const int32_t *order) {
+    uint32_t n = p->top_k ? p->top_k : WIDE, take = 0;
+    double total = 0, sum = 0;
+    for (uint32_t i = 0; i < n; i++) total += exp((double)x[order[i]] - (double)x[order[0]]);
+    while (take < n && (take == 0 || sum < (double)p->top_p * total))
+        sum += exp((double)x[order[take++]] - (double)x[order[0]]);
+    return take;
+}
+
+/* Wide rows, where what is unlikely is left aside early: the filters leave exactly what sorting leaves. The
+ * last of it, made as likely as the first by the temperature, is drawn too. */
+static void filters_of_wide_rows(void **state) {
+    static float x[WIDE], row[WIDE];
+    static uint64_t work[2 * WIDE];
+    static int32_t order[WIDE], rank[WIDE];
+    static const uint32_t ks[] = {0, 1, 7, 40, 2999};
+    static const float ps[] = {1, 0.999F, 0.9F, 0.3F, 1e-9F};
+    uint64_t seed = 11;
+    (void)state;
+    assert_true(qn_sample_work_bytes(WIDE) <= sizeof work);
+    for (int round = 0; round < 50; round++) {
+        struct qn_sampling p = off;
+        float spread = round % 2 ? 20 : 3;
+        uint32_t first = WIDE, last = 0;
+        p.top_k = ks[round % 5];
+        p.top_p = ps[round / 5 % 5];
+        p.temperature = 100;
+        for (int i = 0; i < WIDE; i++) {
+            x[i] = spread * (float)(qn_random_next(&seed) % 1000) / 1000; /* with ties */
+            order[i] = i;
+        }
+        by_logit = x;
+        qsort(order, WIDE, sizeof *order, falling);
+        for (int i = 0; i < WIDE; i++) rank[order[i]] = i;
+        uint32_t left = left_by(&p, x, order);
+        for (uint32_t i = 0; i < 400; i++) {
+            struct qn_sampled s;
+            memcpy(row, x, sizeof row);
+            struct qn_sample_input in = {.logits = row, .vocab = WIDE, .position = i, .work = work};
+            qn_sample(&p, &in, &s);
+            uint32_t at = (uint32_t)rank[s.id];
+            assert_true(at < left);
+            first = at < first ? at : first;
+            last = at > last ? at : last;
+        }
+        /* 400 draws, each near uniform: none in a tenth has probability 1e-18 */
+        assert_true(first <= left / 10 && last >= left - 1 - left / 10);
+    }
+}
+
 static float cleaned(float x) {
     return isnan(x) || x < -FLT_MAX ? -FLT_MAX : x > FLT_MAX ? FLT_MAX : x;
 }
@@ -239,6 +299,7 @@ int main(void) {
         cmocka_unit_test(filters_keep_at_least_one),     cmocka_unit_test(ties_go_to_the_lowest_id),
         cmocka_unit_test(keyed_by_seed_choice_position), cmocka_unit_test(penalties_by_hand),
         cmocka_unit_test(rows_no_model_should_give),     cmocka_unit_test(argmax_is_the_first_of_the_largest),
+        cmocka_unit_test(filters_of_wide_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
