@@ -20,7 +20,7 @@
 #include "model/random.h"
 
 #define ARGMAX_LANES 32
-#define SUM_LANES    8
+#define SUM_LANES    8 /* of sums and maxima */
 
 struct candidate {
     float logit;
@@ -173,10 +173,22 @@ static double sum_of(const float *w, uint32_t n) {
     return sum;
 }
 
-/* w[i] = exp((logit - the largest) / t), 0 where a logit is below `least`: to float's precision. */
-static void weights(const struct candidate *c, uint32_t n, float t, double least, float *w) {
-    float max = -FLT_MAX, scale = fminf(1.0f / t, FLT_MAX);
-    for (uint32_t i = 0; i < n; i++) max = c[i].logit > max ? c[i].logit : max;
+static float largest(const struct candidate *c, uint32_t n) {
+    float lane[SUM_LANES], max = -FLT_MAX;
+    uint32_t i = 0;
+    for (uint32_t j = 0; j < SUM_LANES; j++) lane[j] = max;
+    for (; n - i >= SUM_LANES; i += SUM_LANES)
+        for (uint32_t j = 0; j < SUM_LANES; j++)
+            lane[j] = c[i + j].logit > lane[j] ? c[i + j].logit : lane[j];
+    for (; i < n; i++) lane[0] = c[i].logit > lane[0] ? c[i].logit : lane[0];
+    for (uint32_t j = 0; j < SUM_LANES; j++) max = lane[j] > max ? lane[j] : max;
+    return max;
+}
+
+/* w[i] = exp((logit - the largest) / t), to float's precision; 0 for those that min_p drops. */
+static void weights(const struct candidate *c, uint32_t n, float t, float min_p, float *w) {
+    float max = largest(c, n), scale = fminf(1.0f / t, FLT_MAX);
+    double least = min_p > 0 ? (double)max + log((double)min_p) : -INFINITY;
     for (uint32_t i = 0; i < n; i++) w[i] = (double)c[i].logit >= least ? c[i].logit - max : -INFINITY;
     qn_ops()->softmax(w, n, scale);
 }
@@ -206,7 +218,7 @@ static uint32_t nucleus_sorted(double top_p, const struct candidate *h, uint32_t
 /* The same of all. Those that together hold less than half of what may be left out take no part: few are left
  * to be sorted. The result stands at the end of the first *n. */
 static uint32_t nucleus(double top_p, struct candidate *h, uint32_t *n, float *w) {
-    weights(h, *n, 1, -INFINITY, w);
+    weights(h, *n, 1, 0, w);
     double total = sum_of(w, *n), least = 0.5 * (1 - top_p) * total / *n, sum = 0;
     uint32_t m = 0, take = 0;
     for (uint32_t i = 0; i < *n; i++)
@@ -247,9 +259,7 @@ static double uniform(uint64_t seed, uint32_t choice, uint32_t position) {
 }
 
 static int32_t draw(const struct qn_sampling *p, const struct candidate *c, uint32_t n, double u, float *w) {
-    double max = -INFINITY;
-    for (uint32_t i = 0; i < n; i++) max = fmax(max, (double)c[i].logit);
-    weights(c, n, p->temperature, p->min_p > 0 ? max + log((double)p->min_p) : -INFINITY, w);
+    weights(c, n, p->temperature, p->min_p, w);
     double target = u * sum_of(w, n), sum = 0;
     int32_t last = c[0].id;
     for (uint32_t i = 0; i < n; i++) {
