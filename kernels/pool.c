@@ -105,7 +105,8 @@ static void wait_turn(const struct lane *l, struct asked *a) {
             a->done[i] = 0;
         }
         if (a->done[i] >= atomic_load_explicit(&l->ahead[i].bytes, memory_order_relaxed)) continue;
-        for (unsigned k = 0; k < AHEAD_TURN; k += QN_ALIGN) __builtin_prefetch(from + a->done[i] + k, 0, 2);
+        for (unsigned k = 0; k < AHEAD_TURN; k += QN_ALIGN)
+            __builtin_prefetch((const void *)((uintptr_t)from + a->done[i] + k), 0, 2);
         a->done[i] += AHEAD_TURN;
         return;
     }
