@@ -47,6 +47,9 @@ def test_a_cut_file_fails_its_model_alone(two):
         error = reply.json()["error"]
         assert reply.status_code == 503 and error["code"] == "model_lost", reply.text
         assert error["type"] == "server_error" and "cut or overwritten" in error["message"], error
+    reply = server.post("/v1/compare", {"model": "a", "sequence": [3, 4, 5, 6], "max_tokens": 4,
+                                        "structures": [{"attention": "gqa"}, {"attention": "mha"}]})
+    assert reply.status_code == 503 and reply.json()["error"]["code"] == "model_lost", reply.text
     assert server.get("/livez").status_code == 200
     ready = server.get("/readyz")
     assert ready.status_code == 200 and "cut or overwritten" in ready.text
