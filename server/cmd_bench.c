@@ -2,9 +2,10 @@
  *
  * Each repeat starts from empty sequences, fills `depth` tokens untimed, then times either a prompt of
  * --prompt tokens or --generate greedy tokens, for --batch sequences together. Prompt and generation are
- * separate rows; tokens per second are totals over the batch, the mean of the repeats with their standard
- * deviation. One untimed warm-up comes first. Tokens are pseudo-random and fixed, so runs compare. Thread:
- * main. */
+ * separate rows; tokens per second are totals over the batch: median and interquartile range of the repeats,
+ * in JSON every one of them, with what the formula says was computed and read, so that a figure can be held
+ * against the machine's limits (`quern bench --machine`). One untimed warm-up comes first. Tokens are
+ * pseudo-random and fixed, so runs compare. Thread: main. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -18,10 +19,11 @@
 #include "server/cli.h"
 #include "server/cmd.h"
 #include "server/cmd_bench.h"
+#include "server/comparison.h"
 #include "server/local.h"
 
 struct bench {
-    const char *model_path, *kv_name;
+    const char *model_path, *kv_name, *depth_mode;
     enum qn_state_type kv_type;
     uint32_t prompt, generate, batch, depth, repeats, threads, step_tokens;
     bool json;
@@ -38,7 +40,9 @@ struct bench {
 
 struct row {
     uint32_t prompt, generate;
-    double mean, stddev;
+    double *samples; /* [repeats] tokens per second, owned */
+    double mean, stddev, median, iqr;
+    struct qn_cost cost; /* of one repeat, all sequences */
 };
 
 /* Greedy choice; the argmax is part of what generation costs. */
@@ -97,6 +101,16 @@ static int generate(struct bench *b, uint32_t n, struct qn_err *err) {
     return QN_OK;
 }
 
+/* A step costs the same whatever its state contains. */
+static int take_depth(struct bench *b, struct qn_err *err) {
+    if (strcmp(b->depth_mode, "computed") == 0) return feed(b, b->depth, err);
+    for (uint32_t s = 0; s < b->batch; s++) {
+        int r = qn_seq_fill(b->seqs[s], b->depth, s + 1, err);
+        if (r) return r;
+    }
+    return QN_OK;
+}
+
 /* One repeat: seconds for the timed part, or a negative number on error. */
 static double once(struct bench *b, uint32_t prompt, uint32_t gen, struct qn_err *err) {
     double seconds = -1.0;
@@ -105,7 +119,7 @@ static double once(struct bench *b, uint32_t prompt, uint32_t gen, struct qn_err
         if (qn_seq_new(b->variant, 0, false, &b->seqs[made], err)) goto out;
         b->next[made] = b->tokens[made % (b->prompt ? b->prompt : 1)];
     }
-    if (b->depth && feed(b, b->depth, err)) goto out;
+    if (b->depth && take_depth(b, err)) goto out;
     uint64_t t0 = qn_now_ns();
     if (prompt ? feed(b, prompt, err) : generate(b, gen, err)) goto out;
     seconds = (double)(qn_now_ns() - t0) * 1e-9;
@@ -114,13 +128,39 @@ out:
     return seconds;
 }
 
+/* Weights that n tokens of each sequence read: once per step, whosever rows it runs. */
+static double weights_read(const struct bench *b, uint32_t n, bool generate) {
+    uint64_t rows = (uint64_t)n * b->batch, per = generate ? b->batch : b->step_tokens;
+    uint64_t whole = rows / per, rest = rows % per;
+    struct qn_step_weights w = qn_variant_step_weights(b->variant, (uint32_t)per);
+    double bytes = (double)whole * w.body;
+    if (rest) bytes += qn_variant_step_weights(b->variant, (uint32_t)rest).body;
+    return bytes + (double)(generate ? n : whole + (rest > 0)) * w.head;
+}
+
+/* The formula's counts of one repeat: arithmetic and state of each sequence, weights of the steps they share.
+ */
+static struct qn_cost cost_of(const struct bench *b, uint32_t n, bool generate) {
+    uint32_t chunk = generate ? 1 : n < b->step_tokens ? n : b->step_tokens, rest = n % chunk;
+    uint32_t whole = n / chunk, begin = b->depth;
+    struct qn_cost c = qn_variant_cost(b->variant, begin, begin + n, generate ? n : 1, chunk);
+    struct qn_step_weights w = qn_variant_step_weights(b->variant, chunk);
+    double alone = whole * w.body + (generate ? n : 1) * w.head;
+    if (rest) alone += qn_variant_step_weights(b->variant, rest).body;
+    return (struct qn_cost){.flops = b->batch * c.flops,
+                            .bytes = b->batch * (c.bytes - alone) + weights_read(b, n, generate)};
+}
+
 static int measure(struct bench *b, struct row *row, struct qn_err *err) {
     double sum = 0.0, sum2 = 0.0;
     double tokens = (double)(row->prompt + row->generate) * b->batch;
+    row->samples = calloc(b->repeats, sizeof *row->samples);
+    if (!row->samples) return qn_err_set(err, QN_ERR_NOMEM, "out of memory");
     if (once(b, row->prompt, row->generate < 8 ? row->generate : 8, err) < 0.0) return err->code;
     for (uint32_t i = 0; i < b->repeats; i++) {
         double s = once(b, row->prompt, row->generate, err);
         if (s < 0.0) return err->code;
+        row->samples[i] = tokens / s;
         sum += tokens / s;
         sum2 += tokens / s * (tokens / s);
     }
@@ -128,6 +168,8 @@ static int measure(struct bench *b, struct row *row, struct qn_err *err) {
     row->mean = sum / n;
     double var = n > 1.0 ? (sum2 - sum * sum / n) / (n - 1.0) : 0.0;
     row->stddev = var > 0.0 ? sqrt(var) : 0.0;
+    row->cost = cost_of(b, row->prompt + row->generate, row->generate > 0);
+    qn_quartiles(row->samples, b->repeats, &row->median, &row->iqr);
     return QN_OK;
 }
 
@@ -140,9 +182,12 @@ static void print_json(const struct bench *b, const struct row *rows, size_t n) 
     printf(",\"state_type\":\"%s\",\"results\":[", b->kv_name);
     for (size_t i = 0; i < n; i++) {
         printf("%s{\"prompt_tokens\":%u,\"generated_tokens\":%u,\"batch\":%u,\"depth\":%u,"
-               "\"tokens_per_second\":%.2f,\"stddev\":%.2f}",
+               "\"tokens_per_second\":%.2f,\"stddev\":%.2f,\"median\":%.2f,\"iqr\":%.2f,\"flops\":%.0f,"
+               "\"bytes\":%.0f,\"samples\":[",
                i ? "," : "", rows[i].prompt, rows[i].generate, b->batch, b->depth, rows[i].mean,
-               rows[i].stddev);
+               rows[i].stddev, rows[i].median, rows[i].iqr, rows[i].cost.flops, rows[i].cost.bytes);
+        for (uint32_t k = 0; k < b->repeats; k++) printf("%s%.2f", k ? "," : "", rows[i].samples[k]);
+        printf("]}");
     }
     printf("]}\n");
 }
@@ -155,11 +200,14 @@ static void print_table(const struct bench *b, const struct row *rows, size_t n)
            qn_cli_bytes(size, info->weights_bytes), b->kv_name);
     printf("loaded in %.0f ms (map %.0f, pack %.0f, tokenizer %.0f)\n\n", info->load_ms, info->map_ms,
            info->pack_ms, info->tokenizer_ms);
-    printf("| test | batch | depth | tokens/s | stddev |\n|---|---:|---:|---:|---:|\n");
+    printf(
+        "| test | batch | depth | tokens/s | IQR | GFLOP/s | GB/s |\n|---|---:|---:|---:|---:|---:|---:|\n");
     for (size_t i = 0; i < n; i++) {
-        printf("| %s %u | %u | %u | %.2f | %.2f |\n", rows[i].prompt ? "prompt" : "generate",
-               rows[i].prompt ? rows[i].prompt : rows[i].generate, b->batch, b->depth, rows[i].mean,
-               rows[i].stddev);
+        uint32_t t = rows[i].prompt + rows[i].generate;
+        double seconds = (double)t * b->batch / rows[i].median;
+        printf("| %s %u | %u | %u | %.2f | %.2f | %.1f | %.1f |\n", rows[i].prompt ? "prompt" : "generate", t,
+               b->batch, b->depth, rows[i].median, rows[i].iqr, rows[i].cost.flops / seconds * 1e-9,
+               rows[i].cost.bytes / seconds * 1e-9);
     }
 }
 
@@ -203,15 +251,14 @@ static int run(struct bench *b, struct qn_err *err) {
     if ((r = qn_variant_prepare(b->variant, &convert_ms, err))) return r;
     b->vocab = qn_model_info(b->model)->vocab;
     if (allocate(b)) return qn_err_set(err, QN_ERR_NOMEM, "out of memory");
-    struct row rows[2];
+    struct row rows[2] = {{0}};
     size_t n = 0;
     if (b->prompt) rows[n++] = (struct row){.prompt = b->prompt};
     if (b->generate) rows[n++] = (struct row){.generate = b->generate};
-    for (size_t i = 0; i < n; i++) {
-        if ((r = measure(b, &rows[i], err))) return r;
-    }
-    (b->json ? print_json : print_table)(b, rows, n);
-    return QN_OK;
+    for (size_t i = 0; i < n && r == QN_OK; i++) r = measure(b, &rows[i], err);
+    if (r == QN_OK) (b->json ? print_json : print_table)(b, rows, n);
+    for (size_t i = 0; i < n; i++) free(rows[i].samples);
+    return r;
 }
 
 static void release(struct bench *b) {
@@ -227,9 +274,15 @@ static void release(struct bench *b) {
 int qn_cmd_bench(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--structures") == 0) return qn_cmd_bench_structures(argc, argv);
+        if (strcmp(argv[i], "--machine") == 0) return qn_cmd_bench_machine(argc, argv);
     }
-    struct bench b = {
-        .kv_name = "f16", .prompt = 512, .generate = 128, .batch = 1, .repeats = 5, .step_tokens = 512};
+    struct bench b = {.kv_name = "f16",
+                      .depth_mode = "computed",
+                      .prompt = 512,
+                      .generate = 128,
+                      .batch = 1,
+                      .repeats = 5,
+                      .step_tokens = 512};
     b.threads = qn_cpu_threads(NULL);
     b.model_path = qn_model_builtin();
     const struct qn_cli_option options[] = {
@@ -243,12 +296,15 @@ int qn_cmd_bench(int argc, char **argv) {
         {"threads", QN_CLI_UINT, &b.threads, 1, 256, "N", "compute threads"},
         {"step-tokens", QN_CLI_UINT, &b.step_tokens, 1, 8192, "N", "most tokens of one step"},
         {"kv-type", QN_CLI_STRING, &b.kv_name, 0, 0, QN_KV_TYPE_WORDS, QN_KV_TYPE_HELP},
+        {"depth-mode", QN_CLI_STRING, &b.depth_mode, 0, 0, "computed|filled",
+         "run the tokens of the depth, or fill the state with random values (the same cost per step)"},
         {"json", QN_CLI_FLAG, &b.json, 0, 0, NULL, "print one JSON object instead of a table"},
     };
     struct qn_cli cli = {.usage = "quern bench --model PATH [options]",
                          .about = "Measures tokens per second of prompt reading and generation.\n"
-                                  "quern bench --structures compares structures at a shape of your own (see "
-                                  "its --help).",
+                                  "quern bench --structures compares structures at a shape of your own, "
+                                  "quern bench --machine\n"
+                                  "measures the machine's limits (see their --help).",
                          .options = options,
                          .n_options = sizeof options / sizeof *options};
     int r = qn_cli_parse(&cli, argc, argv);
@@ -258,6 +314,10 @@ int qn_cmd_bench(int argc, char **argv) {
         return 2;
     }
     if (!qn_local_kv_type(b.kv_name, &b.kv_type)) return 2;
+    if (strcmp(b.depth_mode, "computed") != 0 && strcmp(b.depth_mode, "filled") != 0) {
+        fprintf(stderr, "quern: --depth-mode must be computed or filled\n");
+        return 2;
+    }
     struct qn_err err = {0};
     b.pool = qn_pool_new(b.threads);
     r = b.pool ? run(&b, &err) : qn_err_set(&err, QN_ERR_NOMEM, "no threads");

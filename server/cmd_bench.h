@@ -1,6 +1,7 @@
 /* The parts of `quern bench` and what they hand each other.
  *
  *   cmd_bench.c        throughput of one model
+ *   cmd_bench_machine.c  `quern bench --machine`: what memory and arithmetic can give at most
  *   cmd_bench_sweep.c  `quern bench --structures`: options -> structures x batches x lengths, in rounds
  *   cmd_bench_cell.c   one structure opened; one sample of one cell
  *   cmd_bench_rows.c   samples -> figures -> table, JSON, CSV
@@ -78,6 +79,8 @@ struct qn_sweep {
 
 /* quern bench --structures; argv still holds that option. Exit status as in server/cmd.h. */
 int qn_cmd_bench_structures(int argc, char **argv);
+/* quern bench --machine; the same. */
+int qn_cmd_bench_machine(int argc, char **argv);
 
 /* cmd_bench_cell.c. An opened structure. */
 struct qn_sweep_run;

@@ -61,6 +61,44 @@ def test_healthcheck(srv, start):
     assert run("healthcheck", "--url", s.url + "/readyz").returncode == 1
 
 
+MODEL = "synthetic:hidden=32,layers=2,heads=4,vocab=300,n=256,attention=gqa,kv_heads=2,type=f32"
+
+
+def bench(*args):
+    p = run("bench", "--model", MODEL, "--threads", 1, "--json", *args)
+    assert p.returncode == 0, p.stderr
+    return json.loads(p.stdout)["results"]
+
+
+def test_bench_gives_every_sample_and_what_was_counted():
+    prompt, one = bench("--prompt", 40, "--generate", 8, "--repeats", 5, "--depth", 20)
+    _, two = bench("--prompt", 40, "--generate", 8, "--repeats", 2, "--depth", 20, "--batch", 2,
+                   "--depth-mode", "filled")
+    samples = sorted(one["samples"])
+    assert len(samples) == 5 and one["median"] == samples[2] and abs(one["iqr"] - (samples[3] - samples[1])) < 0.011
+    assert abs(one["tokens_per_second"] - sum(samples) / 5) < 0.011
+    assert [(r["prompt_tokens"], r["generated_tokens"], r["depth"]) for r in (prompt, one)] == [(40, 0, 20), (0, 8, 20)]
+    assert prompt["bytes"] > 0 and prompt["flops"] > one["flops"] > 0
+    assert two["flops"] == 2 * one["flops"]
+    state = two["bytes"] - one["bytes"]  # of the second sequence alone: weights are read once for both
+    assert 0 < state < one["bytes"] / 4
+    p = run("bench", "--model", MODEL, "--depth-mode", "empty")
+    assert p.returncode == 2 and "computed or filled" in p.stderr
+
+
+def test_bench_measures_the_machine():
+    p = run("bench", "--machine", "--threads", 2, "--memory", 1, "--json")
+    assert p.returncode == 0, p.stderr
+    rows = json.loads(p.stdout)["threads"]
+    assert [r["threads"] for r in rows] == [1, 2]
+    for r in rows:
+        assert r["read_memory_gb"] > 0 and r["f32_gflops"] > 0
+        assert all(r[k] is None or r[k] > 0 for k in ("int8_gops", "bf16_gflops"))
+    table = run("bench", "--machine", "--threads", 1, "--memory", 1).stdout
+    assert "memory read, GB/s" in table and "1 thread |" in table
+    assert run("bench", "--machine", "--threads", 0).returncode == 2
+
+
 TINY = "hidden=32,layers=2,heads=4,vocab=300,ffn_dim=32,k=8,features=16,experts=4"
 
 
