@@ -71,6 +71,14 @@ bench-structures: all ## every structure at two published shapes, and the goals 
 	@tests/bench/structures.sh
 .PHONY: bench-structures
 
+# PEER_ARGS='--peer-bench DIR/llama-bench --peer-batched DIR/llama-batched-bench --peer-server DIR/llama-server --models FILE…'
+bench-peer: all ## quern beside a llama.cpp given by path: PEER_ARGS='--peer-bench PATH --models FILE…' (tests/bench/peer.sh)
+	@tests/bench/peer.sh $(PEER_ARGS)
+
+bench-livez: all model deps-bench ## /livez beside a bare libmicrohttpd loop, and its latency while prompts are read
+	@tests/bench/livez.sh $(SMOL)
+.PHONY: bench-peer bench-livez
+
 load: all model deps-bench ## wrk scripts of tests/load against a fresh server; one table
 	@tests/load/run.sh build/quern $(SMOL)
 
