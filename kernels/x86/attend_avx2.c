@@ -146,7 +146,11 @@ INLINE void pair_values(enum form f, unsigned G, unsigned W, struct tile *s, uns
                         const struct group *g, size_t d) {
     const size_t dims = s->a->head_dim;
     __m256 acc[HEADS][WIDE_OUT];
+    bool sees[HEADS];
     UNROLL for (unsigned i = 0; i < G; i++) {
+        uint32_t lo, hi;
+        seen_slots(s, h + i, g, &lo, &hi);
+        sees[i] = lo < hi;
         UNROLL for (unsigned w = 0; w < W; w++) acc[i][w] = _mm256_setzero_ps();
     }
     for (unsigned t = 0; t < g->blocks * QN_KV_BLOCK / 2; t++) {
@@ -161,9 +165,7 @@ INLINE void pair_values(enum form f, unsigned G, unsigned W, struct tile *s, uns
         }
     }
     UNROLL for (unsigned i = 0; i < G; i++) {
-        uint32_t lo, hi;
-        seen_slots(s, h + i, g, &lo, &hi);
-        if (lo == hi) continue;
+        if (!sees[i]) continue;
         __m256 shrink = _mm256_set1_ps(s->shrink[h + i]), step = _mm256_set1_ps(s->weight_step[h + i]);
         UNROLL for (unsigned w = 0; w < W; w++) {
             float *out = s->out[h + i] + d + (size_t)8 * w;
@@ -176,12 +178,14 @@ INLINE void pair_values(enum form f, unsigned G, unsigned W, struct tile *s, uns
 /* Slots [lo, hi), or with Q8 all, for all dimensions. */
 INLINE void all_values(enum form f, unsigned G, struct tile *s, unsigned h, const struct group *g,
                        uint32_t lo, uint32_t hi, bool shrinks) {
+    const unsigned W =
+        form_q8(f) && G > 3 ? 1 : WIDE_OUT; /* a product of codes takes a register of its own */
     size_t d = 0, dims = s->a->head_dim;
-    for (; d + 16 <= dims; d += 16) {
+    for (; d + (size_t)8 * W <= dims; d += (size_t)8 * W) {
         if (form_q8(f)) {
-            pair_values(f, G, 2, s, h, g, d);
+            pair_values(f, G, W, s, h, g, d);
         } else {
-            slot_values(f, G, 2, s, h, g, d, lo, hi, shrinks);
+            slot_values(f, G, W, s, h, g, d, lo, hi, shrinks);
         }
     }
     if (d == dims) return;
