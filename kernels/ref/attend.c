@@ -136,7 +136,7 @@ static float score(const struct qn_attend *a, const struct head *h, uint32_t t) 
 
 /* out += weights times values of tokens base + [lo, hi). */
 static void add_codes(const struct qn_attend *a, struct head *h, uint32_t base, uint32_t lo, uint32_t hi) {
-    int code[GROUP];
+    int code[GROUP] = {0};
     float top, inverse, step;
     for (uint32_t i = lo; i < hi; i++) {
         const uint8_t *v = a->blocks[(base + i) / QN_KV_BLOCK] + a->v_offset;
