@@ -24,9 +24,7 @@ void qn_ops_fill(struct qn_ops *ops, enum qn_isa max) {
     qn_avx512_fill(ops);
     if (isa < QN_ISA_AVX512_VNNI) return;
     qn_avx512vnni_fill(ops);
-    /* vdpbf16ps adds two products per lane with its own rounding: it can't keep the order that products
-     * promise, so the BF16 level runs BF16 weights through the same fused multiply-adds as below it. */
-    if (isa >= QN_ISA_AVX512_BF16) ops->isa = QN_ISA_AVX512_BF16;
+    if (isa >= QN_ISA_AVX512_BF16) qn_avx512bf16_fill(ops);
 #endif
 }
 

@@ -78,6 +78,9 @@ bool qn_matrix_at(struct qn_matrix *m, enum qn_type t, size_t rows, size_t cols,
 void qn_matrix_set_row(struct qn_matrix *m, uint32_t r, const void *file_row);
 /* Dequantises packed row r into dst[cols]: the same values as qn_type_row_to_f32 of the file row. */
 void qn_matrix_get_row(const struct qn_matrix *m, uint32_t r, float *dst);
+/* An F16 matrix of an even number of columns becomes a BF16 one in place, its values rounded to nearest
+ * (2^-9; on the pool). Others stay as they are, and their products f32 ones. */
+void qn_matrix_f16_to_bf16(struct qn_pool *pool, struct qn_matrix *m);
 /* dst row i = src row index[i], bit for bit (repeats and permutations of heads). dst is allocated here with
  * src's type; false when memory is short. */
 bool qn_matrix_gather(struct qn_matrix *dst, const struct qn_matrix *src, const uint32_t *index, size_t n);

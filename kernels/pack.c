@@ -12,7 +12,8 @@ bool qn_matrix_bytes(enum qn_type t, size_t rows, size_t cols, size_t *out) {
     size_t padded, panel;
     if (!l || !rows || !cols || rows > UINT32_MAX - QN_PANEL || cols > UINT32_MAX || cols % l->block)
         return false;
-    return qn_size_align(rows, QN_PANEL, &padded) && qn_size_mul(cols / l->block, l->panel_bytes, &panel) &&
+    size_t blocks = cols / l->panel_ks + (cols % l->panel_ks != 0);
+    return qn_size_align(rows, QN_PANEL, &padded) && qn_size_mul(blocks, l->panel_bytes, &panel) &&
            qn_size_mul(padded / QN_PANEL, panel, out);
 }
 
@@ -146,8 +147,11 @@ void qn_matrix_set_row(struct qn_matrix *m, uint32_t r, const void *file_row) {
     unsigned lane = r % QN_PANEL;
     size_t blocks = qn_matrix_blocks(m);
     if (!l->lo_bits) {
-        uint8_t *dst = panel + (size_t)lane * l->file_bytes;
-        copy_elements(l->file_bytes, dst, l->panel_bytes, src, l->file_bytes, blocks);
+        size_t size = l->file_bytes, ks = l->panel_ks;
+        uint8_t *dst = panel + lane * ks * size;
+        for (size_t e = 0; e < ks; e++)
+            copy_elements(size, dst + e * size, l->panel_bytes, src + e * size, ks * size,
+                          (m->cols + ks - 1 - e) / ks);
         return;
     }
     struct qn_codes c = {0};
@@ -166,14 +170,37 @@ void qn_matrix_get_row(const struct qn_matrix *m, uint32_t r, float *dst) {
     for (size_t b = 0; b < blocks; b++, panel += l->panel_bytes) {
         if (m->type == QN_F32) {
             memcpy(dst + b, panel + 4 * (size_t)lane, 4);
-        } else if (!l->lo_bits) {
-            uint16_t h = get_u16(panel, lane);
-            dst[b] = m->type == QN_F16 ? qn_f16_to_f32(h) : qn_bf16_to_f32(h);
+        } else if (m->type == QN_F16) {
+            dst[b] = qn_f16_to_f32(get_u16(panel, lane));
+        } else if (m->type == QN_BF16) {
+            dst[2 * b] = qn_bf16_to_f32(get_u16(panel, 2 * lane));
+            if (2 * b + 1 < m->cols) dst[2 * b + 1] = qn_bf16_to_f32(get_u16(panel, 2 * lane + 1));
         } else {
             get_block(m->type, panel, lane, &c);
             qn_codes_to_f32(m->type, &c, dst + b * l->block);
         }
     }
+}
+
+/* Two k of 16 rows, [2][16], become 16 pairs in the same 64 bytes. */
+static void narrow_item(void *arg, size_t panel, unsigned thread) {
+    (void)thread;
+    const struct qn_matrix *m = arg;
+    uint8_t *at = m->data + panel * m->cols * 2 * QN_PANEL;
+    for (size_t k = 0; k < m->cols; k += 2, at += (size_t)4 * QN_PANEL) {
+        uint16_t pairs[2 * QN_PANEL];
+        for (unsigned i = 0; i < 2 * QN_PANEL; i++) {
+            uint16_t h = get_u16(at, i % 2 * QN_PANEL + i / 2);
+            pairs[i] = qn_f32_to_bf16(qn_f16_to_f32(h));
+        }
+        memcpy(at, pairs, sizeof pairs);
+    }
+}
+
+void qn_matrix_f16_to_bf16(struct qn_pool *pool, struct qn_matrix *m) {
+    if (m->type != QN_F16 || m->cols % 2 != 0) return;
+    qn_pool_run(pool, (m->rows + QN_PANEL - 1) / QN_PANEL, narrow_item, m);
+    m->type = QN_BF16;
 }
 
 static void copy_row(struct qn_matrix *dst, uint32_t to, const struct qn_matrix *src, uint32_t from) {
@@ -183,7 +210,7 @@ static void copy_row(struct qn_matrix *dst, uint32_t to, const struct qn_matrix 
     unsigned a = from % QN_PANEL, b = to % QN_PANEL;
     size_t blocks = qn_matrix_blocks(src);
     if (!l->lo_bits) {
-        size_t size = l->file_bytes;
+        size_t size = (size_t)l->file_bytes * l->panel_ks; /* BF16: a pair, 4 bytes */
         copy_elements(size, out + b * size, l->panel_bytes, in + a * size, l->panel_bytes, blocks);
         return;
     }

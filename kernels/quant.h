@@ -2,14 +2,14 @@
  * describes both. Private to kernels/.
  *
  * A packed matrix is a sequence of panels of QN_PANEL output rows. A panel is a sequence of packed blocks in
- * ascending K; one packed block holds one file block of each of its 16 rows (float types: one K of 16 rows).
- * Codes are unsigned and lie so that one 64-byte load is 16 rows x 4 consecutive k (byte r*4 + i = row r,
- * k = 4*chunk + i): the operand of a four-way byte dot product whose 32-bit lanes are the rows.
- *   8-bit codes: q[chunk][64], chunk 0..7 of a sub-block of 32 k.
- *   4 low bits:  lo[j][64]: chunk 2j in the low nibbles, chunk 2j+1 in the high nibbles.
- *   5th bit:     hi[64]: bit c of a byte belongs to chunk c.
- *   bits 4, 5:   hi[g][64]: the 2-bit field f (bits 2f, 2f+1) of a byte belongs to chunk 4g + f.
- * K-quants keep d and dmin as f16 and their 6-bit scales widened to bytes, 16 rows side by side. */
+ * ascending K; one packed block holds one file block of each of its 16 rows (F32 and F16: one K of 16 rows;
+ * BF16: two, side by side in each row's 32-bit lane, the last of an odd number being beside a zero). Codes
+ * are unsigned and lie so that one 64-byte load is 16 rows x 4 consecutive k (byte r*4 + i = row r, k =
+ * 4*chunk + i): the operand of a four-way byte dot product whose 32-bit lanes are the rows. 8-bit codes:
+ * q[chunk][64], chunk 0..7 of a sub-block of 32 k. 4 low bits:  lo[j][64]: chunk 2j in the low nibbles, chunk
+ * 2j+1 in the high nibbles. 5th bit:     hi[64]: bit c of a byte belongs to chunk c. bits 4, 5:   hi[g][64]:
+ * the 2-bit field f (bits 2f, 2f+1) of a byte belongs to chunk 4g + f. K-quants keep d and dmin as f16 and
+ * their 6-bit scales widened to bytes, 16 rows side by side. */
 #ifndef QN_KERNELS_QUANT_H
 #define QN_KERNELS_QUANT_H
 
@@ -113,6 +113,7 @@ struct qn_layout {
     uint16_t block;       /* elements of K per block: 1, 32 or 256 */
     uint16_t file_bytes;  /* of one block in a file */
     uint16_t panel_bytes; /* of one packed block */
+    uint16_t panel_ks;    /* K in one packed block: `block`, but for BF16's pairs */
     int16_t offset;       /* code - offset = value's integer factor; 0 for types with a minimum */
     uint16_t m, sc, mn;   /* minimum (f16), sub-block scales and minima (bytes) */
     uint16_t lo, hi;      /* low bits and high bits */
@@ -136,7 +137,8 @@ void qn_codes_to_f32(enum qn_type t, const struct qn_codes *c, float *dst);
 
 /* Number of packed blocks along K. */
 static inline size_t qn_matrix_blocks(const struct qn_matrix *w) {
-    return w->cols / qn_type_block(w->type);
+    unsigned ks = qn_type_layout(w->type)->panel_ks;
+    return w->cols / ks + (w->cols % ks != 0);
 }
 
 #endif

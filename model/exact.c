@@ -1,4 +1,4 @@
-/* Matrices to f32: see exact.h.
+/* Matrices to other types: see exact.h.
  *
  *   checkpoint -[all places that refer to a matrix, sorted by its memory]-> each distinct one is unpacked
  * once, row by row on the pool -> every place that referred to it refers to the new one */
@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "model/blocks.h"
+#include "model/load/panels.h"
 
 struct places {
     struct qn_matrix **m; /* [n] */
@@ -88,15 +89,68 @@ static bool unpack(struct qn_checkpoint *c, struct qn_pool *pool, const struct q
     return ok;
 }
 
+/* dst replaces what lay at `data` at all its places, from place i on; returns the place after them. */
+static size_t replace(struct places *p, size_t i, const uint8_t *data, const struct qn_matrix *dst) {
+    for (; i < p->n && p->m[i]->data == data; i++) *p->m[i] = *dst;
+    return i;
+}
+
+/* Each distinct matrix once. */
+static bool all_to_f32(struct qn_checkpoint *c, struct qn_pool *pool, struct places *p) {
+    if (p->n > 0) qsort(p->m, p->n, sizeof(struct qn_matrix *), by_data);
+    for (size_t i = 0; i < p->n;) {
+        struct qn_matrix src = *p->m[i], dst = {0};
+        if (!unpack(c, pool, &src, &dst)) return false;
+        i = replace(p, i, src.data, &dst);
+    }
+    return true;
+}
+
+static int no_memory(struct qn_err *err) {
+    return qn_err_set(err, QN_ERR_NOMEM, "out of memory for the weights in another type");
+}
+
+static size_t ffn_blocks(const struct qn_checkpoint *c) {
+    return (size_t)c->spec.n_ffn * c->spec.ffn_blocks;
+}
+
+int qn_checkpoint_routers(struct qn_checkpoint *c, struct qn_pool *pool, struct qn_err *err) {
+    struct places p = {0};
+    bool ok = true;
+    for (size_t i = 0; i < ffn_blocks(c) && ok; i++)
+        if (c->ffn[i].router.type == QN_BF16) ok = add(&p, &c->ffn[i].router);
+    if (ok) ok = all_to_f32(c, pool, &p);
+    free(p.m);
+    return ok ? QN_OK : no_memory(err);
+}
+
+static bool is_router(const struct qn_checkpoint *c, const struct qn_matrix *m) {
+    for (size_t i = 0; i < ffn_blocks(c); i++)
+        if (m == &c->ffn[i].router) return true;
+    return false;
+}
+
+int qn_checkpoint_f16_as_bf16(struct qn_checkpoint *c, struct qn_pool *pool, struct qn_err *err) {
+    struct places p = {0};
+    if (c->panels && qn_panels_mapped(c->panels))
+        return qn_err_set(err, QN_ERR_UNSUPPORTED,
+                          "weights that are mapped stay as they are: no f16-as-bf16 with mmap");
+    bool ok = add_all(&p, c);
+    if (p.n > 0) qsort(p.m, p.n, sizeof(struct qn_matrix *), by_data);
+    for (size_t i = 0; i < p.n && ok;) {
+        struct qn_matrix m = *p.m[i];
+        const uint8_t *data = m.data;
+        if (!is_router(c, p.m[i])) qn_matrix_f16_to_bf16(pool, &m);
+        i = replace(&p, i, data, &m);
+    }
+    free(p.m);
+    return ok ? QN_OK : no_memory(err);
+}
+
 int qn_checkpoint_exact(struct qn_checkpoint *c, struct qn_pool *pool, struct qn_err *err) {
     struct places p = {0};
     bool ok = add_all(&p, c);
-    if (p.n > 0) qsort(p.m, p.n, sizeof(struct qn_matrix *), by_data);
-    for (size_t i = 0, next = 0; i < p.n && ok; i = next) {
-        struct qn_matrix src = *p.m[i], dst = {0};
-        ok = unpack(c, pool, &src, &dst);
-        for (next = i; ok && next < p.n && p.m[next]->data == src.data; next++) *p.m[next] = dst;
-    }
+    if (ok) ok = all_to_f32(c, pool, &p);
     free(p.m);
-    return ok ? QN_OK : qn_err_set(err, QN_ERR_NOMEM, "out of memory for exact weights");
+    return ok ? QN_OK : no_memory(err);
 }

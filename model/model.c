@@ -270,6 +270,8 @@ int qn_model_open(const char *path, const struct qn_open_options *opt, struct qn
     *out = NULL;
     qn_kernels_ensure();
     int rc = qn_checkpoint_load(path, &load, &c, err);
+    if (rc == QN_OK) rc = qn_checkpoint_routers(c, opt->pool, err);
+    if (rc == QN_OK && opt->f16_as_bf16) rc = qn_checkpoint_f16_as_bf16(c, opt->pool, err);
     if (rc == QN_OK && opt->exact) rc = qn_checkpoint_exact(c, opt->pool, err);
     if (rc) {
         qn_checkpoint_free(c);

@@ -1,8 +1,11 @@
 /* Reference products: y = x W^T + bias over packed panels.
  *
- * This is the definition of the arithmetic. acc starts at the bias (or 0). Float types: for each k ascending
- * acc = fma(w, x, acc). Quantised types: for each 32 values of K ascending, with the exact integer dot
- * product I of codes (less their offset) and integer activations, activation scale s and sum S:
+ * This is the definition of the arithmetic. acc starts at the bias (or 0). F32 and F16: for each k ascending
+ * acc = fma(w, x, acc). BF16: x is rounded to bfloat16, and for each even k ascending acc = fma(w, x, acc) of
+ * k + 1, then of k, where what is smaller than the least normal number is a zero, before and after: what the
+ * instruction for pairs (vdpbf16ps) does, and a product of two bfloat16 is exact. Quantised types: for each
+ * 32 values of K ascending, with the exact integer dot product I of codes (less their offset) and integer
+ * activations, activation scale s and sum S:
  *
  *   Q8_0 Q4_0 Q5_0   acc = fma(d * s, I, acc)
  *   Q4_1 Q5_1        acc = fma(d * s, I, acc), then acc = fma(m, s * S, acc)
@@ -11,6 +14,7 @@
  *                    halves of 16 (sc0 * I0 + sc1 * I1 could pass 2^31)
  *
  * I is rounded once, to float; S is exact there. Thread: any. */
+#include <float.h>
 #include <math.h>
 
 #include "kernels/act.h"
@@ -29,7 +33,7 @@ static float weight_at(enum qn_type t, const uint8_t *block, unsigned lane) {
     }
     uint16_t h;
     memcpy(&h, block + 2 * lane, sizeof h);
-    return t == QN_F16 ? qn_f16_to_f32(h) : qn_bf16_to_f32(h);
+    return qn_f16_to_f32(h);
 }
 
 /* Rows of a panel that exist. */
@@ -53,6 +57,37 @@ void qn_ref_linear_float(const struct qn_linear_args *args) {
                     acc = fmaf(weight_at(w->type, panel + k * l->panel_bytes, r), x[k], acc);
                 }
                 y[r] = acc;
+            }
+        }
+    }
+}
+
+static float flush(float x) {
+    return fabsf(x) < FLT_MIN ? copysignf(0.0f, x) : x;
+}
+
+/* Element k of a lane of BF16 pairs, which end in a zero; as it enters a product. */
+static float pair_at(const uint8_t *panel, unsigned lane, size_t k) {
+    uint16_t h;
+    memcpy(&h, panel + k / 2 * (4 * QN_PANEL) + 4 * lane + 2 * (k % 2), sizeof h);
+    return flush(qn_bf16_to_f32(h));
+}
+
+void qn_ref_linear_bf16(const struct qn_linear_args *args) {
+    const struct qn_matrix *w = args->w;
+    for (uint32_t p = args->panel_begin; p < args->panel_end; p++) {
+        const uint8_t *panel = w->data + p * qn_matrix_blocks(w) * 4 * QN_PANEL;
+        for (uint32_t m = 0; m < args->a->rows; m++) {
+            const float *x = args->a->x + m * args->a->ldx;
+            for (unsigned r = 0; r < lanes_of(w, p); r++) {
+                size_t n = (size_t)p * QN_PANEL + r;
+                float acc = flush(args->bias ? args->bias[n] : 0.0f);
+                for (size_t k = 0; k < w->cols; k += 2) {
+                    float odd = k + 1 < w->cols ? qn_bf16_round(x[k + 1]) : 0.0f;
+                    acc = flush(fmaf(pair_at(panel, r, k + 1), odd, acc));
+                    acc = flush(fmaf(pair_at(panel, r, k), qn_bf16_round(x[k]), acc));
+                }
+                args->y[m * args->ldy + n] = acc;
             }
         }
     }

@@ -11,7 +11,8 @@
 
 extern const struct qn_ops qn_ref_ops;
 
-void qn_ref_linear_float(const struct qn_linear_args *args); /* F32, F16, BF16 */
+void qn_ref_linear_float(const struct qn_linear_args *args); /* F32, F16 */
+void qn_ref_linear_bf16(const struct qn_linear_args *args);
 void qn_ref_linear_quant(const struct qn_linear_args *args); /* every Q type */
 void qn_ref_quantize_row(const float *x, size_t cols, struct qn_act_block *q);
 void qn_ref_attend(const struct qn_attend *args);
@@ -30,6 +31,11 @@ void qn_ref_gated(float *y, const float *gate, const float *up, size_t n, enum q
 void qn_ref_add(float *y, const float *x, size_t n);
 void qn_ref_scale(float *y, float s, size_t n);
 float qn_ref_logsumexp(const float *x, size_t n, size_t *argmax);
+
+/* x as BF16 products take it: what is smaller than the least normal number is zero. */
+static inline float qn_bf16_round(float x) {
+    return fabsf(x) < 1.17549435e-38f ? copysignf(0.0f, x) : qn_bf16_to_f32(qn_f32_to_bf16(x));
+}
 
 /* Horizontal sums: 16 partial sums (element k goes to lane k mod 16, ascending), folded 8, 4, 2, 1. Vector
  * versions do the same whatever their width. */

@@ -6,7 +6,7 @@ const struct qn_ops qn_ref_ops = {
     .isa = QN_ISA_REF,
     .linear = {[QN_F32] = qn_ref_linear_float,
                [QN_F16] = qn_ref_linear_float,
-               [QN_BF16] = qn_ref_linear_float,
+               [QN_BF16] = qn_ref_linear_bf16,
                [QN_Q8_0] = qn_ref_linear_quant,
                [QN_Q4_0] = qn_ref_linear_quant,
                [QN_Q4_1] = qn_ref_linear_quant,

@@ -1,4 +1,4 @@
-/* F32, F16 and BF16 products with AVX2, and the fill of the AVX2 level. Lanes are output rows, k ascending,
+/* F32 and F16 products with AVX2, and the fill of the AVX2 level. Lanes are output rows, k ascending,
  * one accumulator per element. Thread: any. */
 #include "kernels/quant.h"
 #include "kernels/x86/avx2.h"
@@ -15,9 +15,7 @@
 
 INLINE __m256 load_weights(enum qn_type t, const uint8_t *p) {
     if (t == QN_F32) return _mm256_loadu_ps((const float *)(const void *)p);
-    __m128i h = _mm_loadu_si128((const __m128i *)(const void *)p);
-    if (t == QN_F16) return _mm256_cvtph_ps(h);
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
 
 /* H halves of panels from panel p on (2 per panel) times R rows from m on. */
@@ -67,10 +65,6 @@ void qn_avx2_linear_f32(const struct qn_linear_args *args) {
 
 void qn_avx2_linear_f16(const struct qn_linear_args *args) {
     range(QN_F16, args);
-}
-
-void qn_avx2_linear_bf16(const struct qn_linear_args *args) {
-    range(QN_BF16, args);
 }
 
 void qn_avx2_fill(struct qn_ops *ops) {

@@ -1,4 +1,4 @@
-/* F32, F16 and BF16 products with AVX-512: lanes are output rows, one accumulator per element, k ascending.
+/* F32 and F16 products with AVX-512: lanes are output rows, one accumulator per element, k ascending.
  * Tiles of up to 4 panels x 6 rows keep 24 accumulators in flight. Thread: any. */
 #include "kernels/quant.h"
 #include "kernels/x86/avx512.h"
@@ -14,9 +14,7 @@
 
 INLINE __m512 load_weights(enum qn_type t, const uint8_t *p) {
     if (t == QN_F32) return _mm512_loadu_ps((const float *)(const void *)p);
-    __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)p);
-    if (t == QN_F16) return _mm512_cvtph_ps(h);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
 
 /* P panels from p on times R rows from m on. */
@@ -66,8 +64,4 @@ void qn_avx512_linear_f32(const struct qn_linear_args *args) {
 
 void qn_avx512_linear_f16(const struct qn_linear_args *args) {
     range(QN_F16, args);
-}
-
-void qn_avx512_linear_bf16(const struct qn_linear_args *args) {
-    range(QN_BF16, args);
 }

@@ -13,5 +13,6 @@ void qn_x86_model(char out[49]);
 void qn_avx2_fill(struct qn_ops *ops);
 void qn_avx512_fill(struct qn_ops *ops);
 void qn_avx512vnni_fill(struct qn_ops *ops);
+void qn_avx512bf16_fill(struct qn_ops *ops);
 
 #endif

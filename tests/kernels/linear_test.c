@@ -338,7 +338,8 @@ static void reference_is_a_product(void **state) {
             for (int k = 0; k < K; k++) {
                 double v = qn_type_wants_int((enum qn_type)t)
                                ? (double)a.q[k / 32].scale * qn_act_join(&a.q[k / 32], (unsigned)k % 32)
-                               : (double)x[k];
+                           : t == QN_BF16 ? (double)qn_bf16_to_f32(qn_f32_to_bf16(x[k]))
+                                          : (double)x[k];
                 sum += v * (double)row[k];
                 size += fabs(v * (double)row[k]);
             }

@@ -135,7 +135,8 @@ bool qn_bench_open(struct qn_bench *b, const char *path, const struct qn_bench_o
     struct qn_open_options open = {.pool = b->pool,
                                    .state_type = opt->state,
                                    .state_bytes = (size_t)64 << 20,
-                                   .max_step_tokens = opt->max_step_tokens};
+                                   .max_step_tokens = opt->max_step_tokens,
+                                   .exact = opt->exact};
     if (qn_model_open(path, &open, &b->model, &b->err) != QN_OK) return false;
     struct qn_structure_request want = {0};
     if (opt->attention) snprintf(want.attention.type, sizeof want.attention.type, "%s", opt->attention);

@@ -65,6 +65,7 @@ struct qn_bench_options {
     unsigned threads;
     uint32_t max_step_tokens;
     const char *attention; /* may be NULL */
+    bool exact;            /* struct qn_open_options */
 };
 bool qn_bench_open(struct qn_bench *b, const char *path, const struct qn_bench_options *opt);
 void qn_bench_close(struct qn_bench *b); /* half-opened ones too */

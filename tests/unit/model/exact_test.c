@@ -42,11 +42,16 @@ static void logits(struct qn_model *m) {
     qn_model_close(&m);
 }
 
-static struct qn_model *open_path(const char *path, bool exact) {
+enum way { PLAIN, EXACT, F16_AS_BF16 };
+
+static struct qn_model *open_path(const char *path, enum way way) {
     struct qn_err err = {0};
     struct qn_model *m = NULL;
-    struct qn_open_options opt = {
-        .state_type = QN_STATE_F32, .state_bytes = 4 << 20, .max_step_tokens = 64, .exact = exact};
+    struct qn_open_options opt = {.state_type = QN_STATE_F32,
+                                  .state_bytes = 4 << 20,
+                                  .max_step_tokens = 64,
+                                  .exact = way == EXACT,
+                                  .f16_as_bf16 = way == F16_AS_BF16};
     if (qn_model_open(path, &opt, &m, &err)) fail_msg("%s: %s", path, err.msg);
     return m;
 }
@@ -67,17 +72,42 @@ static void logits_are_those_of_an_f32_file(void **state) {
             tiny.tied = f % 2 == 0;
             assert_int_equal(qn_test_write_tiny_gguf(path, &tiny), 0);
             assert_true(qn_requant(path, wide, QN_F32));
-            logits(open_path(wide, false));
+            logits(open_path(wide, PLAIN));
             memcpy(want, seen, sizeof want);
-            logits(open_path(path, true));
+            logits(open_path(path, EXACT));
             assert_memory_equal(want, seen, sizeof want);
-            if (types[t] == QN_BF16) continue;
-            logits(open_path(path, false)); /* with rounded activations they are others */
+            logits(open_path(path, PLAIN)); /* with rounded activations they are others */
             assert_memory_not_equal(want, seen, sizeof want);
         }
     }
     unlink(path);
     unlink(wide);
+    rmdir(dir);
+}
+
+/* F16 weights as BF16 are those of a BF16 file: the same logits, which are others than F16's. */
+static void f16_becomes_bf16(void **state) {
+    (void)state;
+    static const char *const families[] = {"llama", "gemma", "qwen2"};
+    static float want[ROWS][VOCAB];
+    char dir[] = "/tmp/quern-narrow-XXXXXX", path[64], narrow[64];
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/a.gguf", dir);
+    snprintf(narrow, sizeof narrow, "%s/b.gguf", dir);
+    for (size_t f = 0; f < sizeof families / sizeof *families; f++) {
+        struct qn_test_tiny tiny = qn_test_tiny_default(families[f]);
+        tiny.type = QN_F16;
+        assert_int_equal(qn_test_write_tiny_gguf(path, &tiny), 0);
+        assert_true(qn_requant(path, narrow, QN_BF16));
+        logits(open_path(narrow, PLAIN));
+        memcpy(want, seen, sizeof want);
+        logits(open_path(path, F16_AS_BF16));
+        assert_memory_equal(want, seen, sizeof want);
+        logits(open_path(path, PLAIN));
+        assert_memory_not_equal(want, seen, sizeof want);
+    }
+    unlink(path);
+    unlink(narrow);
     rmdir(dir);
 }
 
@@ -103,6 +133,7 @@ static void shared_blocks_share(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(logits_are_those_of_an_f32_file),
+                                       cmocka_unit_test(f16_becomes_bf16),
                                        cmocka_unit_test(shared_blocks_share)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
