@@ -110,8 +110,9 @@ static bool write_rows(FILE *f, const struct source *s, size_t data, const struc
     uint16_t *h = malloc((size_t)t->cols * sizeof *h);
     for (size_t r = 0; x && h && r < t->rows; r++) {
         qn_type_row_to_f32(t->type, s->bytes + data + t->offset + r * row, x, (size_t)t->cols);
-        for (size_t i = 0; i < t->cols && t->to == QN_F16; i++) h[i] = qn_f32_to_f16(x[i]);
-        if (t->to == QN_F16)
+        for (size_t i = 0; i < t->cols && t->to != QN_F32; i++)
+            h[i] = t->to == QN_F16 ? qn_f32_to_f16(x[i]) : qn_f32_to_bf16(x[i]);
+        if (t->to != QN_F32)
             fwrite(h, sizeof *h, (size_t)t->cols, f);
         else
             fwrite(x, sizeof *x, (size_t)t->cols, f);
@@ -136,7 +137,7 @@ static bool write_tensors(FILE *f, struct source *s, struct tensor *tensors, siz
         fwrite(t->dims, sizeof t->dims[0], t->n_dims, f);
         put(f, file_types[t->to], 4);
         put(f, offset, 8);
-        uint64_t bytes = t->rows * t->cols * (t->to == QN_F16 ? 2 : 4);
+        uint64_t bytes = t->rows * t->cols * (t->to == QN_F32 ? 4 : 2);
         offset += (bytes + ALIGN - 1) / ALIGN * ALIGN;
     }
     pad(f);
