@@ -1,6 +1,9 @@
 """Several models in one process: names, listings, queues and places apart, metrics by model; and what evaluation tools
 ask of a tokenizer."""
+import json
 import os
+import shutil
+import subprocess
 import threading
 import time
 
@@ -216,7 +219,7 @@ def test_tokenizer_info(two):
                          ("?x=1&model=other", "other")):
         assert two.get("/tokenizer_info" + query).json()["model"] == model, query
     check_error(two.get("/tokenizer_info?model=nope"), 404, "model_not_found", "model")
-    for query in ("?model=", "?model=%00", "?model=a%zz", "?model=" + "m" * 300):
+    for query in ("?model=", "?model=%00", "?model=" + "m" * 300):
         check_error(two.get("/tokenizer_info" + query), 400, None, "model")
     check_error(two.post("/tokenizer_info", {}), 405, "method_not_allowed")
 
@@ -245,7 +248,43 @@ def test_tokenize_as_evaluation_tools_do(real):
     check_error(real.post("/tokenize", {"prompt": text, "add_special_tokens": 1}), 400, None, "add_special_tokens")
 
 
-# --- chat templates by option ---
+# --- chat templates ---
+
+CHATML = ("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+          "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+
+
+@pytest.mark.parametrize("settings,jinja,name", [
+    ({"chat_template": CHATML}, None, "chatml"),
+    ({"chat_template": [{"name": "tool_use", "template": "x"}, {"name": "default", "template": CHATML}]}, None, "chatml"),
+    ({"chat_template": "something else"}, CHATML, "chatml"),
+    ({"chat_template": "{{ messages }}"}, None, None),
+    ({}, None, None)])
+def test_template_of_a_checkpoint(start, tmp_path, settings, jinja, name):
+    """Read from the files beside the weights, kept by quern convert, told by /tokenizer_info."""
+    source = tmp_path / "llama"
+    source.mkdir()
+    for file in ("config.json", "model.safetensors"):
+        shutil.copy(os.path.join(ROOT, "tests", "golden", "models", "llama", "f32", file), source)
+    letters = {c: i + 3 for i, c in enumerate("\u0120abcdefghijklmnopqrstuvwxyz0123456789.,;:!?")}
+    (source / "tokenizer.json").write_text(json.dumps(
+        {"added_tokens": [{"id": 0, "content": "<s>", "special": True}], "normalizer": None,
+         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+         "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": letters, "merges": []}}))
+    (source / "tokenizer_config.json").write_text(json.dumps(dict(settings, bos_token="<s>", eos_token={"content": "z"})))
+    if jinja:
+        (source / "chat_template.jinja").write_text(jinja)
+    text = jinja or (settings.get("chat_template") if isinstance(settings.get("chat_template"), (str, type(None))) else CHATML)
+    gguf = tmp_path / "llama.gguf"
+    subprocess.run([REAL, "convert", str(source), "--type", "f16", "--out", str(gguf)], check=True, capture_output=True,
+                   timeout=60 * SLOW)
+    for path in (source, gguf):
+        s = start("--state-memory", "1MiB", model=str(path), binary=REAL)
+        info = s.get("/tokenizer_info").json()
+        assert info["chat_template"] == text and info["chat_template_name"] == name
+        assert info["bos_token"] == "<s>" and info["bos_token_id"] == 0 and info["eos_token"] == "z"
+        assert ("does not know: chat requests get 400" in s.log()) == (text is not None and name is None)
+
 
 def test_chat_template_option(start):
     s = start("--chat-template", "gemma", model="grist", binary=REAL)
