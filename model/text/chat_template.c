@@ -17,8 +17,10 @@
 #define IM_PROMPT    "'<|im_start|>assistant\n'"
 #define IM_SYSTEM(s) "'<|im_start|>system\n" s "<|im_end|>\n'"
 #define SMOLLM2      "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-#define QWEN25       "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-#define TURNS        "(message['role']=='user')!=(loop.index0%2==0)"
+#define IM_QWEN25                                                                                            \
+    "'<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n'"
+#define QWEN25 "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+#define TURNS  "(message['role']=='user')!=(loop.index0%2==0)"
 #define LLAMA3_BODY                                                                                          \
     "'<|start_header_id|>'+message['role']+'<|end_header_id|>\n\n'+message['content']|trim+'<|eot_id|>'"
 #define LLAMA3_PROMPT "'<|start_header_id|>assistant<|end_header_id|>\n\n'"
@@ -45,7 +47,7 @@ static const struct qn_chat_template templates[] = {
     {.name = "qwen2.5",
      .render = qn_chat_render_qwen25,
      .system = QWEN25,
-     .need = {IM_BODY, IM_PROMPT, IM_SYSTEM(QWEN25), "'\n<tool_response>\n'", "'\n</tool_response>'"},
+     .need = {IM_BODY, IM_PROMPT, IM_QWEN25, "'\n<tool_response>\n'", "'\n</tool_response>'"},
      .never = {"think", "raise_exception", "strip", "trim", "eos_token", "bos_token", "vision"}},
     {.name = "qwen3",
      .render = qn_chat_render_qwen3,
