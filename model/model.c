@@ -125,6 +125,14 @@ static void list_members(const struct qn_spec *s, struct qn_inspect *out) {
     }
 }
 
+static int inspect_chat(const struct qn_checkpoint *c, struct qn_inspect *out, struct qn_err *err) {
+    const struct qn_chat_template *t = NULL;
+    out->chat_text = c->chat_text != NULL;
+    int rc = c->chat_text ? qn_chat_recognise(c->chat_text, strlen(c->chat_text), &t, err) : QN_OK;
+    if (t) out->info.chat_template = qn_chat_name(t);
+    return rc;
+}
+
 int qn_model_inspect(const char *path, struct qn_inspect *out, struct qn_err *err) {
     struct qn_checkpoint *c = NULL;
     struct qn_load_options opt = {.spec_only = true};
@@ -147,7 +155,9 @@ int qn_model_inspect(const char *path, struct qn_inspect *out, struct qn_err *er
         out->state_bytes_per_token = state.block_bytes / QN_KV_BLOCK;
         out->state_fixed_bytes = state.fixed_bytes;
         list_members(&c->spec, out);
+        rc = inspect_chat(c, out, err);
     }
+    out->info.note = out->info.chat_template_text = ""; /* were the checkpoint's */
     qn_checkpoint_free(c);
     return rc;
 }

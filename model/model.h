@@ -88,6 +88,7 @@ struct qn_inspect {
     size_t state_bytes_per_token, state_fixed_bytes;
     char members[3][QN_INSPECT_NAMES]; /* attentions, FFNs, ways of sharing that were trained: "gqa, mha" */
     char attention[24], ffn[24], sharing[24];
+    bool chat_text; /* it brings a chat template, known (then info.chat_template names it) or not */
     char path[1024];
 };
 int qn_model_inspect(const char *path, struct qn_inspect *out, struct qn_err *err);
