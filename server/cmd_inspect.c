@@ -82,6 +82,9 @@ int qn_cmd_inspect(int argc, char **argv) {
     printf("weights in the file      %s\n", qn_cli_bytes(size, info->file_bytes));
     print_types(info);
     printf("tokenizer                %s\n", info->has_tokenizer ? "yes" : "none: send token ids");
+    printf("chat template            %s\n", info->chat_template[0] ? info->chat_template
+                                            : in.chat_text         ? "one that quern does not know"
+                                                                   : "none");
     print_fit(&in);
     return 0;
 }

@@ -140,7 +140,7 @@ static void paths(void **state) {
                                        "paths/~1detokenize/post",      "paths/~1livez/get",
                                        "paths/~1readyz/get",           "paths/~1healthz/get",
                                        "paths/~1health/get",           "paths/~1metrics/get",
-                                       "paths/~1openapi.json/get"};
+                                       "paths/~1openapi.json/get",     "paths/~1tokenizer_info/get"};
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
         char path[160];
         if (!at(want[i])) fail_msg("%s is missing", want[i]);
