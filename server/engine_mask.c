@@ -5,8 +5,8 @@
  * A cursor is a function of the output's tokens, so a preempted, forked or speculating output needs nothing
  * of its own here: rows of guesses move the cursor over them, and it never runs ahead of what is known.
  *
- * The likeliest token is mostly allowed. Where it is all that is asked for, it is taken first and looked at
- * then, which spares the mask; the token is the same. Engine thread. */
+ * The likeliest token is mostly allowed. Where it is all that is asked for, it is looked at first, which
+ * spares the mask; the token is the same. Engine thread. */
 #include "server/engine_impl.h"
 
 static struct qn_cursor_at place(const struct qn_run *r, uint32_t n_generated) {
@@ -25,12 +25,9 @@ void qn_mask_sample(struct qn_run *r, const struct qn_sampling *p, struct qn_sam
     struct qn_cursor_at at = place(r, in->n_generated);
     bool yes = false;
     int rc = QN_OK;
-    if (takes_likeliest(p)) {
-        qn_sample(p, in, out);
-        rc = qn_cursor_allows(c, &r->cursor, &at, out->id, &yes);
-    }
-    if (yes) return;
-    if (!rc) rc = qn_cursor_mask(c, &r->cursor, &at, &in->mask);
+    if (takes_likeliest(p))
+        rc = qn_cursor_allows(c, &r->cursor, &at, (int32_t)qn_argmax(in->logits, in->vocab), &yes);
+    if (!rc && !yes) rc = qn_cursor_mask(c, &r->cursor, &at, &in->mask);
     if (rc && !r->mask_rc) r->mask_rc = rc;
     qn_sample(p, in, out);
 }
