@@ -13,10 +13,12 @@ enum qn_field_type {
     QN_FIELD_U32,
     QN_FIELD_U64,
     QN_FIELD_FLOAT,
-    QN_FIELD_TASK,       /* generate | score | embed */
-    QN_FIELD_SEQUENCE,   /* text, ids, or an array of either */
-    QN_FIELD_STOP,       /* a string or an array of them */
-    QN_FIELD_SPECULATIVE /* "off", "prompt" or {"type":"prompt", …} */
+    QN_FIELD_TASK,        /* generate | score | embed */
+    QN_FIELD_SEQUENCE,    /* text, ids, or an array of either */
+    QN_FIELD_STOP,        /* a string or an array of them */
+    QN_FIELD_SPECULATIVE, /* "off", "prompt" or {"type":"prompt", …} */
+    QN_FIELD_REGEX,       /* text of a regular expression */
+    QN_FIELD_SCHEMA       /* a JSON schema as an object, or true: any JSON object */
 };
 
 enum { /* tasks in which a field has a meaning */

@@ -73,6 +73,13 @@ static void type_of(struct qn_buf *b, const struct qn_api_field *f) {
         qn_buf_json_int(b, QN_API_MAX_NGRAM);
         q(b, ",'default':3}}}]");
         break;
+    case QN_FIELD_REGEX:
+        q(b, "'type':['string','null'],'minLength':1,'maxLength':");
+        qn_buf_json_num(b, f->max, 0);
+        break;
+    case QN_FIELD_SCHEMA:
+        q(b, "'anyOf':[{'type':'object'},{'const':true},{'type':'null'}]");
+        break;
     }
 }
 
