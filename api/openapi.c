@@ -97,7 +97,7 @@ static void type_of(struct qn_buf *b, const struct qn_api_field *f) {
         break;
     case QN_FIELD_SEQUENCE:
         q(b, "'anyOf':[{'$ref':'#/components/schemas/Sequence'},{'type':'array','minItems':1,'maxItems':");
-        qn_buf_json_int(b, QN_API_MAX_OUTPUTS);
+        qn_buf_json_num(b, f->max, 0);
         q(b, ",'items':{'$ref':'#/components/schemas/Sequence'}}]");
         break;
     case QN_FIELD_STOP:
