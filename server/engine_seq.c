@@ -290,6 +290,7 @@ static int take_state(struct qn_engine *e, struct qn_run *r, struct qn_err *err)
         r->out->cached_tokens = cached;
         r->key->served += (uint64_t)(r->n_hist - cached) * QN_SCHED_PROMPT_WEIGHT;
         qn_metrics_add(e->opt.metrics, QN_C_CACHED_TOKENS, cached);
+        qn_metrics_model_add(e->opt.metrics, r->pool, QN_MC_CACHED_TOKENS, cached);
     }
     return QN_OK;
 }

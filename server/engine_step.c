@@ -195,6 +195,7 @@ static void time_token(struct qn_engine *e, struct qn_run *r) {
     r->last_ns = now;
     r->key->served += QN_SCHED_OUTPUT_WEIGHT;
     qn_metrics_add(m, QN_C_GENERATED_TOKENS, 1);
+    qn_metrics_model_add(m, r->pool, QN_MC_GENERATED_TOKENS, 1);
 }
 
 void qn_run_accept(struct qn_engine *e, struct qn_run *r) {
@@ -289,11 +290,16 @@ static struct qn_cost span_cost(const struct qn_step *st, const struct qn_span *
     return c;
 }
 
+static void count_prompt(struct qn_engine *e, const struct qn_run *r, uint32_t rows) {
+    qn_metrics_add(e->opt.metrics, QN_C_PROMPT_TOKENS, rows);
+    qn_metrics_model_add(e->opt.metrics, r->pool, QN_MC_PROMPT_TOKENS, rows);
+}
+
 static void account_run(struct qn_engine *e, struct qn_run *r, const struct qn_span *s) {
     if (r->fid.on) { /* no part of the output's own figures */
         r->served_at = e->n_steps;
         r->key->served += (uint64_t)s->n * QN_SCHED_PROMPT_WEIGHT;
-        qn_metrics_add(e->opt.metrics, QN_C_PROMPT_TOKENS, s->n);
+        count_prompt(e, r, s->n);
         return;
     }
     r->steps++;
@@ -301,7 +307,7 @@ static void account_run(struct qn_engine *e, struct qn_run *r, const struct qn_s
     uint32_t end = qn_seq_length(s->seq);
     r->served_at = e->n_steps;
     if (end > r->prefilled) r->prefilled = end;
-    qn_metrics_add(e->opt.metrics, QN_C_PROMPT_TOKENS, s->n);
+    count_prompt(e, r, s->n);
 }
 
 /* Shares the step's time out by analytic arithmetic. */
