@@ -139,6 +139,7 @@ static bool init_run(struct qn_engine *e, struct qn_job_run *js, struct qn_run *
     }
     qn_text_out_init(&r->text, (const char *const *)j->req.stop, j->req.stop_len, j->req.n_stop,
                      generate && qn_job_starts_text(j, o));
+    qn_cursor_init(&r->cursor, generate && qn_job_starts_text(j, o));
     return true;
 }
 

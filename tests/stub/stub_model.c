@@ -770,6 +770,7 @@ void qn_sample(const struct qn_sampling *p, const struct qn_sample_input *in, st
     uint32_t best = qn_argmax(in->logits, in->vocab);
     if (p->temperature > 0)
         best = (uint32_t)(mix(mix(mix(p->seed, in->choice + 1), in->position), best) % 256);
+    while (in->mask && !(in->mask[best / 64] >> (best % 64) & 1)) best = (best + 1) % in->vocab;
     if (p->logprobs)
         qn_logprob_of(in->logits, in->vocab, (int32_t)best, p->top_logprobs, out);
     else
