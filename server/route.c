@@ -25,6 +25,11 @@ static const struct qn_route routes[] = {
     {"/detokenize", false, QN_POST, POSTS, QN_KEYED, false, true, true, qn_handle_detokenize},
 };
 
+const struct qn_route *qn_routes(size_t *n) {
+    *n = sizeof routes / sizeof routes[0];
+    return routes;
+}
+
 const struct qn_route *qn_route_find(const char *path, const char **arg) {
     *arg = "";
     for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
