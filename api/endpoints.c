@@ -54,10 +54,7 @@ static const struct qn_api_refusal refusals[] = {
      "The body did not arrive in time, or the deadline passed before any output; of a comparison, before "
      "its end.",
      408, false},
-    {"BodyTooLarge",
-     "The body is larger than `--max-body`; the rest of it is read and dropped, so that this can be "
-     "read.",
-     413, false},
+    {"BodyTooLarge", "The body is larger than `--max-body`.", 413, false},
     {"UnsupportedMediaType", "The body is compressed.", 415, false},
     {"QueueFull",
      "The queue is full, or too many bodies are being received; come back after `Retry-After`, 1 to 30 s "

@@ -161,12 +161,13 @@ static int parse(struct options *o, int argc, char **argv) {
         {"repeats", QN_CLI_UINT, &o->repeats, 1, QN_COMPARE_REPEATS, "N", "measured runs of each structure"},
         {"baseline", QN_CLI_UINT, &o->baseline, 0, QN_COMPARE_STRUCTURES - 1, "I",
          "which structure the others are held against, from 0"},
-        {"threads", QN_CLI_UINT, &o->threads, 1, 256, "N", "compute threads"},
+        {"threads", QN_CLI_THREADS, &o->threads, 1, 256, "N", "compute threads"},
         {"kv-type", QN_CLI_STRING, &o->kv_name, 0, 0, QN_KV_TYPE_WORDS, QN_KV_TYPE_HELP},
         {"json", QN_CLI_FLAG, &o->json, 0, 0, NULL, "print the reply of POST /v1/compare"},
         {"csv", QN_CLI_FLAG, &o->csv, 0, 0, NULL, "print one line for each structure"},
     };
-    struct qn_cli cli = {.usage = "quern compare [options] --prompt TEXT",
+    struct qn_cli cli = {.name = "compare",
+                         .usage = "quern compare [options] --prompt TEXT",
                          .about =
                              "Runs one sequence in several structures, in turn, and prints what each costs "
                              "and how far it\nis from the baseline. Example: --structures "

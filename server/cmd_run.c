@@ -50,20 +50,36 @@ static int set_field(void *ctx, const char *name, const char *value) {
     return -1;
 }
 
+static const char *field_meta(const struct qn_api_field *f) {
+    switch (f->type) {
+    case QN_FIELD_BOOL:
+        return "true|false";
+    case QN_FIELD_U32:
+    case QN_FIELD_U64:
+        return "N";
+    case QN_FIELD_FLOAT:
+        return "X";
+    case QN_FIELD_TASK:
+        return "generate|score|embed";
+    case QN_FIELD_PART:
+        return "NAME";
+    case QN_FIELD_SPECULATIVE:
+        return "off|prompt";
+    default:
+        return "TEXT";
+    }
+}
+
 /* The request's fields as options; `model` is a path here, and streaming is what run does anyway. */
-static void field_help(void) {
+static void field_help(struct qn_cli_page *page) {
     size_t n = 0;
     const struct qn_api_field *f = qn_api_infer_fields(&n);
-    printf("\nrequest fields (as in POST /v1/infer):\n");
     for (size_t i = 0; i < n; i++) {
         if (!strcmp(f[i].name, "model") || !strcmp(f[i].name, "stream")) continue;
-        char left[32] = "--";
-        for (size_t k = 0; f[i].name[k] && k + 3 < sizeof left; k++) {
-            left[k + 2] = f[i].name[k] == '_' ? '-' : f[i].name[k];
-            left[k + 3] = '\0';
-        }
-        printf("  %-24s %s%s%s%s\n", left, f[i].doc, f[i].def ? " (default " : "", f[i].def ? f[i].def : "",
-               f[i].def ? ")" : "");
+        struct qn_cli_row *r = qn_cli_page_add(page, f[i].name, field_meta(&f[i]), f[i].doc);
+        for (size_t k = 0; r->name[k]; k++)
+            if (r->name[k] == '_') r->name[k] = '-';
+        if (f[i].def) snprintf(r->initial, sizeof r->initial, "%s", f[i].def);
     }
 }
 
@@ -192,13 +208,14 @@ static void release(struct run *r) {
 static int parse(struct run *r, int argc, char **argv, const char **text) {
     const struct qn_cli_option options[] = {
         {"model", QN_CLI_STRING, &r->model_path, 0, 0, "MODEL", QN_MODEL_HELP},
-        {"threads", QN_CLI_UINT, &r->threads, 1, 256, "N", "compute threads"},
+        {"threads", QN_CLI_THREADS, &r->threads, 1, 256, "N", "compute threads"},
         {"kv-type", QN_CLI_STRING, &r->kv_name, 0, 0, QN_KV_TYPE_WORDS, QN_KV_TYPE_HELP},
         {"json", QN_CLI_FLAG, &r->json, 0, 0, NULL,
          "print the reply of POST /v1/infer instead of text and table"},
         {"quiet", QN_CLI_FLAG, &r->quiet, 0, 0, NULL, "no table of time and memory"},
     };
     struct qn_cli cli = {
+        .name = "run",
         .usage = "quern run [options] [TEXT]",
         .about = "Runs one sequence and prints what the model says, then time and memory (on stderr).\n"
                  "TEXT may also come from standard input.",
