@@ -35,11 +35,10 @@ const struct qn_api_endpoint *qn_api_endpoints(size_t *n) {
     return endpoints;
 }
 
-const struct qn_api_table *const *qn_api_tables(size_t *n) {
-    static const struct qn_api_table *const tables[] = {&qn_api_infer_table, &qn_api_compare_table,
-                                                        &qn_api_compare_structure_table,
-                                                        &qn_api_tokenize_table, &qn_api_detokenize_table};
-    *n = sizeof tables / sizeof *tables;
+const struct qn_api_table *const *qn_api_tables(void) {
+    static const struct qn_api_table *const tables[] = {
+        &qn_api_infer_table,    &qn_api_compare_table,    &qn_api_compare_structure_table,
+        &qn_api_tokenize_table, &qn_api_detokenize_table, NULL};
     return tables;
 }
 

@@ -26,8 +26,8 @@ struct qn_api_endpoint {
 };
 
 const struct qn_api_endpoint *qn_api_endpoints(size_t *n);
-/* Tables of bodies and of objects in them, each once: the schemas of requests. */
-const struct qn_api_table *const *qn_api_tables(size_t *n);
+/* Tables of bodies and of objects in them, each once: the schemas of requests. NULL at the end. */
+const struct qn_api_table *const *qn_api_tables(void);
 
 /* What may be answered instead of 200, as a status with the reason for it. */
 struct qn_api_refusal {

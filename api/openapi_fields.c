@@ -161,9 +161,8 @@ static void request(struct qn_buf *b, const struct qn_api_table *t) {
 }
 
 void qn_api_request_schemas(struct qn_buf *b) {
-    size_t n;
-    const struct qn_api_table *const *tables = qn_api_tables(&n);
-    for (size_t i = 0; i < n; i++) {
+    const struct qn_api_table *const *tables = qn_api_tables();
+    for (size_t i = 0; tables[i]; i++) {
         if (i) q(b, ",");
         request(b, tables[i]);
     }

@@ -115,9 +115,8 @@ static void errors(struct qn_buf *b) {
 }
 
 void qn_api_reference_write(struct qn_buf *b) {
-    size_t n;
-    const struct qn_api_table *const *t = qn_api_tables(&n);
+    const struct qn_api_table *const *t = qn_api_tables();
     endpoints(b);
-    for (size_t i = 0; i < n; i++) fields(b, t[i]);
+    for (; *t; t++) fields(b, *t);
     errors(b);
 }
