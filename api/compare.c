@@ -123,7 +123,8 @@ int qn_api_compare_check(const struct qn_api_compare *r, struct qn_api_err *err)
 
 int qn_api_compare_parse(const char *body, size_t len, const struct qn_api_limits *lim,
                          struct qn_api_compare *out, struct qn_api_err *err) {
-    struct qn_jbounds bounds = {lim ? lim->max_depth : 0, lim ? lim->max_elements : 0};
+    struct qn_jbounds bounds = {.max_depth = lim ? lim->max_depth : 0,
+                                .max_elements = lim ? lim->max_elements : 0};
     struct qn_jdoc doc;
     qn_api_compare_init(out);
     int rc = qn_jdoc_open(&doc, body, len, &bounds, err);

@@ -51,8 +51,9 @@ static const struct qn_api_field fields[] = {
      "Taken off the logit of every token generated before.", AT(presence_penalty), 0},
     {"frequency_penalty", QN_FIELD_FLOAT, -2, 2, false, QN_FOR_GENERATE, "0",
      "Taken off the logit once for each time that a token was generated.", AT(frequency_penalty), 0},
-    {"seed", QN_FIELD_U64, 0, SAFE_INTEGER, false, QN_FOR_ALL, "1",
-     "Seed of the sampling; the same request with the same seed gives the same output.", AT(seed),
+    {"seed", QN_FIELD_U64, 0, SAFE_INTEGER, false, QN_FOR_ALL, NULL,
+     "Seed of the sampling; the same request with the same seed gives the same output. Drawn anew for each "
+     "request when left out.", AT(seed),
      AT(seed_given)},
     {"stop", QN_FIELD_STOP, 1, MAX_STOP_SIZE, false, QN_FOR_GENERATE, "[]",
      "A string, or up to 16 of them, that ends the output; it is not part of the output.", AT(stop), 0},

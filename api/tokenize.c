@@ -39,7 +39,7 @@ int qn_api_tokenize_parse(const char *body, size_t len, struct qn_api_tokenize *
     struct qn_jdoc doc;
     memset(out, 0, sizeof *out);
     out->add_special = true;
-    int rc = qn_jdoc_open(&doc, body, len, &(struct qn_jbounds){8, 256}, err);
+    int rc = qn_jdoc_open(&doc, body, len, &(struct qn_jbounds){.max_depth = 8, .max_elements = 256}, err);
     if (rc == 0) rc = qn_api_table_read(&qn_api_tokenize_table, doc.root, out, NULL, err);
     if (rc == 0 && !out->text.p)
         rc = qn_api_fail(err, QN_API_INVALID, "prompt",
@@ -89,7 +89,8 @@ int qn_api_detokenize_parse(const char *body, size_t len, struct qn_api_detokeni
                             struct qn_api_err *err) {
     struct qn_jdoc doc;
     memset(out, 0, sizeof *out);
-    int rc = qn_jdoc_open(&doc, body, len, &(struct qn_jbounds){8, MAX_IDS}, err);
+    int rc =
+        qn_jdoc_open(&doc, body, len, &(struct qn_jbounds){.max_depth = 8, .max_elements = MAX_IDS}, err);
     if (rc == 0) rc = qn_api_table_read(&qn_api_detokenize_table, doc.root, out, NULL, err);
     if (rc == 0 && !out->ids.p)
         rc = qn_api_fail(err, QN_API_INVALID, "tokens", "\"tokens\" is required: an array of token ids");
