@@ -59,7 +59,7 @@ def shape(text):
 def test_run_gives_what_it_gives_here(real, args):
     here, there = run("run", *args), run("run", *args, "--url", real.url)
     assert here.returncode == there.returncode == 0, there.stderr
-    assert there.stdout == here.stdout and len(there.stdout) > 1
+    assert there.stdout == here.stdout and (len(there.stdout) > 1 or args[-1] == 0)
     assert shape(there.stderr) == shape(here.stderr)
     assert "weights" in there.stderr and "tokens/s" in there.stderr or args[-1] in (0, "score", "embed")
 
@@ -81,7 +81,9 @@ def test_run_reads_standard_input(real, tmp_path):
 
 
 def texts(table):
-    return {line.split()[0]: (line.split()[1], line.rsplit("  ", 1)[1]) for line in table.splitlines()[1:] if "+" in line.split("  ")[0]}
+    """Structure, label, fidelity and text of each row: what does not differ from run to run."""
+    rows = [re.split("  +", line.strip(), maxsplit=10) for line in table.splitlines()[1:] if "\u00b1" in line and "  " in line]
+    return {r[0]: (r[1], *r[5:]) for r in rows}
 
 
 @pytest.mark.parametrize("args", [
@@ -98,7 +100,7 @@ def test_compare_gives_what_it_gives_here(real, args):
     a, b = here.stdout.splitlines(), there.stdout.splitlines()
     assert len(a) == len(b) and a[-1] == b[-1] and re.split(" +", a[0]) == re.split(" +", b[0])
     assert texts(here.stdout) == texts(there.stdout) and len(texts(there.stdout)) >= 2
-    if "+" not in args[-1] and len(args) == 7:
+    if "--structures" not in args and "--convert" not in args:
         assert len(texts(there.stdout)) > 20  # every native combination
 
 
@@ -112,8 +114,8 @@ def test_compare_formats(real):
 
 @pytest.mark.parametrize("args,why", [
     (["run", "x", "--attention", "nope"], 'attention "nope" is not known'),
-    (["run", "x", "--model", "other"], "no model 'other'"),
-    (["run", "x" * 5000, "--quiet"], "context"),
+    (["run", "x", "--model", "other"], 'no model "other"'),
+    (["run", "x" * 5000, "--quiet"], "more than 1087 tokens"),
     (["run", "x", "--max-tokens", 5000], "max_tokens"),
     (["compare", "--prompt", "x", "--structures", "gqa,nope"], "nope"),
     (["compare", "--prompt", "x", "--model", "other"], "no model 'other'"),
@@ -171,18 +173,18 @@ def test_interrupt_frees_the_slot(start, args):
     s = start(env={"STUB_STEP_US": "20000"})
     p = subprocess.Popen([QUERN, *map(str, args), "--url", s.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                          env=environment())
-    s.wait_metric("quern_sequences_running", lambda v: v >= 1)
+    s.wait_metric("quern_running", lambda v: v >= 1)
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=20 * SLOW)
     assert p.returncode == 1 and b"interrupted" in err, err
-    s.wait_metric("quern_sequences_running", lambda v: v == 0)
+    s.wait_metric("quern_running", lambda v: v == 0)
 
 
 def test_error_in_mid_stream(start):
     s = start(env={"STUB_STEP_US": "30000"})
     p = subprocess.Popen([QUERN, "run", "x", "--max-tokens", "4000", "--ignore-eos", "on", "--url", s.url],
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
-    s.wait_metric("quern_sequences_running", lambda v: v >= 1)
+    s.wait_metric("quern_running", lambda v: v >= 1)
     s.signal()
     s.signal()  # at once
     _, err = p.communicate(timeout=30 * SLOW)
@@ -267,7 +269,7 @@ def test_what_never_ends_is_cut(start, repeat):
     with peer(start, repeat=repeat) as (url, taken):
         p = run("run", "x", "--url", url, "--idle-timeout", 20)
         assert p.returncode == 1 and p.stderr.startswith("quern: "), p.stderr
-        assert sum(taken) < 80 << 20  # and its memory has a bound
+        assert sum(taken) < 200 << 20  # and its memory has a bound
 
 
 @pytest.mark.parametrize("pieces", [[], [SSE], [SSE, TOKEN, b"data: {"]], ids=["nothing", "head", "half a line"])
