@@ -53,8 +53,8 @@ static const struct qn_api_field fields[] = {
      "Taken off the logit once for each time that a token was generated.", AT(frequency_penalty), 0},
     {"seed", QN_FIELD_U64, 0, SAFE_INTEGER, false, QN_FOR_ALL, NULL,
      "Seed of the sampling; the same request with the same seed gives the same output. Drawn anew for each "
-     "request when left out.", AT(seed),
-     AT(seed_given)},
+     "request when left out.",
+     AT(seed), AT(seed_given)},
     {"stop", QN_FIELD_STOP, 1, MAX_STOP_SIZE, false, QN_FOR_GENERATE, "[]",
      "A string, or up to 16 of them, that ends the output; it is not part of the output.", AT(stop), 0},
     {"logprobs", QN_FIELD_U32, 0, 20, false, QN_FOR_GENERATE | QN_FOR_SCORE, NULL,

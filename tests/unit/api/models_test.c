@@ -156,7 +156,8 @@ static void tokenize(void **state) {
         if (rc) assert_string_equal(e.param, rows[i].param);
         assert_int_equal(e.code, rows[i].code);
         if (i == 0) assert_true(t.add_special && !t.with_pieces && t.text.n == 3 && !strcmp(t.text.p, "a b"));
-        if (i == 1) assert_true(!t.add_special && t.with_pieces && t.text.n == 0 && !strcmp(t.model, "grist"));
+        if (i == 1)
+            assert_true(!t.add_special && t.with_pieces && t.text.n == 0 && !strcmp(t.model, "grist"));
         qn_api_tokenize_free(&t);
         qn_api_tokenize_free(&t);
     }
