@@ -44,6 +44,15 @@ struct qn_api_speculative {
     uint32_t ngram;     /* [1, QN_API_MAX_NGRAM] tokens that must have occurred before */
 };
 
+struct qn_api_text { /* owned, NUL-terminated; n bytes */
+    char *p;
+    size_t n;
+};
+struct qn_api_ids { /* owned; n ids, each >= 0 */
+    int32_t *p;
+    size_t n;
+};
+
 struct qn_api_seq { /* one input sequence: text or ids */
     bool is_ids;
     char *text;   /* owned, UTF-8 as the client sent it, NUL-terminated; n = bytes */

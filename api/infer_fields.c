@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "api/table.h"
+
 #define AT(member)    offsetof(struct qn_api_infer, member)
 #define SAFE_INTEGER  9007199254740991.0 /* 2^53 - 1: what every JSON reader keeps exactly */
 #define MAX_TOKENS    1048576.0
@@ -27,7 +29,7 @@ static const struct qn_api_field fields[] = {
      "not hold "
      "the character U+0000.",
      AT(seqs), 0},
-    {"task", QN_FIELD_TASK, 0, 0, false, QN_FOR_ALL, "\"generate\"",
+    {"task", QN_FIELD_TASK, 0, QN_TASK_EMBED, false, QN_FOR_ALL, "\"generate\"",
      "Continue the sequence, score it (log-probability), or embed it.", AT(task), 0},
     {"max_tokens", QN_FIELD_U32, 0, MAX_TOKENS, false, QN_FOR_GENERATE, "64",
      "Most tokens to generate for one output; the server may set a lower bound.", AT(max_tokens),
@@ -49,9 +51,10 @@ static const struct qn_api_field fields[] = {
      "Taken off the logit of every token generated before.", AT(presence_penalty), 0},
     {"frequency_penalty", QN_FIELD_FLOAT, -2, 2, false, QN_FOR_GENERATE, "0",
      "Taken off the logit once for each time that a token was generated.", AT(frequency_penalty), 0},
-    {"seed", QN_FIELD_U64, 0, SAFE_INTEGER, false, QN_FOR_ALL, "1",
-     "Seed of the sampling; the same request with the same seed gives the same output.", AT(seed),
-     AT(seed_given)},
+    {"seed", QN_FIELD_U64, 0, SAFE_INTEGER, false, QN_FOR_ALL, NULL,
+     "Seed of the sampling; the same request with the same seed gives the same output. Drawn anew for each "
+     "request when left out.",
+     AT(seed), AT(seed_given)},
     {"stop", QN_FIELD_STOP, 1, MAX_STOP_SIZE, false, QN_FOR_GENERATE, "[]",
      "A string, or up to 16 of them, that ends the output; it is not part of the output.", AT(stop), 0},
     {"logprobs", QN_FIELD_U32, 0, 20, false, QN_FOR_GENERATE | QN_FOR_SCORE, NULL,
@@ -78,6 +81,9 @@ static const struct qn_api_field fields[] = {
      "Longest time for the whole request in milliseconds; 0 is the default of the server.", AT(timeout_ms),
      0},
 };
+
+const struct qn_api_table qn_api_infer_table = {
+    "InferRequest", fields, sizeof fields / sizeof fields[0], {"sequence"}, {NULL}};
 
 const struct qn_api_field *qn_api_infer_fields(size_t *n) {
     *n = sizeof fields / sizeof fields[0];

@@ -63,8 +63,7 @@ void qn_api_structures_write(struct qn_buf *out, const struct qn_api_structures 
 /* /tokenize {"model"?, "prompt"|"text"|"content", "add_special_tokens"?} */
 struct qn_api_tokenize {
     char model[65];
-    char *text;
-    size_t n;
+    struct qn_api_text text;
     bool add_special;
     bool with_pieces;
 };
@@ -82,8 +81,7 @@ void qn_api_tokenize_write(struct qn_buf *out, const struct qn_api_tokens *t);
 /* /detokenize {"model"?, "tokens":[…]} -> {"prompt":"…","text":"…"} */
 struct qn_api_detokenize {
     char model[65];
-    int32_t *ids;
-    size_t n;
+    struct qn_api_ids ids;
 };
 int qn_api_detokenize_parse(const char *body, size_t len, struct qn_api_detokenize *out,
                             struct qn_api_err *err);

@@ -2,13 +2,13 @@
  * (struct qn_api_infer) and what is particular to the endpoint; the reply of an inference -> the bytes that
  * clients of that endpoint expect. Pure: no I/O, no model knowledge.
  *
- * Each endpoint has a table of fields (api/openai_fields.c): rows of its own, and names of rows that it
- * shares with POST /v1/infer. Parser, messages and /openapi.json follow from it. Thread: any. */
+ * Each endpoint has a table of fields (api/openai_fields.c): rows of its own, and rows that it shares with
+ * POST /v1/infer. Parser, messages, /openapi.json and docs/api.md follow from it. Thread: any. */
 #ifndef QN_API_OPENAI_H
 #define QN_API_OPENAI_H
 
 #include "api/infer.h"
-#include "api/infer_fields.h"
+#include "api/table.h"
 
 enum qn_api_form { QN_FORM_NATIVE = 0, QN_FORM_COMPLETION, QN_FORM_CHAT, QN_FORM_EMBEDDING, QN_FORM_COUNT };
 
@@ -39,10 +39,8 @@ int qn_api_openai_parse(enum qn_api_form form, const char *body, size_t len, con
                         struct qn_api_openai *out, struct qn_api_err *err);
 void qn_api_openai_free(struct qn_api_openai *r);
 
-/* Row i of an endpoint's table, its own ones first; NULL past the end. */
-const struct qn_api_field *qn_api_form_field(enum qn_api_form form, size_t i);
-/* The name of its request's schema, and of the field that must be given: "CompletionRequest", "prompt". */
-const char *qn_api_form_schema(enum qn_api_form form);
+/* The table of its body; the name of the field in it that holds what to run: "prompt". */
+const struct qn_api_table *qn_api_form_table(enum qn_api_form form);
 const char *qn_api_form_input(enum qn_api_form form);
 /* An error of the inference that names "sequence" names the endpoint's own field instead. */
 void qn_api_form_rename(enum qn_api_form form, struct qn_api_err *err);

@@ -1,5 +1,5 @@
-/* The field tables of the OpenAI endpoints. Rows named in a `shared` list are those of POST /v1/infer, where
- * type, range, default and meaning are the same. Thread: any; constant data. */
+/* The field tables of the OpenAI endpoints. Where type, range, default and meaning are those of POST
+ * /v1/infer the row is that one. Thread: any; constant data. */
 #include <stdio.h>
 #include <string.h>
 
@@ -53,28 +53,28 @@ static const struct qn_api_field completion[] = {
     REFUSED("suffix", "Text is not inserted here."),
     REFUSED("logit_bias", "Logits can not be biased here."),
     IGNORED("user"),
+    QN_FIELD_AS_INFER("n"),
+    QN_FIELD_AS_INFER("stop"),
+    QN_FIELD_AS_INFER("seed"),
+    QN_FIELD_AS_INFER("logprobs"),
+    QN_FIELD_AS_INFER("top_p"),
+    QN_FIELD_AS_INFER("presence_penalty"),
+    QN_FIELD_AS_INFER("frequency_penalty"),
+    QN_FIELD_AS_INFER("stream"),
+    QN_FIELD_AS_INFER("attention"),
+    QN_FIELD_AS_INFER("ffn"),
+    QN_FIELD_AS_INFER("sharing"),
+    QN_FIELD_AS_INFER("convert"),
+    QN_FIELD_AS_INFER("top_k"),
+    QN_FIELD_AS_INFER("min_p"),
+    QN_FIELD_AS_INFER("repetition_penalty"),
+    QN_FIELD_AS_INFER("ignore_eos"),
+    QN_FIELD_AS_INFER("speculative"),
+    QN_FIELD_AS_INFER("regex"),
+    QN_FIELD_AS_INFER("json_schema"),
+    QN_FIELD_AS_INFER("cache"),
+    QN_FIELD_AS_INFER("timeout_ms"),
 };
-static const char *const completion_shared[] = {"n",
-                                                "stop",
-                                                "seed",
-                                                "logprobs",
-                                                "top_p",
-                                                "presence_penalty",
-                                                "frequency_penalty",
-                                                "stream",
-                                                "attention",
-                                                "ffn",
-                                                "sharing",
-                                                "convert",
-                                                "top_k",
-                                                "min_p",
-                                                "repetition_penalty",
-                                                "ignore_eos",
-                                                "speculative",
-                                                "regex",
-                                                "json_schema",
-                                                "cache",
-                                                "timeout_ms"};
 
 static const struct qn_api_field chat[] = {
     TARGET,
@@ -114,27 +114,27 @@ static const struct qn_api_field chat[] = {
     IGNORED("modalities"),
     IGNORED("reasoning_effort"),
     IGNORED("verbosity"),
+    QN_FIELD_AS_INFER("n"),
+    QN_FIELD_AS_INFER("stop"),
+    QN_FIELD_AS_INFER("seed"),
+    QN_FIELD_AS_INFER("top_p"),
+    QN_FIELD_AS_INFER("presence_penalty"),
+    QN_FIELD_AS_INFER("frequency_penalty"),
+    QN_FIELD_AS_INFER("stream"),
+    QN_FIELD_AS_INFER("attention"),
+    QN_FIELD_AS_INFER("ffn"),
+    QN_FIELD_AS_INFER("sharing"),
+    QN_FIELD_AS_INFER("convert"),
+    QN_FIELD_AS_INFER("top_k"),
+    QN_FIELD_AS_INFER("min_p"),
+    QN_FIELD_AS_INFER("repetition_penalty"),
+    QN_FIELD_AS_INFER("ignore_eos"),
+    QN_FIELD_AS_INFER("speculative"),
+    QN_FIELD_AS_INFER("regex"),
+    QN_FIELD_AS_INFER("json_schema"),
+    QN_FIELD_AS_INFER("cache"),
+    QN_FIELD_AS_INFER("timeout_ms"),
 };
-static const char *const chat_shared[] = {"n",
-                                          "stop",
-                                          "seed",
-                                          "top_p",
-                                          "presence_penalty",
-                                          "frequency_penalty",
-                                          "stream",
-                                          "attention",
-                                          "ffn",
-                                          "sharing",
-                                          "convert",
-                                          "top_k",
-                                          "min_p",
-                                          "repetition_penalty",
-                                          "ignore_eos",
-                                          "speculative",
-                                          "regex",
-                                          "json_schema",
-                                          "cache",
-                                          "timeout_ms"};
 
 static const struct qn_api_field embedding[] = {
     TARGET,
@@ -147,37 +147,32 @@ static const struct qn_api_field embedding[] = {
     {"dimensions", QN_FIELD_U32, 1, MAX_TOKENS, false, QN_FOR_ALL, NULL,
      "Must be what the model has: its vectors can not be shortened.", AT(dimensions), AT(dimensions_given)},
     IGNORED("user"),
+    QN_FIELD_AS_INFER("attention"),
+    QN_FIELD_AS_INFER("ffn"),
+    QN_FIELD_AS_INFER("sharing"),
+    QN_FIELD_AS_INFER("convert"),
+    QN_FIELD_AS_INFER("timeout_ms"),
 };
-static const char *const embedding_shared[] = {"attention", "ffn", "sharing", "convert", "timeout_ms"};
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
-static const struct form {
-    const char *schema, *input;
-    const struct qn_api_field *own;
-    size_t n_own;
-    const char *const *shared;
-    size_t n_shared;
-} forms[QN_FORM_COUNT] = {
-    [QN_FORM_NATIVE] = {"InferRequest", "sequence", NULL, 0, NULL, 0},
-    [QN_FORM_COMPLETION] = {"CompletionRequest", "prompt", completion, COUNT(completion), completion_shared,
-                            COUNT(completion_shared)},
-    [QN_FORM_CHAT] = {"ChatRequest", "messages", chat, COUNT(chat), chat_shared, COUNT(chat_shared)},
-    [QN_FORM_EMBEDDING] = {"EmbeddingRequest", "input", embedding, COUNT(embedding), embedding_shared,
-                           COUNT(embedding_shared)},
-};
+const struct qn_api_table qn_api_completion_table = {
+    "CompletionRequest", completion, COUNT(completion), {"prompt"}, {NULL}};
+const struct qn_api_table qn_api_chat_table = {"ChatRequest", chat, COUNT(chat), {"messages"}, {NULL}};
+const struct qn_api_table qn_api_embedding_table = {
+    "EmbeddingRequest", embedding, COUNT(embedding), {"input"}, {NULL}};
 
-const struct qn_api_field *qn_api_form_field(enum qn_api_form form, size_t i) {
-    const struct form *f = &forms[form];
-    if (i < f->n_own) return &f->own[i];
-    return i - f->n_own < f->n_shared ? qn_api_infer_field(f->shared[i - f->n_own]) : NULL;
-}
-
-const char *qn_api_form_schema(enum qn_api_form form) {
-    return forms[form].schema;
+const struct qn_api_table *qn_api_form_table(enum qn_api_form form) {
+    static const struct qn_api_table *const tables[QN_FORM_COUNT] = {
+        [QN_FORM_NATIVE] = &qn_api_infer_table,
+        [QN_FORM_COMPLETION] = &qn_api_completion_table,
+        [QN_FORM_CHAT] = &qn_api_chat_table,
+        [QN_FORM_EMBEDDING] = &qn_api_embedding_table,
+    };
+    return tables[form];
 }
 
 const char *qn_api_form_input(enum qn_api_form form) {
-    return forms[form].input;
+    return qn_api_form_table(form)->required[0];
 }
 
 void qn_api_form_rename(enum qn_api_form form, struct qn_api_err *err) {
@@ -187,7 +182,7 @@ void qn_api_form_rename(enum qn_api_form form, struct qn_api_err *err) {
     if (form == QN_FORM_NATIVE || strncmp(err->param, from, n) != 0) return;
     if (err->param[n] && err->param[n] != '[') return;
     snprintf(rest, sizeof rest, "%s", err->param + n);
-    snprintf(err->param, sizeof err->param, "%s%.32s", forms[form].input, rest);
+    snprintf(err->param, sizeof err->param, "%s%.32s", qn_api_form_input(form), rest);
 }
 
 void qn_api_openai_init(enum qn_api_form form, struct qn_api_openai *r) {

@@ -11,8 +11,6 @@
 #include "api/jload.h"
 #include "api/openai.h"
 
-#define MAX_FIELDS 64
-
 /* ---- messages ---- */
 static void free_messages(struct qn_api_openai *r) {
     for (uint32_t i = 0; i < r->n_messages; i++) free(r->messages[i].text);
@@ -252,10 +250,8 @@ static int refuse(const json_t *v, const struct qn_api_field *f, struct qn_api_e
                        f->doc);
 }
 
-/* ---- by the table ---- */
-static int set_field(struct qn_api_openai *r, const struct qn_api_field *f, json_t *v,
-                     const struct qn_api_limits *lim, struct qn_api_err *err) {
-    if (json_is_null(v)) return 0;
+int qn_api_openai_set(struct qn_api_openai *r, const struct qn_api_field *f, json_t *v,
+                      struct qn_api_err *err) {
     switch (f->type) {
     case QN_FIELD_TARGET:
         return set_target(v, r, err);
@@ -267,40 +263,11 @@ static int set_field(struct qn_api_openai *r, const struct qn_api_field *f, json
         return set_encoding(v, r, err);
     case QN_FIELD_RESPONSE_FORMAT:
         return set_response_format(v, r, err);
-    case QN_FIELD_IGNORED:
-        return 0;
     case QN_FIELD_REFUSED:
         return refuse(v, f, err);
-    default: /* a pointer to the whole is one to its first member */
-        return qn_api_infer_set_json((struct qn_api_infer *)(void *)r, f, v, lim, err);
+    default: /* ignored */
+        return 0;
     }
-}
-
-static const struct qn_api_field *find(enum qn_api_form form, const char *name) {
-    const struct qn_api_field *f;
-    for (size_t i = 0; (f = qn_api_form_field(form, i)); i++)
-        if (!strcmp(f->name, name)) return f;
-    return NULL;
-}
-
-static int unknown(enum qn_api_form form, const char *key, struct qn_api_err *err) {
-    const char *names[MAX_FIELDS];
-    const struct qn_api_field *f;
-    size_t n = 0;
-    while (n < MAX_FIELDS && (f = qn_api_form_field(form, n))) names[n++] = f->name;
-    return qn_junknown(key, names, n, err);
-}
-
-static int read_fields(json_t *root, const struct qn_api_limits *lim, struct qn_api_openai *r,
-                       struct qn_api_err *err) {
-    const char *key;
-    json_t *v;
-    json_object_foreach(root, key, v) {
-        const struct qn_api_field *f = find(r->form, key);
-        if (!f) return unknown(r->form, key, err);
-        if (set_field(r, f, v, lim, err)) return -1;
-    }
-    return 0;
 }
 
 /* ---- the whole ---- */
@@ -353,13 +320,14 @@ static int settle(struct qn_api_openai *r, const struct qn_api_limits *lim, stru
 
 int qn_api_openai_parse(enum qn_api_form form, const char *body, size_t len, const struct qn_api_limits *lim,
                         struct qn_api_openai *out, struct qn_api_err *err) {
-    struct qn_jbounds bounds = {lim ? lim->max_depth : 0, lim ? lim->max_elements : 0};
+    struct qn_jbounds bounds = {.max_depth = lim ? lim->max_depth : 0,
+                                .max_elements = lim ? lim->max_elements : 0};
     struct qn_api_limits own = lim ? *lim : (struct qn_api_limits){0};
     struct qn_jdoc doc;
     if (form == QN_FORM_EMBEDDING) own.max_inputs = QN_API_MAX_INPUTS;
     qn_api_openai_init(form, out);
     int rc = qn_jdoc_open(&doc, body, len, &bounds, err);
-    if (rc == 0) rc = read_fields(doc.root, &own, out, err);
+    if (rc == 0) rc = qn_api_table_read(qn_api_form_table(form), doc.root, out, &own, err);
     if (rc == 0) rc = settle(out, &own, err);
     qn_jdoc_close(&doc);
     return rc;

@@ -49,9 +49,11 @@ static void print_fit(const struct qn_inspect *in) {
 int qn_cmd_inspect(int argc, char **argv) {
     const char *path = NULL;
     struct qn_cli cli = {
+        .name = "inspect",
         .usage = "quern inspect FILE",
         .about = "Describes a checkpoint (GGUF, safetensors, or a directory with config.json) after "
                  "checking it completely.",
+        .argument = "FILE",
         .positional = &path,
         .max_positional = 1};
     int r = qn_cli_parse(&cli, argc, argv);

@@ -431,7 +431,7 @@ int qn_cmd_serve(int argc, char **argv) {
     int rc = qn_config_load(&s.srv.cfg, argc, argv);
     if (rc == 2) return 2;
     if (s.srv.cfg.want_help) {
-        qn_config_help();
+        qn_config_help(s.srv.cfg.help);
         return 0;
     }
     if (s.srv.cfg.want_version) {

@@ -363,7 +363,7 @@ static bool *action_of(struct qn_config *c, const char *name, size_t n) {
 static int read_arg(struct qn_config *c, int argc, char **argv, int *i, struct source *from,
                     const char **config) {
     const char *a = argv[*i];
-    if (strcmp(a, "-h") == 0) a = "--help";
+    if (!c->want_help && qn_cli_is_help(a, &c->help)) a = "--help";
     if (strcmp(a, "-V") == 0) a = "--version";
     if (strncmp(a, "--", 2) != 0 || a[2] == '\0') {
         fprintf(stderr, "quern: unexpected argument '%s'\n`quern serve --help` lists the options\n", a);
@@ -438,23 +438,26 @@ const char *qn_revision(void) {
     return QN_REVISION;
 }
 
-void qn_config_help(void) {
-    puts("usage: quern serve [options]\n\nEach option has an environment variable, QUERN_ and its name in "
-         "upper\n"
-         "case (QUERN_MAX_BODY), and a key in the file given by --config. Arguments win over\n"
-         "the environment, the environment over the file.\n");
+void qn_config_help(enum qn_cli_format format) {
+    struct qn_cli_page page = {
+        .name = "serve",
+        .usage = "quern serve [options]",
+        .about =
+            "Serves models over HTTP until SIGTERM.\n"
+            "Each option has an environment variable, QUERN_ and its name in upper case "
+            "(QUERN_MAX_BODY),\n"
+            "and a key in the file given by --config. Arguments win over the environment, the environment "
+            "over the file."};
     for (size_t i = 0; i < qn_n_options; i++) {
         const struct qn_option *o = &qn_options[i];
-        char left[64];
-        snprintf(left, sizeof left, "--%s %s", o->name, o->arg);
-        printf("  %-30s %s", left, o->help);
-        if (o->initial) printf(" [%s]", o->initial);
-        putchar('\n');
+        struct qn_cli_row *r = qn_cli_page_add(&page, o->name, o->arg, o->help);
+        if (o->initial) snprintf(r->initial, sizeof r->initial, "%s", o->initial);
     }
-    puts("  --config PATH                  read options from a file of key = value lines\n"
-         "  --print-config                 print every option with its value, as such a file, and exit\n"
-         "  --check-config                 check the configuration and exit\n"
-         "  -h, --help / -V, --version");
+    qn_cli_page_add(&page, "config", "FILE", "read options from a file of key = value lines");
+    qn_cli_page_add(&page, "print-config", NULL,
+                    "print every option with its value, as such a file, and exit");
+    qn_cli_page_add(&page, "check-config", NULL, "check the configuration and exit");
+    qn_cli_page_print(&page, format);
 }
 
 static void print_value(const struct qn_config *c, const struct qn_option *o) {

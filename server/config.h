@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "server/cli_page.h"
 #include "server/model_arg.h"
 
 #define QN_CONFIG_MODELS 16
@@ -30,6 +31,7 @@ struct qn_config {
     bool mmap, prefix_cache, metrics_auth, log_json, access_log;
     int log_level, kv_type; /* enum qn_state_type */
     const char *api_key_file;
+    enum qn_cli_format help;                              /* how want_help wants it */
     bool want_help, want_version, want_print, want_check; /* what to do instead of serving */
 };
 
@@ -39,7 +41,7 @@ struct qn_config {
 int qn_config_load(struct qn_config *c, int argc, char **argv);
 /* Source revision that was built (git), for logs and /metrics. */
 const char *qn_revision(void);
-void qn_config_help(void); /* option table to stdout */
+void qn_config_help(enum qn_cli_format format); /* option table to stdout */
 void qn_config_print(
     const struct qn_config *c); /* --print-config: file syntax, every option with its value */
 

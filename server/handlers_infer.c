@@ -97,7 +97,7 @@ void qn_handle_tokenize(struct qn_request *r) {
         struct qn_err e = {.code = QN_OK};
         int32_t *ids = NULL;
         size_t n = 0, most = r->srv->cfg.max_body + 16; /* a token takes at least a byte */
-        if (qn_model_tokenize(m, q.text, q.n, q.add_special, most, &ids, &n, &e) == QN_OK)
+        if (qn_model_tokenize(m, q.text.p, q.text.n, q.add_special, most, &ids, &n, &e) == QN_OK)
             write_tokens(r, m, &q, ids, n);
         else
             fail_from_model(r, &e);
@@ -109,15 +109,16 @@ void qn_handle_tokenize(struct qn_request *r) {
 static void write_text(struct qn_request *r, const struct qn_model *m, const struct qn_api_detokenize *q) {
     struct qn_buf text = {0};
     uint32_t vocab = qn_model_info(m)->vocab;
-    for (size_t i = 0; i < q->n; i++) {
-        if (q->ids[i] < 0 || (uint32_t)q->ids[i] >= vocab) {
+    for (size_t i = 0; i < q->ids.n; i++) {
+        if (q->ids.p[i] < 0 || (uint32_t)q->ids.p[i] >= vocab) {
             struct qn_api_err err = {.code = QN_API_OK};
-            qn_api_fail(&err, QN_API_INVALID, "tokens", "token %d is outside [0, %u)", (int)q->ids[i], vocab);
+            qn_api_fail(&err, QN_API_INVALID, "tokens", "token %d is outside [0, %u)", (int)q->ids.p[i],
+                        vocab);
             qn_reply_error(r, &err);
             qn_buf_free(&text);
             return;
         }
-        struct qn_str_ref s = qn_model_piece(m, q->ids[i], true);
+        struct qn_str_ref s = qn_model_piece(m, q->ids.p[i], true);
         if (text.n == 0 && s.n && s.p[0] == ' ' && qn_model_strips_first_blank(m)) s.p++, s.n--;
         qn_buf_add(&text, s.p, s.n);
     }

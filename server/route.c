@@ -29,6 +29,11 @@ static const struct qn_route routes[] = {
     {"/tokenizer_info", false, QN_GET, GETS, QN_KEYED, false, true, false, qn_handle_tokenizer_info},
 };
 
+const struct qn_route *qn_routes(size_t *n) {
+    *n = sizeof routes / sizeof routes[0];
+    return routes;
+}
+
 const struct qn_route *qn_route_find(const char *path, const char **arg) {
     *arg = "";
     for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {

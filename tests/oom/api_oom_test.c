@@ -16,6 +16,7 @@
 #include "api/models.h"
 #include "api/openai.h"
 #include "api/openapi.h"
+#include "api/received.h"
 #include "tests/support/oom.h"
 
 /* ---- the failing allocator ---- */
@@ -135,6 +136,26 @@ static int do_openapi(void) {
     return failed ? -1 : 0;
 }
 
+static int do_receive(void) {
+    static const char json[] = "{\"object\":\"list\",\"data\":[{\"model\":\"a\",\"structures\":[{\"slot\":"
+                               "\"ffn\",\"structure\":{\"type\":\"moe\"},"
+                               "\"origin\":null,\"exactness\":\"exact\"}]}]}";
+    static const char error[] = "{\"error\":{\"message\":\"no\"}}";
+    struct qn_api_runs runs = {.rows = NULL};
+    struct qn_api_received got;
+    struct qn_api_err e = {.code = QN_API_OK};
+    int rc = qn_api_receive_structures(json, sizeof json - 1, &runs, &e);
+    if (rc == 0) assert_int_equal(runs.n, 1);
+    free(runs.rows);
+    if (rc == 0) {
+        rc = qn_api_receive(error, sizeof error - 1, &got, &e);
+        if (rc == 0) assert_int_equal(got.kind, QN_GOT_ERROR);
+        qn_api_received_free(&got);
+    }
+    if (rc) assert_int_equal(e.code, QN_API_OUT_OF_MEMORY);
+    return rc;
+}
+
 static void torture(int (*work)(void), long least) {
     armed = false;
     assert_int_equal(work(), 0);
@@ -180,6 +201,11 @@ static void openapi(void **state) {
     torture(do_openapi, 5);
 }
 
+static void receive(void **state) {
+    (void)state;
+    torture(do_receive, 3);
+}
+
 /* jansson gets no memory of its own while a request is parsed. */
 static long own;
 static void *counting_malloc(size_t n) {
@@ -204,12 +230,10 @@ static void jansson_stays_in_the_block(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(infer),
-                                       cmocka_unit_test(tokenize),
-                                       cmocka_unit_test(detokenize),
-                                       cmocka_unit_test(openai),
-                                       cmocka_unit_test(reply),
-                                       cmocka_unit_test(openapi),
-                                       cmocka_unit_test(jansson_stays_in_the_block)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(infer),      cmocka_unit_test(tokenize),
+        cmocka_unit_test(detokenize), cmocka_unit_test(openai),
+        cmocka_unit_test(reply),      cmocka_unit_test(openapi),
+        cmocka_unit_test(receive),    cmocka_unit_test(jansson_stays_in_the_block)};
     return cmocka_run_group_tests_name("api out of memory", tests, NULL, NULL);
 }

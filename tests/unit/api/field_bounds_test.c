@@ -97,7 +97,7 @@ static bool expected(const struct qn_api_field *f, const json_t *v) {
         return s[0] != '\0';
     case QN_FIELD_SCHEMA:
         return json_is_true(v) || json_is_object(v);
-    default: /* of other endpoints */
+    default: /* of other requests */
         return false;
     }
 }

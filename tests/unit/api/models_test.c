@@ -164,8 +164,9 @@ static void tokenize(void **state) {
         if (rc != (rows[i].param ? -1 : 0)) fail_msg("%s: %s", rows[i].body, e.msg);
         if (rc) assert_string_equal(e.param, rows[i].param);
         assert_int_equal(e.code, rows[i].code);
-        if (i == 0) assert_true(t.add_special && !t.with_pieces && t.n == 3 && !strcmp(t.text, "a b"));
-        if (i == 1) assert_true(!t.add_special && t.with_pieces && t.n == 0 && !strcmp(t.model, "grist"));
+        if (i == 0) assert_true(t.add_special && !t.with_pieces && t.text.n == 3 && !strcmp(t.text.p, "a b"));
+        if (i == 1)
+            assert_true(!t.add_special && t.with_pieces && t.text.n == 0 && !strcmp(t.model, "grist"));
         qn_api_tokenize_free(&t);
         qn_api_tokenize_free(&t);
     }
@@ -202,7 +203,7 @@ static void detokenize(void **state) {
         if (rc != (rows[i].param ? -1 : 0)) fail_msg("%s: %s", rows[i].body, e.msg);
         if (rc) assert_string_equal(e.param, rows[i].param);
         assert_int_equal(e.code, rows[i].code);
-        if (i == 0) assert_true(t.n == 2 && t.ids[1] == INT32_MAX);
+        if (i == 0) assert_true(t.ids.n == 2 && t.ids.p[1] == INT32_MAX);
         qn_api_detokenize_free(&t);
         qn_api_detokenize_free(&t);
     }

@@ -249,16 +249,13 @@ static void renaming(void **state) {
 static void tables(void **state) {
     (void)state;
     for (int form = QN_FORM_COMPLETION; form < QN_FORM_COUNT; form++) {
-        const struct qn_api_field *f, *g;
-        size_t n = 0;
-        for (; (f = qn_api_form_field((enum qn_api_form)form, n)); n++)
-            for (size_t k = 0; k < n; k++) {
-                g = qn_api_form_field((enum qn_api_form)form, k);
-                assert_string_not_equal(f->name, g->name);
-            }
-        assert_true(n > 5 && n < 64);
-        if (form != QN_FORM_EMBEDDING)
-            assert_string_equal(qn_api_form_field((enum qn_api_form)form, n - 1)->name, "timeout_ms");
+        const struct qn_api_table *t = qn_api_form_table((enum qn_api_form)form);
+        for (size_t n = 0; n < t->n; n++) {
+            assert_non_null(qn_api_table_row(t, n));
+            for (size_t k = 0; k < n; k++) assert_string_not_equal(t->fields[n].name, t->fields[k].name);
+        }
+        assert_true(t->n > 5 && t->n < 64);
+        assert_string_equal(t->fields[t->n - 1].name, "timeout_ms");
     }
 }
 
