@@ -3,10 +3,10 @@
 
   chat_templates.py OUT [--gguf FILE] [--llama-cpp DIR] [--texts DIR]
 
-OUT: tests/golden/chat/chat.bin. The template texts below are those that were published with the checkpoints under the
-Apache or MIT licence, or with transformers and llama-cpp-python, which are; Gemma's and Llama 3.1's and 3.2's come from a
-checkout of llama.cpp (--llama-cpp, its folder models/templates), and of them only what quern tells them apart by is
-written to OUT. --gguf checks SmolLM2's text against the one in the model file. --texts writes every text whole to
+OUT: tests/golden/chat/chat.bin. Template texts are those that were published with the checkpoints under the Apache or MIT
+licence, or with transformers and llama-cpp-python, which are. The longer ones (Qwen 2.5 and 3, Mistral Nemo) come from a
+checkout of llama.cpp (--llama-cpp, its folder models/templates), and so do Gemma's and Llama 3.1's and 3.2's: of these
+only what quern tells them apart by is written to OUT. --gguf checks SmolLM2's text against the one in the model file. --texts writes every text whole to
 DIR/NAME.jinja, for the test's QN_CHAT_TEXTS. Needs: transformers, jinja2, gguf.
 
 The file, little-endian, str = u32 bytes and the bytes:

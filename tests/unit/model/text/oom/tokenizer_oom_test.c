@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/load/chat_text.h"
 #include "model/text/chat_template.h"
 #include "model/text/tokenizer.h"
 #include "tests/support/oom.h"
@@ -122,11 +123,29 @@ static void chat(void **state) {
     free(out);
 }
 
+/* A checkpoint's own template: one copy, from wherever it lies. */
+static void chat_text(void **state) {
+    (void)state;
+    struct qn_hf_vocab files = {.chat = "{{ x }}", .n_chat = 7};
+    struct qn_checkpoint c = {0};
+    struct qn_err err = {0};
+    fail_at = 0;
+    int rc = qn_chat_text_from_hf(&files, &c, &err);
+    fail_at = -1;
+    assert_int_equal(rc, QN_ERR_NOMEM);
+    assert_null(c.chat_text);
+    assert_true(err.msg[0] != 0);
+    assert_int_equal(qn_chat_text_from_hf(&files, &c, NULL), QN_OK);
+    assert_string_equal(c.chat_text, "{{ x }}");
+    free(c.chat_text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(byte_level),
         cmocka_unit_test(sentencepiece),
         cmocka_unit_test(chat),
+        cmocka_unit_test(chat_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
