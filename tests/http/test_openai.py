@@ -413,6 +413,7 @@ def test_refusals_name_the_field(srv, path, body, param, code):
     check_error(srv.post(path, body), 400, code, param)
 
 
+@pytest.mark.tsan
 @pytest.mark.parametrize("path", ENDPOINTS)
 def test_statuses(start, tmp_path, path):
     body = ENDPOINTS[path]
@@ -440,6 +441,7 @@ def test_statuses(start, tmp_path, path):
     s.wait_metric("quern_running", lambda v: v == 0)
 
 
+@pytest.mark.tsan
 def test_draining_is_503(start):
     s = start(env={"STUB_STEP_US": "10000"})
     with s.connect() as other:
@@ -457,6 +459,7 @@ def test_draining_is_503(start):
     assert s.wait() == 0
 
 
+@pytest.mark.tsan
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 def test_abort_in_mid_stream_frees_the_slot(start, path):
     s = start("--max-running", "1", env={"STUB_STEP_US": "5000", "STUB_ASCII": "1"})
@@ -471,6 +474,7 @@ def test_abort_in_mid_stream_frees_the_slot(start, path):
     assert s.post(path, {**ENDPOINTS[path], "max_tokens": 2}).status_code == 200
 
 
+@pytest.mark.tsan
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 def test_error_in_mid_stream_is_an_event(start, path):
     s = start(env={"STUB_FAIL": "1", "STUB_STEP_US": "1000"})
@@ -497,6 +501,7 @@ def test_deadline_cuts_and_says_so(start, schemas):
     assert choice["finish_reason"] == "length" and choice["finish_detail"] == "timeout" and choice["text"]
 
 
+@pytest.mark.tsan
 def test_large_bodies_are_read_on_workers(srv, schemas):
     ids = [[1 + i % 200 for i in range(1700)] for _ in range(16)]
     assert len(complete(srv, schemas, prompt=ids, max_tokens=1, echo=True, logprobs=1)["choices"]) == 16
