@@ -262,6 +262,25 @@ def test_garbage_is_an_error(pieces):
             assert "quern: " in p.stderr and "root:" not in p.stdout + p.stderr
 
 
+def test_stream_that_ends_early_is_said(real):
+    import requests
+    body = requests.post(real.url + "/v1/infer", json={"sequence": "ROMEO:", "max_tokens": 3, "stream": True}, timeout=30).content
+    for cut in (body.index(b"\n\n") + 2, body.index(b"data: [DONE]"), len(body) - 3):
+        with peer(SSE, body[:cut]) as (url, _):
+            p = run("run", "x", "--url", url)
+        assert p.returncode == 1 and "ended too early" in p.stderr, (cut, p.stderr)
+
+
+def test_missing_library_is_said(tmp_path):
+    """As in the container image, which has none: files that are no libraries stand in the way of the real one."""
+    for name in ("libcurl.so.4", "libcurl-gnutls.so.4"):
+        (tmp_path / name).write_text("no library")
+    env = {"LD_LIBRARY_PATH": str(tmp_path)}
+    p = run("run", "x", "--url", "http://127.0.0.1:1", env=env)
+    assert p.returncode == 1 and "--url needs libcurl" in p.stderr, p.stderr
+    assert run("--version", env=env).returncode == 0  # nothing else needs it
+
+
 @pytest.mark.parametrize("start,repeat", [(SSE + b"data: ", b"x" * 65536), (SSE, b"data: x\n" * 8192), (JSON, b"[1," * 20000),
                                           (b"HTTP/1.1 200 OK\r\n", b"x-more: " + b"y" * 60000 + b"\r\n")],
                          ids=["line", "event", "body", "head"])
