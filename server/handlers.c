@@ -59,16 +59,28 @@ static void describe_native(struct qn_model *m, struct qn_api_model *out) {
     qn_variant_unref(v);
 }
 
-/* Names of what a model can run at all, and how exact each is. */
+/* The row of a kind; NULL when there is none yet. */
+static struct qn_api_kind_row *kind_row(struct qn_api_model *m, const struct qn_structure_entry *e) {
+    for (uint32_t i = 0; i < m->n_kinds; i++)
+        if (!strcmp(m->kinds[i].slot, e->slot) && !strcmp(m->kinds[i].type, e->part.type))
+            return &m->kinds[i];
+    return NULL;
+}
+
+/* Names of what a model can run at all, and how exact each is at best: one name may have several entries. */
 static void describe_kinds(const struct qn_model *m, struct qn_api_model *out) {
     const size_t most = sizeof out->kinds / sizeof *out->kinds;
     size_t n = qn_model_structures(m, NULL, 0);
     struct qn_structure_entry *e = calloc(n ? n : 1, sizeof *e);
     if (!e) return; /* the rest of the description stands without it */
     qn_model_structures(m, e, n);
-    for (size_t i = 0; i < n && e[i].slot && out->n_kinds < most; i++) {
-        if (e[i].exactness == QN_UNAVAILABLE) continue;
-        struct qn_api_kind_row *k = &out->kinds[out->n_kinds++];
+    enum qn_exactness best[sizeof out->kinds / sizeof *out->kinds] = {0};
+    for (size_t i = 0; i < n && e[i].slot; i++) {
+        struct qn_api_kind_row *k = kind_row(out, &e[i]);
+        if (e[i].exactness == QN_UNAVAILABLE || (!k && out->n_kinds == most)) continue;
+        if (k && e[i].exactness >= best[k - out->kinds]) continue;
+        if (!k) k = &out->kinds[out->n_kinds++];
+        best[k - out->kinds] = e[i].exactness;
         k->slot = e[i].slot;
         k->exactness = qn_exactness_name(e[i].exactness);
         snprintf(k->type, sizeof k->type, "%s", e[i].part.type);

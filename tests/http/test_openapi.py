@@ -11,7 +11,6 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from conftest import REAL, Server, read_sse
 
 
-
 def closed(schema):
     """The same with every described object closed, so that a field which nobody described is found."""
     if isinstance(schema, dict):
@@ -81,19 +80,30 @@ def test_document_is_valid(real):
         Draft202012Validator.check_schema(schema)
 
 
+def test_no_name_comes_twice_in_a_description(real):
+    def once(pairs):
+        names = [k for k, _ in pairs]
+        assert len(names) == len(set(names)), names
+        return dict(pairs)
+
+    for path in ("/v1/models", "/v1/structures", "/openapi.json", "/tokenizer_info"):
+        json.loads(real.get(path).text, object_pairs_hook=once)
+
+
 def test_stub_and_program_have_the_same_document(real, srv):
     a, b = real.spec.doc, srv.get("/openapi.json").json()
     assert a == b
 
 
 GETS = ["/v1/structures", "/v1/models", "/v1/models/grist", "/v1/models/none", "/livez", "/readyz", "/healthz",
-        "/health", "/metrics", "/", "/openapi.json"]
+        "/health", "/metrics", "/", "/openapi.json", "/tokenizer_info", "/tokenizer_info?model=grist",
+        "/tokenizer_info?model=none"]
 
 
 @pytest.mark.parametrize("path", GETS)
 def test_get_replies(real, path):
     r = real.get(path)
-    assert r.status_code == (404 if path.endswith("/none") else 200)
+    assert r.status_code == (404 if path.endswith("none") else 200)
     real.spec.reply(r)
 
 
@@ -111,6 +121,9 @@ INFER = [
     {"attention": {"type": "performer", "features": 8}, "convert": True, "n": 2, "max_tokens": 4},
     {"speculative": {"type": "prompt", "max_draft": 3}, "sequence": "a b c a b c a b c a b", "max_tokens": 8},
     {"speculative": "prompt", "attention": "performer", "max_tokens": 4},
+    {"regex": "[a-f]{1,4}"},
+    {"json_schema": {"type": "object", "properties": {"a": {"type": "integer"}}}, "max_tokens": 24},
+    {"json_schema": True, "regex": None, "max_tokens": 24},
     {"speculative": False, "logprobs": None, "model": None, "stop": [], "timeout_ms": 0, "top_k": None},
 ]
 
