@@ -85,7 +85,7 @@ static enum MHD_Result queue_reply(struct qn_request *r) {
     struct MHD_Response *resp;
     if (r->stream.open) {
         resp = qn_stream_response(r);
-    } else if (r->file && r->status == 200) { /* a constant of the binary: MHD only reads it */
+    } else if (r->file) { /* a constant of the binary: MHD only reads it, and of a 304 only the length */
         resp = MHD_create_response_from_buffer((size_t)(r->file->end - r->file->p),
                                                (void *)(uintptr_t)r->file->p, MHD_RESPMEM_PERSISTENT);
     } else { /* the buffer becomes the response's: malloc'ed by api/buf */

@@ -60,7 +60,7 @@ struct qn_request {
     const char *allow;         /* Allow header of a 405 */
     const char *preflight;     /* value for Access-Control-Allow-Headers, valid while MHD has the request */
     const char *if_none_match; /* valid as long as preflight */
-    const struct qn_page_file *file; /* is the reply's body, unless it is a 304 */
+    const struct qn_page_file *file; /* is the reply's body; a 304 tells its length */
     char tag[QN_PAGE_TAG];           /* its entity tag */
     struct qn_buf body, reply, timing;
     struct qn_stream stream;

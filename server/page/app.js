@@ -9,8 +9,8 @@ import * as sweep from "./sweep.js";
 
 const VIEWS = ["run", "sweep", "server"];
 const LINK_MOST = 4000; // longer sequences don't go into the address
-// Form fields that the address holds: parameter, element, default.
-const FIELDS = [["q", "sequence", "ROMEO:\n"], ["n", "max-tokens", "200"], ["t", "temperature", "0"], ["seed", "seed", "1"], ["r", "repeats", "5"],
+// Form fields that the address holds: parameter, element, default; null: it follows from the model (data-standard).
+const FIELDS = [["q", "sequence", null], ["n", "max-tokens", "200"], ["t", "temperature", "0"], ["seed", "seed", "1"], ["r", "repeats", "5"],
     ["lengths", "lengths", null], ["w", "sweep-tokens", "16"], ["k", "sweep-repeats", "3"]];
 
 let models = []; // [{info, described}]
@@ -79,7 +79,8 @@ function readAddress() {
     const p = new URLSearchParams(query || "");
     view = VIEWS.includes(name) ? name : "run";
     for (const [parameter, id, standard] of FIELDS) {
-        if (p.has(parameter)) $(id).value = p.get(parameter);
+        const given = p.get(parameter);
+        if (given !== null && ($(id).type !== "number" || /^\d+(\.\d+)?$/.test(given))) $(id).value = given;
         else $(id).value = standard ?? $(id).dataset.standard ?? "";
     }
     $("convert").checked = p.get("c") === "1";
@@ -103,13 +104,18 @@ function showView() {
 
 // ---- models ----
 
+// A default that depends on the model takes the place of the last one, and of nothing else.
+function setStandard(id, value) {
+    if (!$(id).value || $(id).value === $(id).dataset.standard) $(id).value = value;
+    $(id).dataset.standard = value;
+}
+
 function chooseModel() {
     const m = models.find((x) => x.info.id === $("model").value);
     if (!m) return;
     const fitting = [64, 128, 256, 512, 1024, 2048].filter((n) => n + 16 <= m.info.context);
-    const standard = (fitting.length ? fitting : [Math.max(1, m.info.context - 16)]).join(", ");
-    if (!$("lengths").value || $("lengths").value === $("lengths").dataset.standard) $("lengths").value = standard;
-    $("lengths").dataset.standard = standard;
+    setStandard("lengths", (fitting.length ? fitting : [Math.max(1, m.info.context - 16)]).join(", "));
+    setStandard("sequence", m.info.id === "grist" ? "ROMEO:\n" : "Once upon a time"); // grist knows Shakespeare only
     structures.setModel(m.described, m.info.structure, wantedStructures);
     wantedStructures = [];
 }
@@ -156,6 +162,7 @@ async function go() {
     writeAddress();
     working = new AbortController();
     $("go").textContent = "Stop";
+    $("progress").textContent = "Running";
     say("Running");
     let end;
     try {
@@ -169,7 +176,7 @@ async function go() {
     showView();
 }
 
-async function copy(text, what, shownToo) {
+async function copy(text, what) {
     try {
         await navigator.clipboard.writeText(text);
         say(`${what} copied`);
@@ -179,13 +186,12 @@ async function copy(text, what, shownToo) {
         $("curl").showModal();
         $("curl-text").select();
     }
-    if (shownToo) shownToo();
 }
 
-function currentCurl() {
+// The measurement of this view as a command; of a sweep its shortest length.
+async function currentCurl() {
     const form = readForm();
-    if (view === "run") return curl("v1/compare", run.compareBody(form));
-    return curl("v1/compare", { ...sweep.sweepBody(form, form.sequence) });
+    return curl("v1/compare", view === "run" ? run.compareBody(form) : await sweep.bodyOf(form, form.lengths[0]));
 }
 
 function wire() {
@@ -209,9 +215,9 @@ function wire() {
         setKey($("key").value.trim());
         load();
     });
-    $("copy-curl").addEventListener("click", () => {
+    $("copy-curl").addEventListener("click", async () => {
         try {
-            copy(currentCurl(), "Command");
+            await copy(await currentCurl(), "Command");
         } catch (e) {
             trouble(e);
         }
@@ -219,7 +225,7 @@ function wire() {
     document.addEventListener("copy-curl", (e) => copy(e.detail, "Command"));
     $("copy-link").addEventListener("click", () => {
         writeAddress();
-        copy(location.href, "Link");
+        copy(location.href, $("sequence").value.length > LINK_MOST ? "Link without the sequence, which is too long for one," : "Link");
     });
     $("skip").addEventListener("click", (e) => { // the hash is taken: it holds the view
         e.preventDefault();
@@ -227,6 +233,13 @@ function wire() {
     });
     window.addEventListener("hashchange", () => {
         if (location.hash === written) return;
+        const query = (hash) => hash.split(/\?(.*)/s)[1] || "", name = location.hash.slice(1).split("?")[0];
+        if (VIEWS.includes(name) && query(location.hash) === query(written)) { // another view of the same form
+            view = name;
+            showView();
+            writeAddress();
+            return;
+        }
         readAddress();
         if (wantedModel && models.some((m) => m.info.id === wantedModel)) $("model").value = wantedModel;
         if (wantedStructures.length) chooseModel();

@@ -1,6 +1,6 @@
 // Charts by Chart.js (a classic script: the global Chart), in the page's colours, drawn again when the theme changes.
 // A structure has the same colour, point and dash everywhere, so that colour alone never has to tell it.
-import { $, byteStep, bytes, num } from "./dom.js";
+import { $, byteStep, bytes, num, whole } from "./dom.js";
 
 /* global Chart */
 const POINTS = ["circle", "rectRot", "triangle", "rect"];
@@ -9,12 +9,11 @@ const made = new Map(); // canvas id -> function that gives {label, config}
 
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 export const structureColor = (i) => color(`s${i}`);
-export const accent = (name) => color(name);
 
 // Look of one structure's line.
 export function line(i, extra = {}) {
     const c = structureColor(i);
-    return { borderColor: c, backgroundColor: c, borderWidth: 2, borderDash: DASHES[i], pointStyle: POINTS[i], pointRadius: 5, pointHoverRadius: 7, tension: 0, ...extra };
+    return { borderColor: c, backgroundColor: c, borderWidth: 2, borderDash: DASHES[i], pointStyle: POINTS[i], pointRadius: 5, pointHoverRadius: 7, tension: 0, clip: 8, ...extra };
 }
 
 // Whiskers from the first to the third quartile: dataset.whiskers = [[low, high], …].
@@ -45,22 +44,25 @@ const whiskers = {
     },
 };
 
-function axis(title, unit) {
+function axis(title, unit, type) {
     const a = {
         title: { display: Boolean(title), text: title, color: color("muted") },
         grid: { color: color("grid"), borderColor: color("grid"), tickColor: "transparent" },
         ticks: { color: color("muted"), maxRotation: 0, autoSkipPadding: 12, callback: unit === "bytes" ? (v) => bytes(v) : undefined },
     };
     if (!a.ticks.callback) delete a.ticks.callback;
+    if (type === "category") Object.assign(a.ticks, { autoSkip: false, maxRotation: 60 });
     return a;
 }
 
 // The common part of all charts. x, y: {title, unit: "bytes" or nothing, type, max}.
 export function options({ x, y, tooltip, legend = true, filter }) {
-    const scale = ({ title, unit, type, max, min }) => {
-        const s = { ...axis(title, unit), type: type || "linear", beginAtZero: true };
+    const scale = ({ title, unit, type, max, min, suggestedMax, ticks }) => {
+        const s = { ...axis(title, unit, type), type: type || "linear", beginAtZero: true };
         if (max !== undefined) s.max = max;
         if (min !== undefined) s.min = min;
+        if (suggestedMax !== undefined) s.suggestedMax = suggestedMax;
+        Object.assign(s.ticks, ticks);
         if (unit === "bytes" && max) s.ticks.stepSize = byteStep(max);
         return s;
     };
@@ -73,7 +75,7 @@ export function options({ x, y, tooltip, legend = true, filter }) {
         plugins: {
             legend: {
                 display: legend, position: "bottom", align: "start",
-                labels: { color: color("text"), usePointStyle: true, pointStyleWidth: 24, boxHeight: 7, padding: 12, filter },
+                labels: { color: color("text"), usePointStyle: true, boxHeight: 7, padding: 14, filter },
             },
             tooltip: {
                 backgroundColor: color("tip"), titleColor: color("tip-text"), bodyColor: color("tip-text"), padding: 10, usePointStyle: true,
@@ -84,7 +86,7 @@ export function options({ x, y, tooltip, legend = true, filter }) {
 }
 
 export const tooltipOf = (unit, title) => ({
-    title: title || ((items) => (items.length ? `${num(items[0].parsed.x, 6)} tokens` : "")),
+    title: title || ((items) => (items.length ? `${whole(items[0].parsed.x)} tokens` : "")),
     label: (c) => ` ${c.dataset.label}: ${unit === "bytes" ? bytes(c.parsed.y) : `${num(c.parsed.y)} ${unit}`}`,
 });
 

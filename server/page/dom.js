@@ -23,6 +23,9 @@ export function num(x, digits = 3) {
     return x.toLocaleString("en", { minimumFractionDigits: places, maximumFractionDigits: places });
 }
 
+// A count, or another number that is whole by nature.
+export const whole = (x) => (x == null ? "–" : Math.round(x).toLocaleString("en"));
+
 export const fixed = (x, places) => (x == null ? "–" : x.toFixed(places));
 
 export function bytes(x) {

@@ -1,7 +1,7 @@
 // The third view: /metrics once a second, as tiles and as lines over the last minutes.
 import { request } from "./api.js";
-import { accent, draw, line, options } from "./charts.js";
-import { $, bytes, el, num, trouble } from "./dom.js";
+import { draw, line, options } from "./charts.js";
+import { $, byteStep, bytes, el, num, trouble, whole } from "./dom.js";
 
 const EVERY = 1000, KEEP = 120;
 let timer = 0, paused = false, shown = false, stop = null;
@@ -51,10 +51,10 @@ function duration(s) {
 
 function tiles(s) {
     const rows = [
-        ["Running", num(s.running, 6), "requests"], ["Queue", num(s.queued, 6), `requests, ${num(s.queuedTokens, 6)} tokens`],
+        ["Running", whole(s.running), "requests"], ["Queue", whole(s.queued), `requests, ${whole(s.queuedTokens)} tokens`],
         ["Generated", s.rate === null ? "–" : num(s.rate), "tokens/s"], ["Prompts read", s.prompt === null ? "–" : num(s.prompt), "tokens/s"],
         ["State used", s.budget ? `${num((100 * s.used) / s.budget)} %` : "–", `of ${bytes(s.budget)}`], ["State cached", bytes(s.cached), "prefixes, given up when needed"],
-        ["Requests", num(s.requests, 6), `done, ${num(s.refused, 6)} refused`], ["Memory", bytes(s.rss), `resident, up ${duration(s.uptime)}`],
+        ["Requests", whole(s.requests), `done, ${whole(s.refused)} refused`], ["Memory", bytes(s.rss), `resident, up ${duration(s.uptime)}`],
     ];
     $("tiles").replaceChildren(...rows.map(([name, value, unit]) => el("div", { class: "panel tile" }, el("dt", {}, name), el("dd", {}, el("strong", {}, value), el("span", {}, unit)))));
 }
@@ -69,7 +69,7 @@ function models(rows) {
 function timeChart(series, unit, name) {
     const now = samples.at(-1).t;
     const sets = series.map(([label, field, i]) => ({
-        ...line(i, { pointRadius: 0, pointHoverRadius: 4, borderColor: accent(`s${i}`) }), label,
+        ...line(i, { pointRadius: 0, pointHoverRadius: 4, pointStyle: "line" }), label,
         data: samples.filter((s) => s[field] !== null).map((s) => ({ x: s.t - now, y: s[field] })),
     }));
     const top = Math.max(0, ...sets.flatMap((s) => s.data.map((p) => p.y)));
@@ -78,7 +78,8 @@ function timeChart(series, unit, name) {
         label: `${name}: now ${sets.map((s) => `${s.label} ${s.data.length ? (unit === "bytes" ? bytes(s.data.at(-1).y) : num(s.data.at(-1).y)) : "–"}`).join(", ")}`,
         data: { datasets: sets },
         options: options({
-            x: { title: "seconds ago", min: -KEEP, max: 0 }, y: { unit, max: unit === "bytes" && top ? Math.ceil(top / byteTick(top)) * byteTick(top) : undefined },
+            x: { title: "seconds ago", min: -KEEP, max: 0, ticks: { callback: (v) => String(-v) } },
+            y: { unit, ticks: unit === "requests" ? { precision: 0 } : {}, suggestedMax: { requests: 4, "tokens/s": 10 }[unit], max: unit === "bytes" && top ? Math.ceil(top / byteStep(top)) * byteStep(top) : undefined },
             tooltip: {
                 title: (items) => (items.length ? `${Math.round(-items[0].parsed.x)} s ago` : ""),
                 label: (c) => ` ${c.dataset.label}: ${unit === "bytes" ? bytes(c.parsed.y) : `${num(c.parsed.y)} ${unit}`}`,
@@ -86,7 +87,6 @@ function timeChart(series, unit, name) {
         }),
     };
 }
-const byteTick = (top) => 2 ** Math.ceil(Math.log2(top / 5));
 
 function show() {
     draw("chart-rate", () => (samples.length < 2 ? null : timeChart([["generated", "rate", 0], ["prompts read", "prompt", 1]], "tokens/s", "Tokens per second")));

@@ -1,7 +1,7 @@
 // The first view: texts stream side by side from /v1/infer, then /v1/compare measures the structures one by one.
 import { curl, postJson, stream } from "./api.js";
 import { draw, line, options, stateChart, structureColor, tooltipOf } from "./charts.js";
-import { $, describe, el, fixed, num, say } from "./dom.js";
+import { $, describe, el, fixed, num, say, whole } from "./dom.js";
 import { analyticState, toRequest } from "./structures.js";
 
 const PHASES = ["queue", "tokenize", "convert", "prefill", "decode", "finish"];
@@ -27,11 +27,11 @@ function card(structure, i, form) {
     const text = el("span", { class: "made" });
     const body = el("div", { class: "text", tabindex: "0", role: "group", "aria-label": `Text of structure ${i + 1}, ${structure.name}` }, prompt, text);
     const chip = el("span", { class: "chip" });
-    const copy = el("button", { type: "button", class: "quiet small copy", "aria-label": `Copy structure ${i + 1} as curl` }, "curl");
+    const copy = el("button", { type: "button", class: "quiet small copy", "aria-label": `Copy as curl, structure ${i + 1}` }, "Copy as curl");
     copy.addEventListener("click", () => copy.dispatchEvent(new CustomEvent("copy-curl", { bubbles: true, detail: curl("v1/infer", { ...inferBody(form, structure), stream: true }) })));
     const article = el("article", { class: `panel card s${i}`, "aria-busy": "true" },
-        el("h3", {}, el("span", { class: "swatch", "aria-hidden": "true" }, String(i + 1)), el("span", { class: "name" }, structure.name), chip),
-        body, el("div", { class: "row foot" }, rate, el("span", { class: "push" }), copy));
+        el("h3", {}, el("span", { class: "swatch", "aria-hidden": "true" }, String(i + 1)), el("span", { class: "name" }, structure.name)),
+        el("div", { class: "row label" }, chip, el("span", { class: "push" }), copy), body, el("p", { class: "foot" }, rate));
     return { article, rate, text, body, chip };
 }
 
@@ -45,7 +45,7 @@ async function follow(c, structure, i, form, signal) {
         pending = "";
         if (atEnd) c.body.scrollTop = c.body.scrollHeight;
         const seconds = (last - first) / 1000;
-        c.rate.textContent = `${num(tokens, 6)} tokens${tokens > 1 && seconds > 0 ? ` · ${num((tokens - 1) / seconds)} tokens/s` : ""}`;
+        c.rate.textContent = `${whole(tokens)} tokens${tokens > 1 && seconds > 0 ? ` · ${num((tokens - 1) / seconds)} tokens/s` : ""}`;
     };
     try {
         await stream("v1/infer", inferBody(form, structure), signal, (event) => {
@@ -63,7 +63,7 @@ async function follow(c, structure, i, form, signal) {
         paint();
         const t = reply.timings, out = reply.outputs[0];
         c.chip.textContent = reply.structure.origin === "native" ? "native" : `converted, ${reply.structure.exactness}`;
-        c.rate.textContent = `${num(out.tokens.length, 6)} tokens · ${num(t.decode_tokens_per_second)} tokens/s${out.finish_reason === "stop" ? " · stopped by itself" : ""}`;
+        c.rate.textContent = `${whole(out.tokens.length)} tokens · ${num(t.decode_tokens_per_second)} tokens/s${out.finish_reason === "stop" ? " · stopped by itself" : ""}`;
         say(`Structure ${i + 1}, ${structure.name}: ${out.tokens.length} tokens`);
         return true;
     } catch (e) {
@@ -123,6 +123,7 @@ function fidelityRow(structure, r, i) {
 function showMeasured(form, result) {
     const { structures } = form, rows = result.results;
     const lengths = rows.map((r) => [{ x: result.prompt + r.outputs[0].tokens.length, y: r.memory.state_bytes }]);
+    $("measured").classList.remove("stale");
     draw("chart-phases", () => phaseChart(structures, rows));
     draw("chart-state", () => stateChart(structures, lengths, form.context, analyticState));
     $("fidelity").tBodies[0].replaceChildren(...rows.map((r, i) => fidelityRow(structures[i], r, i)));
@@ -141,20 +142,34 @@ async function measure(form, signal) {
     $("measured-note").textContent = `Each structure alone, in turn with the others: ${form.repeats} runs after one warm-up, medians.${note}`;
 }
 
-export function clear() {
-    $("texts").replaceChildren(el("p", { class: "panel empty-texts muted" }, "No texts yet: choose structures, type a sequence and press Run."));
+function clearMeasured() {
+    $("measured").classList.remove("stale");
     draw("chart-phases", () => null);
     draw("chart-state", () => null);
     $("fidelity").tBodies[0].replaceChildren(el("tr", {}, el("td", { colspan: "10", class: "muted" }, "Nothing measured yet")));
+}
+
+export function clear() {
+    $("texts").replaceChildren(el("p", { class: "panel empty-texts muted" }, "No texts yet: choose structures, type a sequence and press Run."));
+    clearMeasured();
 }
 
 export async function run(form, signal) {
     const cards = form.structures.map((s, i) => card(s, i, form));
     $("texts").replaceChildren(...cards.map((c) => c.article));
     $("progress").textContent = "Streaming";
+    $("measured").classList.add("stale"); // what stands there is of an earlier run until its place is taken
     const went = await Promise.all(cards.map((c, i) => follow(c, form.structures[i], i, form, signal)));
-    if (signal.aborted || went.includes(false)) return went.includes(false) && !signal.aborted ? "Failed" : "Stopped";
-    await measure(form, signal);
+    if (signal.aborted || went.includes(false)) {
+        clearMeasured();
+        return signal.aborted ? "Stopped" : "Failed";
+    }
+    try {
+        await measure(form, signal);
+    } catch (e) {
+        clearMeasured();
+        throw e;
+    }
     say("Measured: the charts and the table below are filled");
     return "Done";
 }

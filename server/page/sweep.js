@@ -1,7 +1,7 @@
 // The second view: the sequence repeated up to each length, one /v1/compare per length, curves of time and memory.
 import { postJson, stream } from "./api.js";
 import { draw, line, options, stateChart, tooltipOf } from "./charts.js";
-import { $, el, num, say } from "./dom.js";
+import { $, el, num, say, whole } from "./dom.js";
 import { perToken } from "./run.js";
 import { analyticState, toRequest } from "./structures.js";
 
@@ -13,11 +13,19 @@ function stretch(tokens, n) {
     return out;
 }
 
-export function sweepBody(form, tokens) {
-    const body = { model: form.model, sequence: tokens, structures: form.structures.map(toRequest), max_tokens: form.sweepTokens, repeats: form.sweepRepeats, ignore_eos: true };
+async function tokensOf(form, signal) {
+    const { tokens } = await postJson("tokenize", { model: form.model, prompt: form.sequence }, signal);
+    if (!tokens.length) throw new Error("The sequence has no tokens to repeat");
+    return tokens;
+}
+
+function compareBody(form, tokens, length) {
+    const body = { model: form.model, sequence: stretch(tokens, length), structures: form.structures.map(toRequest), max_tokens: form.sweepTokens, repeats: form.sweepRepeats, ignore_eos: true };
     if (form.convert) body.convert = true;
     return body;
 }
+
+export const bodyOf = async (form, length) => compareBody(form, await tokensOf(form), length);
 
 function curve(structures, points, of, unit, name) {
     if (!points.length) return null;
@@ -31,12 +39,15 @@ function curve(structures, points, of, unit, name) {
     };
 }
 
-function rows(structures, points) {
-    return structures.flatMap((s, i) => points.map((p) => {
-        const r = p.results[i];
-        return el("tr", { class: `s${i}` }, el("th", { scope: "row" }, el("span", { class: "swatch", "aria-hidden": "true" }, String(i + 1)), ` ${s.name}`),
-            ...[num(p.length, 6), num(r.median.prefill_ms), num(perToken(r)), num(r.memory.state_bytes / 1024, 4)].map((c) => el("td", { class: "n" }, c)));
-    }));
+// One row a length, three columns a structure.
+function table(structures, points) {
+    const head = [el("tr", {}, el("th", { scope: "col", rowspan: "2" }, "Prompt", el("br"), el("small", {}, "tokens")),
+        ...structures.map((s, i) => el("th", { scope: "colgroup", colspan: "3", class: `group s${i}` }, el("span", { class: "swatch", "aria-hidden": "true" }, String(i + 1)), " ", el("span", { class: "name" }, s.name)))),
+    el("tr", {}, ...structures.flatMap(() => [["Prefill", "ms"], ["Decode", "ms/token"], ["State", "KiB"]].map(([name, unit]) => el("th", { scope: "col", class: "n" }, name, el("br"), el("small", {}, unit)))))];
+    const body = points.map((p) => el("tr", {}, el("th", { scope: "row", class: "n" }, whole(p.length)),
+        ...p.results.flatMap((r) => [num(r.median.prefill_ms), num(perToken(r)), num(r.memory.state_bytes / 1024, 4)].map((c) => el("td", { class: "n" }, c)))));
+    $("sweep-table").tHead.replaceChildren(...(points.length ? head : []));
+    $("sweep-table").tBodies[0].replaceChildren(...(points.length ? body : [el("tr", {}, el("td", { class: "muted" }, "Nothing measured yet"))]));
 }
 
 function show(form, points) {
@@ -44,7 +55,7 @@ function show(form, points) {
     draw("chart-prefill", () => curve(structures, points, (r) => r.median.prefill_ms, "ms", "Prefill time against length"));
     draw("chart-decode", () => curve(structures, points, perToken, "ms/token", "Decode time against length"));
     draw("chart-memory", () => stateChart(structures, structures.map((_, i) => points.map((p) => ({ x: p.length + p.results[i].outputs[0].tokens.length, y: p.results[i].memory.state_bytes }))), form.context, analyticState));
-    $("sweep-table").tBodies[0].replaceChildren(...(points.length ? rows(structures, points) : [el("tr", {}, el("td", { colspan: "5", class: "muted" }, "Nothing measured yet"))]));
+    table(structures, points);
 }
 
 export function clear() {
@@ -52,15 +63,14 @@ export function clear() {
 }
 
 export async function sweep(form, signal) {
-    const { tokens } = await postJson("tokenize", { model: form.model, prompt: form.sequence }, signal);
-    if (!tokens.length) throw new Error("The sequence has no tokens to repeat");
-    const points = [];
+    clear();
+    const tokens = await tokensOf(form, signal), points = [];
     for (const length of form.lengths) {
         let runs = 0;
         const all = form.structures.length * (form.sweepRepeats + 1);
-        await stream("v1/compare", sweepBody(form, stretch(tokens, length)), signal, (event) => {
+        await stream("v1/compare", compareBody(form, tokens, length), signal, (event) => {
             if (event.object) points.push({ length, results: event.results });
-            else $("progress").textContent = `${num(length, 6)} tokens: run ${++runs} of ${all}`;
+            else $("progress").textContent = `${whole(length)} tokens: run ${++runs} of ${all}`;
         });
         show(form, points);
     }
