@@ -11,7 +11,7 @@ const VIEWS = ["run", "sweep", "server"];
 const LINK_MOST = 4000; // longer sequences don't go into the address
 // Form fields that the address holds: parameter, element, default; null: it follows from the model (data-standard).
 const FIELDS = [["q", "sequence", null], ["n", "max-tokens", "200"], ["t", "temperature", "0"], ["seed", "seed", "1"], ["r", "repeats", "5"],
-    ["lengths", "lengths", null], ["w", "sweep-tokens", "16"], ["k", "sweep-repeats", "3"]];
+    ["lengths", "lengths", null], ["w", "sweep-tokens", "32"], ["k", "sweep-repeats", "5"]];
 
 let models = []; // [{info, described}]
 let view = "run";
@@ -113,8 +113,8 @@ function setStandard(id, value) {
 function chooseModel() {
     const m = models.find((x) => x.info.id === $("model").value);
     if (!m) return;
-    const fitting = [64, 128, 256, 512, 1024, 2048].filter((n) => n + 16 <= m.info.context);
-    setStandard("lengths", (fitting.length ? fitting : [Math.max(1, m.info.context - 16)]).join(", "));
+    const fitting = [64, 128, 256, 512, 1024, 2048].filter((n) => n + 32 <= m.info.context);
+    setStandard("lengths", (fitting.length ? fitting : [Math.max(1, m.info.context - 32)]).join(", "));
     setStandard("sequence", m.info.id === "grist" ? "ROMEO:\n" : "Once upon a time"); // grist knows Shakespeare only
     structures.setModel(m.described, m.info.structure, wantedStructures);
     wantedStructures = [];

@@ -48,7 +48,7 @@ function axis(title, unit, type) {
     const a = {
         title: { display: Boolean(title), text: title, color: color("muted") },
         grid: { color: color("grid"), borderColor: color("grid"), tickColor: "transparent" },
-        ticks: { color: color("muted"), maxRotation: 0, autoSkipPadding: 12, callback: unit === "bytes" ? (v) => bytes(v) : undefined },
+        ticks: { color: color("muted"), maxRotation: 0, autoSkipPadding: 12, maxTicksLimit: 7, callback: unit === "bytes" ? (v) => bytes(v) : undefined },
     };
     if (!a.ticks.callback) delete a.ticks.callback;
     if (type === "category") Object.assign(a.ticks, { autoSkip: false, maxRotation: 60 });

@@ -3,7 +3,7 @@ import { request } from "./api.js";
 import { draw, line, options } from "./charts.js";
 import { $, byteStep, bytes, el, num, trouble, whole } from "./dom.js";
 
-const EVERY = 1000, KEEP = 120;
+const EVERY = 1000, KEEP = 60;
 let timer = 0, paused = false, shown = false, stop = null;
 let samples = []; // {t, rate, prompt, running, queued, used, cached}
 let last = null;
@@ -53,7 +53,7 @@ function tiles(s) {
     const rows = [
         ["Running", whole(s.running), "requests"], ["Queue", whole(s.queued), `requests, ${whole(s.queuedTokens)} tokens`],
         ["Generated", s.rate === null ? "–" : num(s.rate), "tokens/s"], ["Prompts read", s.prompt === null ? "–" : num(s.prompt), "tokens/s"],
-        ["State used", s.budget ? `${num((100 * s.used) / s.budget)} %` : "–", `of ${bytes(s.budget)}`], ["State cached", bytes(s.cached), "prefixes, given up when needed"],
+        ["State used", bytes(s.used), s.budget ? `${((100 * s.used) / s.budget).toFixed(2)} % of ${bytes(s.budget)}` : ""], ["State cached", bytes(s.cached), "prefixes, given up when needed"],
         ["Requests", whole(s.requests), `done, ${whole(s.refused)} refused`], ["Memory", bytes(s.rss), `resident, up ${duration(s.uptime)}`],
     ];
     $("tiles").replaceChildren(...rows.map(([name, value, unit]) => el("div", { class: "panel tile" }, el("dt", {}, name), el("dd", {}, el("strong", {}, value), el("span", {}, unit)))));

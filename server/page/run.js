@@ -103,7 +103,7 @@ function phaseChart(structures, results) {
         type: "bar",
         label: `Time per phase: ${results.map((r, i) => `${structures[i].name} prefill ${num(r.median.prefill_ms)} ms, decode ${num(r.median.decode_ms)} ms`).join("; ")}`,
         data: { labels: PHASES, datasets: sets },
-        options: options({ x: { type: "category" }, y: { title: "ms" }, tooltip: tooltipOf("ms", (items) => items[0]?.label) }),
+        options: options({ x: { type: "category" }, y: { title: "ms", suggestedMax: 1.02 * Math.max(...sets.flatMap((s) => s.whiskers.map((w) => w[1]))) }, tooltip: tooltipOf("ms", (items) => items[0]?.label) }),
     };
 }
 

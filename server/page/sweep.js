@@ -44,7 +44,7 @@ function table(structures, points) {
     const head = [el("tr", {}, el("th", { scope: "col", rowspan: "2" }, "Prompt", el("br"), el("small", {}, "tokens")),
         ...structures.map((s, i) => el("th", { scope: "colgroup", colspan: "3", class: `group s${i}` }, el("span", { class: "swatch", "aria-hidden": "true" }, String(i + 1)), " ", el("span", { class: "name" }, s.name)))),
     el("tr", {}, ...structures.flatMap(() => [["Prefill", "ms"], ["Decode", "ms/token"], ["State", "KiB"]].map(([name, unit]) => el("th", { scope: "col", class: "n" }, name, el("br"), el("small", {}, unit)))))];
-    const body = points.map((p) => el("tr", {}, el("th", { scope: "row", class: "n" }, whole(p.length)),
+    const body = points.map((p) => el("tr", {}, el("th", { scope: "row" }, whole(p.length)),
         ...p.results.flatMap((r) => [num(r.median.prefill_ms), num(perToken(r)), num(r.memory.state_bytes / 1024, 4)].map((c) => el("td", { class: "n" }, c)))));
     $("sweep-table").tHead.replaceChildren(...(points.length ? head : []));
     $("sweep-table").tBodies[0].replaceChildren(...(points.length ? body : [el("tr", {}, el("td", { class: "muted" }, "Nothing measured yet"))]));

@@ -11,7 +11,6 @@ import subprocess
 import threading
 
 import pytest
-import requests
 
 from conftest import FLAVOUR, REAL, ROOT, Server
 
@@ -562,19 +561,34 @@ def test_nothing_jumps_while_texts_come(grist, visit):
 
 
 def test_pictures(grist, visit):
-    """A picture of each view for docs/; without QUERN_SCREENSHOTS only that each can be taken."""
-    page = visit(grist, "#run" + picks(GQA, PERFORMER, MQA), viewport={"width": 1100, "height": 800})
+    """A picture of each view for docs/; without QUERN_SCREENSHOTS only that the views can follow each other."""
+    pictures = bool(os.environ.get("QUERN_SCREENSHOTS"))
+    page = visit(grist, ("#run?n=200" if pictures else "#run?n=20&r=1&lengths=16&k=1") + picks(GQA, PERFORMER), viewport={"width": 1060, "height": 800})
     page.click("#go")
     done(page)
     shoot(page, "page-run.png")
     page.click("nav a[data-view=sweep]")
+    page.click("#add")
     page.click("#go")
     done(page)
     shoot(page, "page-sweep.png")
     page.click("nav a[data-view=server]")
-    for n in range(1, 7 if os.environ.get("QUERN_SCREENSHOTS") else 3):
-        for _ in range(n % 4):
-            requests.post(grist.url + "/v1/infer", json={"sequence": f"{n} ROMEO:\n", "max_tokens": 200}, timeout=60)
-        page.wait_for_timeout(1000)
-    assert len(chart(page, "chart-rate")["sets"][0]["data"]) >= 1
+    expect(page.locator("#tiles .tile")).to_have_count(8)
+    if not pictures:
+        return
+    stop = threading.Event()
+
+    def work(k):
+        n = 0
+        while not stop.wait(0.2 + 0.3 * k):
+            n += 1
+            grist.infer(sequence=f"{k} {n} ROMEO:\n", max_tokens=300 + 200 * k, temperature=1, seed=n, ignore_eos=True)
+
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(3)]
+    for w in workers:
+        w.start()
+    page.wait_for_timeout(30_000)
     shoot(page, "page-server.png")
+    stop.set()
+    for w in workers:
+        w.join()
