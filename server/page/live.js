@@ -53,7 +53,7 @@ function tiles(s) {
     const rows = [
         ["Running", whole(s.running), "requests"], ["Queue", whole(s.queued), `requests, ${whole(s.queuedTokens)} tokens`],
         ["Generated", s.rate === null ? "–" : num(s.rate), "tokens/s"], ["Prompts read", s.prompt === null ? "–" : num(s.prompt), "tokens/s"],
-        ["State used", bytes(s.used), s.budget ? `${((100 * s.used) / s.budget).toFixed(2)} % of ${bytes(s.budget)}` : ""], ["State cached", bytes(s.cached), "prefixes, given up when needed"],
+        ["State used", bytes(s.used), s.budget ? `${((100 * s.used) / s.budget).toFixed(2)} % of ${bytes(s.budget)}` : ""], ["State cached", bytes(s.cached), "prefixes kept for later"],
         ["Requests", whole(s.requests), `done, ${whole(s.refused)} refused`], ["Memory", bytes(s.rss), `resident, up ${duration(s.uptime)}`],
     ];
     $("tiles").replaceChildren(...rows.map(([name, value, unit]) => el("div", { class: "panel tile" }, el("dt", {}, name), el("dd", {}, el("strong", {}, value), el("span", {}, unit)))));

@@ -317,6 +317,29 @@ def test_stop_frees_the_server(grist, visit):
     expect(page.locator("#trouble")).to_be_hidden()
 
 
+def test_a_server_that_is_still_loading(grist, visit):
+    """It says so, and begins by itself when the models are there."""
+    page = visit(grist, "#server", refused={503})
+    answers = []
+
+    def answer(route):
+        answers.append(1)
+        if len(answers) > 1:
+            route.continue_()
+            return
+        body = {"error": {"message": "the model is still loading", "type": "server_error", "param": None, "code": "loading"}}
+        route.fulfill(status=503, headers={"Retry-After": "1"}, json=body)
+
+    page.route("**/v1/models", answer)
+    page.goto(grist.url + "/#run?n=4")
+    page.reload()
+    expect(page.locator("#trouble strong")).to_have_text("the model is still loading")
+    expect(page.locator("#go")).to_be_disabled()
+    expect(page.locator("#go")).to_be_enabled()
+    expect(page.locator("#trouble")).to_be_hidden()
+    assert len(answers) == 2 and page.input_value("#max-tokens") == "4"
+
+
 def test_a_server_that_is_away(grist, visit):
     page = visit(grist, "#run?n=4&r=1" + picks(GQA), refused={"away"})
     page.context.set_offline(True)
