@@ -117,6 +117,10 @@ $(B)/obj/%.o: %.c
 	$(SAY) CC $<
 	$(Q)$(CC) $(CFLAGS) -I$(B) $(PKG_CFLAGS) $(call isa_flags,$<) -MMD -MP -c $< -o $@
 $(call obj,$(shell grep -l '"rev.h"' server/*.c)): | $(B)/rev.h
+# The page's files, and the charts of Debian's package, become part of the binary.
+CHART_JS := /usr/share/javascript/chart.js/chart.min.js
+$(B)/obj/server/page.o: $(wildcard server/page/*) $(CHART_JS)
+$(B)/obj/server/page.o: PKG_CFLAGS += -DQN_CHART_JS='"$(CHART_JS)"'
 $(B)/obj/model/zoo/zoo_grist.o: model/zoo/zoo.c $(GRIST)
 	@mkdir -p $(@D)
 	$(SAY) CC "$< (with grist)"

@@ -36,7 +36,8 @@ static const struct qn_api_endpoint endpoints[] = {
     {"get", "/health", "health", "The same as /readyz", NULL, "text/plain", NULL, NULL,
      QN_EP_OPEN | QN_EP_READY},
     {"get", "/metrics", "metrics", "Prometheus text", NULL, "text/plain", NULL, NULL, QN_EP_METRICS},
-    {"get", "/", "index", "What there is, for people", NULL, "text/plain", NULL, NULL, QN_EP_OPEN},
+    {"get", "/", "index", "What there is, for people; in a browser a page to try it on", NULL, "text/plain",
+     NULL, NULL, QN_EP_OPEN | QN_EP_PAGE},
     {"get", "/openapi.json", "openapi", "This document", NULL, "Document", NULL, NULL, 0},
 };
 

@@ -16,7 +16,8 @@ enum {
     QN_EP_QUEUE = 8,   /* goes through the queue: 429 when it is full, Server-Timing */
     QN_EP_READY = 16,  /* 503 is its answer, in plain text, while it is not ready */
     QN_EP_CHUNKS = 32, /* streams events alone, without the whole reply behind them */
-    QN_EP_ASKS = 64    /* the query may name a model: ?model=ID */
+    QN_EP_ASKS = 64,   /* the query may name a model: ?model=ID */
+    QN_EP_PAGE = 128   /* a browser gets a page instead of the text */
 };
 
 struct qn_api_endpoint {

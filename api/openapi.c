@@ -323,6 +323,7 @@ static void content_of_200(struct qn_buf *b, const struct qn_api_endpoint *e) {
         schema_ref(b, e->reply);
         q(b, "}");
     }
+    if (e->flags & QN_EP_PAGE) q(b, ",'text/html':{'schema':{'type':'string'}}");
     if (!e->event) return;
     q(b, ",'text/event-stream':{'schema':{'type':'string','description':'With stream: data lines only. ");
     qn_buf_str(b, e->events);

@@ -96,6 +96,8 @@ bool qn_gate(struct qn_request *r, const struct qn_head *head, const char *path,
     make_id(r, head->request_id);
     r->cors = head->origin != NULL;
     r->preflight = head->preflight_headers;
+    r->html = head->accept && strcasestr(head->accept, "text/html");
+    r->if_none_match = head->if_none_match;
     if (qn_head_check(head, version, &err) != 0) {
         qn_reply_error(r, &err);
         return err.code == QN_API_MEDIA_TYPE; /* else it is uncertain where the body ends */

@@ -33,18 +33,6 @@ void qn_handle_metrics(struct qn_request *r) {
     if (r->status == 200) r->type = "text/plain; version=0.0.4; charset=utf-8";
 }
 
-void qn_handle_index(struct qn_request *r) {
-    qn_reply_text(r, 200,
-                  "quern: transformer inference; every request chooses its structure.\n\n"
-                  "POST /v1/infer       run a sequence\n"
-                  "POST /v1/compare     run it in several structures, side by side\n"
-                  "GET  /v1/structures  what each model can run as\n"
-                  "GET  /v1/models      models\n"
-                  "POST /tokenize       POST /detokenize       GET /tokenizer_info\n"
-                  "GET  /openapi.json   the whole interface\n"
-                  "GET  /livez /readyz /metrics\n");
-}
-
 void qn_handle_openapi(struct qn_request *r) {
     qn_buf_add(&r->reply, r->srv->openapi.p, r->srv->openapi.n);
     qn_reply_json(r);

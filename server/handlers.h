@@ -7,7 +7,8 @@
 void qn_handle_livez(struct qn_request *r);
 void qn_handle_readyz(struct qn_request *r);
 void qn_handle_metrics(struct qn_request *r);
-void qn_handle_index(struct qn_request *r);
+void qn_handle_index(struct qn_request *r); /* page.c, as the next one */
+void qn_handle_page(struct qn_request *r);
 void qn_handle_openapi(struct qn_request *r);
 void qn_handle_models(struct qn_request *r);
 void qn_handle_model(struct qn_request *r);

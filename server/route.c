@@ -15,6 +15,7 @@ static const struct qn_route routes[] = {
     {"/health", false, QN_GET, GETS, QN_OPEN, true, false, false, qn_handle_readyz},
     {"/metrics", false, QN_GET, GETS, QN_METRICS, true, false, false, qn_handle_metrics},
     {"/", false, QN_GET, GETS, QN_OPEN, false, false, false, qn_handle_index},
+    {"/page/", true, QN_GET, GETS, QN_OPEN, true, false, false, qn_handle_page},
     {"/openapi.json", false, QN_GET, GETS, QN_KEYED, false, false, false, qn_handle_openapi},
     {"/v1/infer", false, QN_POST, POSTS, QN_KEYED, false, true, true, qn_handle_infer},
     {"/v1/compare", false, QN_POST, POSTS, QN_KEYED, false, true, true, qn_handle_compare},
