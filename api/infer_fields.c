@@ -102,6 +102,8 @@ const char *qn_api_task_name(enum qn_api_task t) {
 }
 
 uint32_t qn_api_infer_most(const struct qn_api_limits *lim) {
+    if (lim && lim->max_inputs)
+        return lim->max_inputs < QN_API_MAX_INPUTS ? lim->max_inputs : QN_API_MAX_INPUTS;
     bool lower = lim && lim->max_outputs && lim->max_outputs < QN_API_MAX_OUTPUTS;
     return lower ? lim->max_outputs : QN_API_MAX_OUTPUTS;
 }

@@ -13,10 +13,18 @@ enum qn_field_type {
     QN_FIELD_U32,
     QN_FIELD_U64,
     QN_FIELD_FLOAT,
-    QN_FIELD_TASK,       /* generate | score | embed */
-    QN_FIELD_SEQUENCE,   /* text, ids, or an array of either */
-    QN_FIELD_STOP,       /* a string or an array of them */
-    QN_FIELD_SPECULATIVE /* "off", "prompt" or {"type":"prompt", …} */
+    QN_FIELD_TASK,        /* generate | score | embed */
+    QN_FIELD_SEQUENCE,    /* text, ids, or an array of either */
+    QN_FIELD_STOP,        /* a string or an array of them */
+    QN_FIELD_SPECULATIVE, /* "off", "prompt" or {"type":"prompt", …} */
+    /* of the OpenAI endpoints alone (api/openai_set.c) */
+    QN_FIELD_TARGET,          /* model id, and a structure behind an @ */
+    QN_FIELD_MESSAGES,        /* a chat */
+    QN_FIELD_STREAM_OPTIONS,  /* {"include_usage": …} */
+    QN_FIELD_ENCODING,        /* float | base64 */
+    QN_FIELD_RESPONSE_FORMAT, /* {"type": text | json_object | json_schema, …} */
+    QN_FIELD_IGNORED,         /* any value: it has nothing to say here */
+    QN_FIELD_REFUSED          /* null, or empty: it would change the answer, and is not done */
 };
 
 enum { /* tasks in which a field has a meaning */
@@ -34,7 +42,7 @@ struct qn_api_field {
     unsigned tasks;  /* QN_FOR_…; elsewhere only the default (or 0 or false) may be given */
     const char *def; /* default as JSON text; NULL: none */
     const char *doc; /* one sentence, no quotes */
-    size_t offset;   /* of the member in struct qn_api_infer */
+    size_t offset;   /* of the member in struct qn_api_infer (struct qn_api_openai, which begins with one) */
     size_t given;    /* of the bool that remembers that it was given; 0: none */
 };
 

@@ -116,19 +116,20 @@ static int set_seq(const json_t *v, const char *param, bool deep, struct qn_api_
                        param, qn_jshow(v, show));
 }
 
-static int set_batch(const json_t *v, uint32_t most, struct qn_api_infer *r, struct qn_api_err *err) {
+static int set_batch(const json_t *v, const char *name, uint32_t most, struct qn_api_infer *r,
+                     struct qn_api_err *err) {
     size_t n = json_array_size(v);
     char param[64];
     if (n > most)
-        return qn_api_fail(err, QN_API_INVALID, "sequence",
-                           "\"sequence\" holds %zu sequences, at most %u are allowed", n, (unsigned)most);
+        return qn_api_fail(err, QN_API_INVALID, name, "\"%s\" holds %zu sequences, at most %u are allowed",
+                           name, n, (unsigned)most);
     r->seqs = calloc(n, sizeof *r->seqs);
     if (!r->seqs) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
     r->batch = true;
     r->n_seqs = (uint32_t)n;
     for (size_t i = 0; i < n; i++) {
         const json_t *item = json_array_get(v, i);
-        snprintf(param, sizeof param, "sequence[%zu]", i);
+        snprintf(param, sizeof param, "%s[%zu]", name, i);
         if (json_is_integer(item))
             return qn_api_fail(
                 err, QN_API_INVALID, param,
@@ -138,17 +139,17 @@ static int set_batch(const json_t *v, uint32_t most, struct qn_api_infer *r, str
     return 0;
 }
 
-static int set_sequence(const json_t *v, const struct qn_api_limits *lim, struct qn_api_infer *r,
-                        struct qn_api_err *err) {
+static int set_sequence(const json_t *v, const char *name, const struct qn_api_limits *lim,
+                        struct qn_api_infer *r, struct qn_api_err *err) {
     uint32_t most = qn_api_infer_most(lim);
     free_seqs(r);
     r->batch = false;
     const json_t *first = json_is_array(v) ? json_array_get(v, 0) : NULL;
-    if (first && !json_is_number(first)) return set_batch(v, most, r, err);
+    if (first && !json_is_number(first)) return set_batch(v, name, most, r, err);
     r->seqs = calloc(1, sizeof *r->seqs);
     if (!r->seqs) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
     r->n_seqs = 1;
-    return set_seq(v, "sequence", true, &r->seqs[0], err);
+    return set_seq(v, name, true, &r->seqs[0], err);
 }
 
 /* ---- stop, task ---- */
@@ -302,13 +303,16 @@ int qn_api_infer_set_json(struct qn_api_infer *r, const struct qn_api_field *f, 
         rc = set_task(v, r, err);
         break;
     case QN_FIELD_SEQUENCE:
-        rc = set_sequence(v, lim, r, err);
+        rc = set_sequence(v, f->name, lim, r, err);
         break;
     case QN_FIELD_STOP:
         rc = set_stop(v, f, r, err);
         break;
     case QN_FIELD_SPECULATIVE:
         rc = set_speculative(v, &r->speculative, err);
+        break;
+    default: /* of another endpoint: never in this table */
+        rc = qn_api_fail(err, QN_API_INTERNAL, f->name, "\"%s\" can't be read here", f->name);
         break;
     }
     if (rc == 0 && f->given) *((bool *)(void *)((char *)r + f->given)) = true;

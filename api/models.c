@@ -54,7 +54,9 @@ void qn_api_model_write(struct qn_buf *b, const struct qn_api_model *m) {
         qn_buf_json_str(b, m->by_type[i].name, strlen(m->by_type[i].name));
         add_uint(b, ":", m->by_type[i].bytes);
     }
-    qn_buf_str(b, "}}");
+    add_uint(
+        b, "},\"embedding\":{\"pooling\":\"mean\",\"of\":\"last hidden state\",\"dimensions\":", m->d_model);
+    qn_buf_str(b, ",\"normalized\":false}}");
 }
 
 void qn_api_models_write(struct qn_buf *b, const struct qn_api_model *m, size_t n) {

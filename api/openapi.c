@@ -7,9 +7,10 @@
 
 #include "api/compare.h"
 #include "api/infer_fields.h"
+#include "api/openai.h"
+#include "api/openapi_parts.h"
 
-/* Appends s with every ' turned into ". */
-static void q(struct qn_buf *b, const char *s) {
+void qn_openapi_text(struct qn_buf *b, const char *s) {
     for (;;) {
         size_t n = strcspn(s, "'");
         qn_buf_add(b, s, n);
@@ -19,6 +20,10 @@ static void q(struct qn_buf *b, const char *s) {
     }
 }
 
+static void q(struct qn_buf *b, const char *s) {
+    qn_openapi_text(b, s);
+}
+
 /* ---- components: the request, from the table ---- */
 
 static void bounds(struct qn_buf *b, const struct qn_api_field *f) {
@@ -26,6 +31,35 @@ static void bounds(struct qn_buf *b, const struct qn_api_field *f) {
     qn_buf_json_num(b, f->min, 3);
     q(b, ",'maximum':");
     qn_buf_json_num(b, f->max, 3);
+}
+
+/* Types that only the OpenAI endpoints have. */
+static void openai_type_of(struct qn_buf *b, const struct qn_api_field *f) {
+    switch (f->type) {
+    case QN_FIELD_TARGET:
+        q(b, "'type':['string','null'],'minLength':1,'maxLength':");
+        qn_buf_json_num(b, f->max, 0);
+        q(b, ",'examples':['grist','grist@mqa+moe']");
+        break;
+    case QN_FIELD_MESSAGES:
+        q(b, "'type':'array','minItems':1,'maxItems':");
+        qn_buf_json_num(b, f->max, 0);
+        q(b, ",'items':{'$ref':'#/components/schemas/Message'}");
+        break;
+    case QN_FIELD_STREAM_OPTIONS:
+        q(b, "'type':['object','null'],'additionalProperties':false,'properties':{'include_usage':{'type':"
+             "['boolean','null'],'default':false},'include_obfuscation':{'type':['boolean','null']}}");
+        break;
+    case QN_FIELD_ENCODING:
+        q(b, "'enum':['float','base64',null]");
+        break;
+    case QN_FIELD_REFUSED:
+        q(b, "'enum':[null,'',[],{}]");
+        break;
+    default: /* ignored: anything */
+        q(b, "'type':['string','number','boolean','object','array','null']");
+        break;
+    }
 }
 
 /* A schema's type and limits, without the braces. */
@@ -73,10 +107,13 @@ static void type_of(struct qn_buf *b, const struct qn_api_field *f) {
         qn_buf_json_int(b, QN_API_MAX_NGRAM);
         q(b, ",'default':3}}}]");
         break;
+    default:
+        openai_type_of(b, f);
+        break;
     }
 }
 
-static void field_schema(struct qn_buf *b, const struct qn_api_field *f) {
+void qn_openapi_field(struct qn_buf *b, const struct qn_api_field *f) {
     q(b, "{");
     type_of(b, f);
     if (f->def) {
@@ -97,7 +134,7 @@ static void infer_request(struct qn_buf *b) {
         if (i) q(b, ",");
         qn_buf_json_str(b, f[i].name, strlen(f[i].name));
         q(b, ":");
-        field_schema(b, &f[i]);
+        qn_openapi_field(b, &f[i]);
     }
     q(b, "}},");
 }
@@ -115,7 +152,7 @@ static void compare_request(struct qn_buf *b) {
         qn_buf_json_str(b, f[i].name, strlen(f[i].name));
         q(b, ":");
         if (!f[i].schema) {
-            field_schema(b, shared);
+            qn_openapi_field(b, shared);
         } else {
             size_t end = strlen(f[i].schema) - 1; /* the closing brace comes after the description */
             char schema[256];
@@ -133,7 +170,7 @@ static void compare_request(struct qn_buf *b) {
         if (i) q(b, ",");
         qn_buf_json_str(b, parts[i], strlen(parts[i]));
         q(b, ":");
-        field_schema(b, qn_api_infer_field(parts[i]));
+        qn_openapi_field(b, qn_api_infer_field(parts[i]));
     }
     q(b, "}},'Stop':{'type':'string','minLength':1,'maxLength':");
     qn_buf_json_num(b, qn_api_infer_field("stop")->max, 0);
@@ -332,7 +369,10 @@ static const char schemas_out[] =
     "'file_bytes':{'type':'integer'},'weights_bytes':{'type':'integer'},"
     "'state_bytes_per_token':{'type':'integer'},'kv_type':{'type':['string','null']},'structure':{'$ref':'#/"
     "components/schemas/Structure'},"
-    "'file_bytes_by_type':{'type':'object','additionalProperties':{'type':'integer'}}}},"
+    "'file_bytes_by_type':{'type':'object','additionalProperties':{'type':'integer'}},"
+    "'embedding':{'type':'object','description':'What an embedding is made of.','required':['pooling','of',"
+    "'dimensions','normalized'],'properties':{'pooling':{'const':'mean'},'of':{'type':'string'},"
+    "'dimensions':{'type':'integer'},'normalized':{'type':'boolean'}}}}},"
     "'ModelList':{'type':'object','required':['object','data'],'properties':{'object':{'const':'list'},"
     "'data':{'type':'array','items':{'$ref':'#/components/schemas/Model'}}}},"
     "'StructureEntry':{'type':'object','required':['slot','structure','origin','exactness','why','causal','"
@@ -436,7 +476,7 @@ struct operation {
     const char *reply;   /* schema of the 200 body; NULL: text */
     bool open;           /* no API key needed */
     bool model;          /* 404 for an unknown model, and the path may have {id} */
-    const char *events;  /* goes through the queue: 408, 429, SSE of these; NULL: does not */
+    const char *events;  /* goes through the queue: 408, 429, SSE of these ("": none); NULL: does not */
     bool ready;          /* 503 tells that it is not ready, without an error object */
 };
 
@@ -446,6 +486,13 @@ static const struct operation operations[] = {
     {"/v1/compare", "post", "compare", "Run a sequence through several structures, side by side",
      "CompareRequest", "CompareReply", false, true,
      "CompareSample object per finished run, then the whole CompareReply", false},
+    {"/v1/completions", "post", "createCompletion", "Continue a prompt, as OpenAI's clients ask for it",
+     "CompletionRequest", "CompletionReply", false, true, "CompletionChunk object per piece of text", false},
+    {"/v1/chat/completions", "post", "createChatCompletion",
+     "Continue a conversation, as OpenAI's clients ask for it", "ChatRequest", "ChatReply", false, true,
+     "ChatChunk object per piece of text", false},
+    {"/v1/embeddings", "post", "createEmbedding", "Vectors of texts, as OpenAI's clients ask for them",
+     "EmbeddingRequest", "EmbeddingReply", false, true, "", false},
     {"/v1/structures", "get", "listStructures", "Structures that the loaded models can run", NULL,
      "StructureList", false, false, NULL, false},
     {"/v1/models", "get", "listModels", "The loaded models", NULL, "ModelList", false, false, NULL, false},
@@ -508,7 +555,7 @@ static void replies(struct qn_buf *b, const struct operation *o) {
             q(b, "{'type':'object'}");
         q(b, "}");
     }
-    if (o->events) {
+    if (o->events && o->events[0]) {
         q(b, ",'text/event-stream':{'schema':{'type':'string','description':'With stream: data lines only. "
              "One ");
         qn_buf_str(b, o->events);
@@ -568,6 +615,7 @@ void qn_api_openapi_write(struct qn_buf *b, const char *version) {
     q(b, "'schemas':{");
     infer_request(b);
     compare_request(b);
+    qn_openapi_openai(b);
     q(b, schemas_in);
     measurement_schemas(b);
     q(b, schemas_out);

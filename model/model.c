@@ -12,6 +12,7 @@
 #include "kernels/mem.h"
 #include "model/exact.h"
 #include "model/internal.h"
+#include "model/text/chat_template.h"
 #include "model/zoo/zoo.h"
 
 #define DEFAULT_STEP_TOKENS 512
@@ -98,6 +99,10 @@ static void fill_info(struct qn_model_info *info, const struct qn_checkpoint *c,
     info->tokenizer_ms = c->ms_tokenizer;
     info->mapped = c->panels != NULL;
     info->note = c->note;
+    const struct qn_chat_template *t =
+        c->chat_text ? qn_chat_recognise(c->chat_text, strlen(c->chat_text)) : NULL;
+    info->chat_template = t ? qn_chat_name(t) : "";
+    info->chat_template_text = c->chat_text ? c->chat_text : "";
 }
 
 const struct qn_model_info *qn_model_info(const struct qn_model *m) {
@@ -237,6 +242,14 @@ static int init_model(struct qn_model *m, const char *path, const struct qn_open
     if (rc == QN_OK) rc = qn_scratch_init(&m->scratch, &m->ckpt->spec, m->max_rows, threads, err);
     if (rc) return rc;
     fill_info(&m->info, m->ckpt, m->path);
+    if (opt->id) snprintf(m->info.id, sizeof m->info.id, "%.64s", opt->id);
+    if (opt->chat_template) m->info.chat_template = opt->chat_template;
+    m->chat = qn_chat_find(m->info.chat_template);
+    if (opt->chat_template && !m->chat)
+        return qn_err_param(err, QN_ERR_INVALID, "chat_template",
+                            "no chat template is named '%.60s' (%s are)", opt->chat_template,
+                            qn_chat_names());
+    m->info.chat_template = m->chat ? qn_chat_name(m->chat) : "";
     m->info.kv_type = qn_kv_type_name(m->kv_type);
     m->info.scratch_bytes = m->scratch.bytes;
     m->info.opened_at = (int64_t)time(NULL);
@@ -320,4 +333,31 @@ bool qn_model_strips_first_blank(const struct qn_model *m) {
 
 bool qn_model_is_eog(const struct qn_model *m, int32_t id) {
     return m->ckpt->tokenizer && qn_tokenizer_is_eog(m->ckpt->tokenizer, id);
+}
+
+const char *qn_model_chat_names(void) {
+    return qn_chat_names();
+}
+
+bool qn_model_chat_known(const char *name) {
+    return qn_chat_find(name) != NULL;
+}
+
+int qn_model_chat(const struct qn_model *m, const struct qn_chat_message *msgs, size_t n,
+                  bool add_generation_prompt, char **out, size_t *len, struct qn_err *err) {
+    char today[32] = "";
+    time_t now = time(NULL);
+    struct tm tm;
+    *out = NULL;
+    *len = 0;
+    if (!m->chat)
+        return qn_err_param(err, QN_ERR_UNSUPPORTED, "messages",
+                            "model '%s' has no chat template that quern knows (%s are known; --chat-template "
+                            "chooses one): use completions instead",
+                            m->info.id, qn_chat_names());
+    if (localtime_r(&now, &tm)) (void)strftime(today, sizeof today, "%d %b %Y", &tm);
+    const struct qn_chat_context ctx = {.bos = qn_model_piece(m, m->info.bos, true),
+                                        .eos = qn_model_piece(m, m->info.eos, true),
+                                        .today = today};
+    return qn_chat_render(m->chat, &ctx, msgs, n, add_generation_prompt, out, len, err);
 }

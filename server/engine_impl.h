@@ -74,7 +74,7 @@ struct qn_run { /* one output on its way */
     uint32_t target;    /* rows to run until the end (score, embed, max_tokens 0); generate: n_hist */
     uint32_t cap;       /* most tokens to generate: max_tokens clipped by the context */
     uint32_t reserved;  /* length that its state has room for */
-    uint32_t next_row;  /* score, embed: first row whose value is not in the sums yet */
+    uint32_t next_row;  /* score, embed, scored prompts: first row whose value is not in the sums yet */
     uint32_t span_rows; /* rows in the current step */
     bool admitted;      /* at least once */
     bool sampled_ok;    /* `sampled` is the next token, from the step that just ran */
@@ -190,6 +190,8 @@ bool qn_engine_step(struct qn_engine *e); /* false: nothing to run */
 /* Text of the last tokens that was held back: to the output and, for a stream, as an event. */
 void qn_run_flush_text(struct qn_engine *e, struct qn_run *r);
 
+/* Rows of r's prompt are still to be held against the tokens that follow them. */
+bool qn_run_scores_prompt(const struct qn_run *r);
 void qn_run_sample(struct qn_engine *e, struct qn_run *r, float *logits, uint32_t pos,
                    struct qn_sampled *out);
 /* Room for n tokens in r->hist; false when memory is short. */

@@ -112,14 +112,6 @@ static uint32_t reserve_length(const struct qn_engine *e, const struct qn_run *r
     return r->cap ? r->n_hist + ahead : r->target;
 }
 
-/* Does the prompt show no text, so that a first blank is the tokenizer's and not the model's? */
-static bool starts_text(const struct qn_job *j, const struct qn_output *o) {
-    if (!qn_model_strips_first_blank(j->model)) return false;
-    for (uint32_t i = 0; i < o->n_prompt; i++)
-        if (qn_model_piece(j->model, o->prompt[i], false).n) return false;
-    return true;
-}
-
 static bool init_run(struct qn_engine *e, struct qn_job_run *js, struct qn_run *r) {
     struct qn_job *j = js->job;
     struct qn_output *o = r->out;
@@ -144,7 +136,7 @@ static bool init_run(struct qn_engine *e, struct qn_job_run *js, struct qn_run *
         if (!o->hidden_sum || !o->embedding) return false;
     }
     qn_text_out_init(&r->text, (const char *const *)j->req.stop, j->req.stop_len, j->req.n_stop,
-                     generate && starts_text(j, o));
+                     generate && qn_job_starts_text(j, o));
     return true;
 }
 
@@ -280,9 +272,10 @@ static int take_state(struct qn_engine *e, struct qn_run *r, struct qn_err *err)
     if (rc) return rc;
     if (!r->seq) rc = qn_seq_new(j->variant, j->salt, j->req.cache && !embed, &r->seq, err);
     if (rc) return rc;
-    /* score and embed want every row's value, and a cached row has none */
+    /* score, embed and a scored prompt want every row's value, and a cached row has none */
     uint32_t cached = 0;
-    if (j->req.task == QN_TASK_GENERATE && j->req.cache) cached = qn_seq_match(r->seq, r->hist, r->n_hist);
+    if (j->req.task == QN_TASK_GENERATE && j->req.cache && !qn_run_scores_prompt(r))
+        cached = qn_seq_match(r->seq, r->hist, r->n_hist);
     rc = reserve(e, r);
     if (rc) {
         qn_seq_reset(r->seq);

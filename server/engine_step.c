@@ -21,18 +21,14 @@ static bool grow(void **p, uint32_t n, uint32_t *cap, size_t size) {
     return true;
 }
 
-static bool add_logprob(struct qn_output *o, const struct qn_sampled *s) {
+static bool add_logprob(struct qn_sampled **list, uint32_t *n, const struct qn_sampled *s) {
     /* Doubles at powers of two, so the capacity needs no field of its own. */
-    uint32_t cap =
-        o->n_logprobs && !(o->n_logprobs & (o->n_logprobs - 1)) ? o->n_logprobs : o->n_logprobs + 1;
-    if (!o->n_logprobs) cap = 0;
-    if (o->n_logprobs == cap) {
-        uint32_t want = cap ? cap * 2 : 1;
-        struct qn_sampled *p = realloc(o->logprobs, want * sizeof *p);
+    if (!(*n & (*n - 1))) {
+        struct qn_sampled *p = realloc(*list, (*n ? (size_t)*n * 2 : 1) * sizeof *p);
         if (!p) return false;
-        o->logprobs = p;
+        *list = p;
     }
-    o->logprobs[o->n_logprobs++] = *s;
+    (*list)[(*n)++] = *s;
     return true;
 }
 
@@ -97,7 +93,24 @@ static void row_score(struct qn_run *r, uint32_t pos, const float *v) {
     o->log_prob += (double)s.logprob;
     o->scored_bytes += qn_run_token_bytes(r, pos + 1, o->scored_bytes);
     o->scored_tokens++;
-    if (j->req.logprobs_given && !add_logprob(o, &s)) r->no_memory = true;
+    if (j->req.logprobs_given && !add_logprob(&o->logprobs, &o->n_logprobs, &s)) r->no_memory = true;
+}
+
+bool qn_run_scores_prompt(const struct qn_run *r) {
+    const struct qn_api_infer *q = &r->job->job->req;
+    return q->task == QN_TASK_GENERATE && q->prompt_logprobs && !r->out->choice &&
+           r->next_row + 1 < r->out->n_prompt;
+}
+
+/* A row of a prompt whose own tokens are reported: the one that follows it. */
+static void row_prompt(struct qn_run *r, uint32_t pos, const float *v) {
+    const struct qn_job *j = r->job->job;
+    struct qn_output *o = r->out;
+    struct qn_sampled s;
+    if (!qn_run_scores_prompt(r) || pos != r->next_row) return; /* recomputed after preemption */
+    r->next_row++;
+    qn_logprob_of(v, qn_model_info(j->model)->vocab, r->hist[pos + 1], j->req.logprobs, &s);
+    if (!add_logprob(&o->prompt_logprobs, &o->n_prompt_logprobs, &s)) r->no_memory = true;
 }
 
 static void on_row(void *ctx, uint32_t span, uint32_t pos, float *v) {
@@ -108,10 +121,11 @@ static void on_row(void *ctx, uint32_t span, uint32_t pos, float *v) {
         qn_fidelity_row(e, r, pos, v);
         return;
     }
-    if (r->cap) {
-        if (qn_draft_runs(r))
+    if (j->req.task == QN_TASK_GENERATE) {
+        row_prompt(r, pos, v);
+        if (r->cap && qn_draft_runs(r))
             qn_draft_row(e, r, pos, v);
-        else
+        else if (r->cap && pos + 1 == r->n_hist)
             row_generate(e, r, pos, v);
         return;
     }
@@ -165,7 +179,7 @@ static bool store_token(struct qn_run *r, int32_t id) {
         return false;
     o->tokens[o->n_tokens++] = id;
     r->hist[r->n_hist++] = id;
-    return !r->job->job->req.logprobs_given || add_logprob(o, &r->sampled);
+    return !r->job->job->req.logprobs_given || add_logprob(&o->logprobs, &o->n_logprobs, &r->sampled);
 }
 
 static void time_token(struct qn_engine *e, struct qn_run *r) {
@@ -380,7 +394,7 @@ static enum qn_want want_of(const struct qn_run *r, uint32_t n) {
     if (r->fid.on) return qn_fidelity_want(r);
     if (qn_draft_runs(r)) return QN_WANT_ALL;
     if (task == QN_TASK_EMBED) return QN_WANT_HIDDEN;
-    if (task == QN_TASK_SCORE) return QN_WANT_ALL;
+    if (task == QN_TASK_SCORE || qn_run_scores_prompt(r)) return QN_WANT_ALL;
     return r->cap && n == qn_run_todo(r) ? QN_WANT_LAST : QN_WANT_NONE;
 }
 

@@ -157,6 +157,7 @@ static void submit(struct qn_request *r) {
         stream = r->job->req.stream;
     }
     if (!ok) {
+        if (r->job) qn_api_form_rename(r->job->style.form, &err);
         qn_job_unref(r->job);
         r->job = NULL;
         r->retry_after = retry;
@@ -170,6 +171,7 @@ static void submit(struct qn_request *r) {
     r->stream.last_ns = qn_now_ns();
     r->status = 200;
     r->type = "text/event-stream";
+    if (r->job) qn_job_write_start(r->job, qn_stream_buf(r));
 }
 
 /* Jobs go to the engine in batches, after libmicrohttpd has looked at every connection: each submission may
@@ -271,12 +273,16 @@ static void answer(struct qn_request *r) {
     if (!failed && r->comparison) {
         qn_compare_reply(r);
     } else if (!failed) {
-        qn_job_write_reply(r->job, &r->reply);
+        if (r->stream.open)
+            qn_job_write_end(r->job, qn_stream_buf(r));
+        else
+            qn_job_write_reply(r->job, &r->reply);
         observe(r->srv->metrics, qn_job_timings(r->job));
     }
     if (r->stream.open) {
         if (failed) r->error = err.code;
-        if (!failed && !r->reply.failed) qn_api_sse_data(qn_stream_buf(r), r->reply.p, r->reply.n);
+        if (!failed && r->comparison && !r->reply.failed)
+            qn_api_sse_data(qn_stream_buf(r), r->reply.p, r->reply.n);
         qn_stream_end(r, failed ? &err : NULL);
         return;
     }

@@ -371,5 +371,6 @@ void qn_checkpoint_free(struct qn_checkpoint *c) {
     qn_panels_free(c->panels);
     free(c->held_out);
     qn_tokenizer_free(c->tokenizer);
+    free(c->chat_text);
     free(c);
 }
