@@ -114,6 +114,7 @@ short | full)
         c_tests tsan 1800 '/(oom|golden/real_test)/'
     fi
     run_script tokenizers tests/golden/tokenizers/run.sh
+    run_script clients tests/clients/run.sh "$mode"
     ;;
 asan | ubsan)
     c_tests "$mode" 900 '/golden/real_test'
