@@ -15,8 +15,10 @@
 
 #define QN_API_PARTS       8
 #define QN_API_MAX_STOP    16
-#define QN_API_MAX_OUTPUTS 64   /* sequences x n of one request */
-#define QN_API_MAX_INPUTS  2048 /* sequences of one request that generates nothing */
+#define QN_API_MAX_REGEX   8192  /* bytes */
+#define QN_API_MAX_SCHEMA  65536 /* bytes of its compact JSON text */
+#define QN_API_MAX_OUTPUTS 64    /* sequences x n of one request */
+#define QN_API_MAX_INPUTS  2048  /* sequences of one request that generates nothing */
 
 enum qn_api_kind { QN_API_INT = 0, QN_API_BOOL, QN_API_NUMBER, QN_API_TEXT };
 /* {"type": …, name: value, …} or a bare string; mirrors model/model.h's struct qn_part. */
@@ -50,6 +52,15 @@ struct qn_api_seq { /* one input sequence: text or ids */
     bool rendered; /* the text came out of a chat template: nothing is put before it */
 };
 
+/* What the text of every output must be: anything, a text that a regular expression matches as a whole, any
+ * JSON object, or a JSON value that a schema describes. */
+enum qn_api_constrain { QN_CONSTRAIN_NONE = 0, QN_CONSTRAIN_REGEX, QN_CONSTRAIN_JSON, QN_CONSTRAIN_SCHEMA };
+struct qn_api_constraint {
+    enum qn_api_constrain kind;
+    char *text; /* owned, NUL-terminated: the expression, or the JSON text of the schema; NULL otherwise */
+    size_t n;
+};
+
 struct qn_api_infer {
     char model[65]; /* "" = first loaded */
     struct qn_api_part attention, ffn, sharing;
@@ -73,6 +84,7 @@ struct qn_api_infer {
     bool prompt_logprobs; /* generate: of the prompt's tokens as well (never in a request of its own) */
     bool ignore_eos;      /* keep going past end-of-generation tokens (benchmarks) */
     struct qn_api_speculative speculative;
+    struct qn_api_constraint constraint;
     bool stream, cache;  /* cache: may use the prefix cache, default true */
     uint32_t timeout_ms; /* 0 = the server's default */
 };

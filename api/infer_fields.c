@@ -64,6 +64,12 @@ static const struct qn_api_field fields[] = {
      "one "
      "step; the output is the same with and without.",
      AT(speculative), 0},
+    {"regex", QN_FIELD_REGEX, 1, QN_API_MAX_REGEX, false, QN_FOR_GENERATE, NULL,
+     "Every output is a text that this regular expression matches as a whole, unless its length ends first.",
+     AT(constraint), 0},
+    {"json_schema", QN_FIELD_SCHEMA, 0, QN_API_MAX_SCHEMA, false, QN_FOR_GENERATE, NULL,
+     "Every output is JSON that this schema describes, unless its length ends first; true: any JSON object.",
+     AT(constraint), 0},
     {"stream", QN_FIELD_BOOL, 0, 0, false, QN_FOR_GENERATE | QN_FOR_SCORE, "false",
      "Send tokens as server-sent events while they come, then the whole reply.", AT(stream), 0},
     {"cache", QN_FIELD_BOOL, 0, 0, false, QN_FOR_ALL, "true",
@@ -131,6 +137,10 @@ static bool is_set(const struct qn_api_infer *r, const struct qn_api_infer *defa
         return r->n_stop > 0;
     case QN_FIELD_SPECULATIVE:
         return r->speculative.prompt;
+    case QN_FIELD_REGEX:
+        return r->constraint.kind == QN_CONSTRAIN_REGEX;
+    case QN_FIELD_SCHEMA:
+        return r->constraint.kind == QN_CONSTRAIN_JSON || r->constraint.kind == QN_CONSTRAIN_SCHEMA;
     default:
         return false; /* the others have a meaning in every task */
     }

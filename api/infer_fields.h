@@ -17,7 +17,9 @@ enum qn_field_type {
     QN_FIELD_SEQUENCE,    /* text, ids, or an array of either */
     QN_FIELD_STOP,        /* a string or an array of them */
     QN_FIELD_SPECULATIVE, /* "off", "prompt" or {"type":"prompt", …} */
-    /* of the OpenAI endpoints alone (api/openai_set.c) */
+    QN_FIELD_REGEX,       /* text of a regular expression */
+    QN_FIELD_SCHEMA,      /* a JSON schema as an object, or true: any JSON object */
+    /* of the OpenAI endpoints alone (api/openai_parse.c) */
     QN_FIELD_TARGET,          /* model id, and a structure behind an @ */
     QN_FIELD_MESSAGES,        /* a chat */
     QN_FIELD_STREAM_OPTIONS,  /* {"include_usage": …} */

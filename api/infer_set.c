@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/constraint.h"
 #include "api/jget.h"
 
 /* ---- structure parts ---- */
@@ -311,6 +312,12 @@ int qn_api_infer_set_json(struct qn_api_infer *r, const struct qn_api_field *f, 
     case QN_FIELD_SPECULATIVE:
         rc = set_speculative(v, &r->speculative, err);
         break;
+    case QN_FIELD_REGEX:
+        rc = qn_api_constraint_regex(&r->constraint, v, f->name, err);
+        break;
+    case QN_FIELD_SCHEMA:
+        rc = qn_api_constraint_schema(&r->constraint, v, f->name, err);
+        break;
     default: /* of another endpoint: never in this table */
         rc = qn_api_fail(err, QN_API_INTERNAL, f->name, "\"%s\" can't be read here", f->name);
         break;
@@ -334,7 +341,8 @@ static json_t *bool_word(const char *s) {
 static json_t *value_of(const struct qn_api_field *f, const char *text) {
     bool numeric = f->type == QN_FIELD_U32 || f->type == QN_FIELD_U64 || f->type == QN_FIELD_FLOAT;
     if (f->type == QN_FIELD_BOOL) return bool_word(text);
-    bool part = f->type == QN_FIELD_PART || f->type == QN_FIELD_SPECULATIVE;
+    bool part = f->type == QN_FIELD_PART || f->type == QN_FIELD_SPECULATIVE || f->type == QN_FIELD_SCHEMA;
+    if (f->type == QN_FIELD_SCHEMA && !strcmp(text, "true")) return json_true();
     if (numeric || (part && text[0] == '{')) {
         json_error_t je;
         json_t *v = json_loads(text, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &je);
@@ -363,5 +371,6 @@ void qn_api_infer_free(struct qn_api_infer *r) {
     if (!r) return;
     free_seqs(r);
     free_stop(r);
+    qn_api_constraint_free(&r->constraint);
     memset(r, 0, sizeof *r);
 }

@@ -71,6 +71,8 @@ static const char *const completion_shared[] = {"n",
                                                 "repetition_penalty",
                                                 "ignore_eos",
                                                 "speculative",
+                                                "regex",
+                                                "json_schema",
                                                 "cache",
                                                 "timeout_ms"};
 
@@ -89,6 +91,10 @@ static const struct qn_api_field chat[] = {
     {"top_logprobs", QN_FIELD_U32, 0, 20, false, QN_FOR_ALL, NULL,
      "With logprobs: report this many alternatives of each token.", AT(top_logprobs), AT(top_logprobs_given)},
     STREAM_OPTIONS,
+    {"response_format", QN_FIELD_RESPONSE_FORMAT, 0, QN_API_MAX_SCHEMA, false, QN_FOR_ALL, NULL,
+     "What every answer is, unless its length ends first: text, any JSON object, or JSON that a schema "
+     "describes.",
+     AT(run), 0},
     REFUSED("tools", "No chat template here carries tools."),
     REFUSED("functions", "No chat template here carries functions."),
     REFUSED("audio", "There is no speech here."),
@@ -125,6 +131,8 @@ static const char *const chat_shared[] = {"n",
                                           "repetition_penalty",
                                           "ignore_eos",
                                           "speculative",
+                                          "regex",
+                                          "json_schema",
                                           "cache",
                                           "timeout_ms"};
 

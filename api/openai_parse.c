@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/constraint.h"
 #include "api/infer_set.h"
 #include "api/jget.h"
 #include "api/jload.h"
@@ -189,6 +190,59 @@ static int set_encoding(const json_t *v, struct qn_api_openai *r, struct qn_api_
                        "\"encoding_format\" must be \"float\" or \"base64\", got %s", qn_jshow(v, show));
 }
 
+/* {"name", "description", "schema", "strict"}: the schema is what counts; it is always followed strictly. */
+static int set_schema(json_t *v, struct qn_api_openai *r, struct qn_api_err *err) {
+    static const char at[] = "response_format.json_schema";
+    static const char *const known[] = {"name", "description", "schema", "strict"};
+    char show[QN_JSHOW], param[64];
+    const char *key;
+    json_t *item, *schema = json_object_get(v, "schema");
+    if (!json_is_object(v))
+        return qn_api_fail(err, QN_API_INVALID, at, "\"%s\" must be an object with a \"schema\", got %s", at,
+                           v ? qn_jshow(v, show) : "nothing");
+    json_object_foreach(v, key, item) {
+        struct qn_api_err inner = {.code = QN_API_OK};
+        size_t i = 0;
+        while (i < sizeof known / sizeof *known && strcmp(key, known[i]) != 0) i++;
+        if (i < sizeof known / sizeof *known) continue;
+        snprintf(param, sizeof param, "%s.%.30s", at, key);
+        qn_junknown(key, known, i, &inner);
+        return qn_api_fail(err, inner.code, param, "%s", inner.msg);
+    }
+    snprintf(param, sizeof param, "%s.schema", at);
+    if (!json_is_object(schema))
+        return qn_api_fail(err, QN_API_INVALID, param, "\"%s\" must be a JSON schema as an object, got %s",
+                           param, schema ? qn_jshow(schema, show) : "nothing");
+    return qn_api_constraint_schema(&r->run.constraint, schema, param, err);
+}
+
+static int set_response_format(json_t *v, struct qn_api_openai *r, struct qn_api_err *err) {
+    static const char *const known[] = {"type", "json_schema"};
+    char show[QN_JSHOW], param[64];
+    const char *key;
+    json_t *item, *type = json_object_get(v, "type");
+    const char *name = json_is_string(type) ? json_string_value(type) : "";
+    if (!json_is_object(v))
+        return qn_api_fail(err, QN_API_INVALID, "response_format",
+                           "\"response_format\" must be an object with a \"type\", got %s",
+                           qn_jshow(v, show));
+    json_object_foreach(v, key, item) {
+        struct qn_api_err inner = {.code = QN_API_OK};
+        if (!strcmp(key, known[0]) || !strcmp(key, known[1])) continue;
+        snprintf(param, sizeof param, "response_format.%.40s", key);
+        qn_junknown(key, known, sizeof known / sizeof *known, &inner);
+        return qn_api_fail(err, inner.code, param, "%s", inner.msg);
+    }
+    if (!strcmp(name, "text")) return 0;
+    if (!strcmp(name, "json_object"))
+        return qn_api_constraint_schema(&r->run.constraint, json_true(), "response_format", err);
+    if (!strcmp(name, "json_schema")) return set_schema(json_object_get(v, "json_schema"), r, err);
+    return qn_api_fail(
+        err, QN_API_INVALID, "response_format.type",
+        "\"response_format.type\" must be \"text\", \"json_object\" or \"json_schema\", got %s",
+        type ? qn_jshow(type, show) : "nothing");
+}
+
 static int refuse(const json_t *v, const struct qn_api_field *f, struct qn_api_err *err) {
     bool empty = (json_is_array(v) && !json_array_size(v)) || (json_is_object(v) && !json_object_size(v)) ||
                  (json_is_string(v) && !json_string_length(v));
@@ -210,6 +264,8 @@ static int set_field(struct qn_api_openai *r, const struct qn_api_field *f, json
         return set_stream_options(v, r, err);
     case QN_FIELD_ENCODING:
         return set_encoding(v, r, err);
+    case QN_FIELD_RESPONSE_FORMAT:
+        return set_response_format(v, r, err);
     case QN_FIELD_IGNORED:
         return 0;
     case QN_FIELD_REFUSED:

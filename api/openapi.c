@@ -53,6 +53,13 @@ static void openai_type_of(struct qn_buf *b, const struct qn_api_field *f) {
     case QN_FIELD_ENCODING:
         q(b, "'enum':['float','base64',null]");
         break;
+    case QN_FIELD_RESPONSE_FORMAT:
+        q(b, "'anyOf':[{'type':'null'},{'type':'object','required':['type'],'properties':{'type':{'enum':["
+             "'text','json_object']}}},{'type':'object','required':['type','json_schema'],'properties':{"
+             "'type':{'const':'json_schema'},'json_schema':{'type':'object','required':['schema'],"
+             "'additionalProperties':false,'properties':{'name':{},'description':{},'strict':{},"
+             "'schema':{'type':'object'}}}}}]");
+        break;
     case QN_FIELD_REFUSED:
         q(b, "'enum':[null,'',[],{}]");
         break;
@@ -106,6 +113,13 @@ static void type_of(struct qn_buf *b, const struct qn_api_field *f) {
         q(b, ",'default':8},'ngram':{'type':['integer','null'],'minimum':1,'maximum':");
         qn_buf_json_int(b, QN_API_MAX_NGRAM);
         q(b, ",'default':3}}}]");
+        break;
+    case QN_FIELD_REGEX:
+        q(b, "'type':['string','null'],'minLength':1,'maxLength':");
+        qn_buf_json_num(b, f->max, 0);
+        break;
+    case QN_FIELD_SCHEMA:
+        q(b, "'anyOf':[{'type':'object'},{'const':true},{'type':'null'}]");
         break;
     default:
         openai_type_of(b, f);

@@ -4,11 +4,13 @@
  *
  * What follows (queue, events, reply) is that of every job: handlers_infer.c. Thread: loop, or libuv's
  * workers. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "server/handlers.h"
 #include "server/structure_text.h"
+#include "server/translate.h"
 
 /* ---- "model": "grist@mqa+moe" ---- */
 static int put_part(const char *name, const struct qn_api_part *from, struct qn_api_part *to,
@@ -48,13 +50,38 @@ static int check_dimensions(const struct qn_api_openai *q, const struct qn_model
                        qn_model_info(m)->id, width);
 }
 
+/* The conversation as one text, which takes the place of a prompt. A developer's word is the system's. */
+static int render(struct qn_api_openai *q, const struct qn_model *m, struct qn_api_err *err) {
+    struct qn_chat_message *list = calloc(q->n_messages, sizeof *list);
+    struct qn_api_seq *seq = calloc(1, sizeof *seq);
+    struct qn_err me = {.code = QN_OK};
+    q->run.seqs = seq;
+    q->run.n_seqs = seq ? 1 : 0;
+    for (uint32_t i = 0; list && i < q->n_messages; i++) {
+        const struct qn_api_message *from = &q->messages[i];
+        bool developer = !strcmp(from->role, "developer");
+        list[i] = (struct qn_chat_message){developer ? "system" : from->role, from->text, from->n};
+    }
+    int rc = list && seq ? 0 : qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
+    if (!rc && qn_model_chat(m, list, q->n_messages, true, &seq->text, &seq->n, &me)) {
+        bool none = me.code == QN_ERR_UNSUPPORTED;
+        if (!me.param[0]) snprintf(me.param, sizeof me.param, "messages");
+        rc = none ? qn_api_fail(err, QN_API_UNSUPPORTED_PARAMETER, me.param,
+                                "%s; /v1/completions works, and --chat-template chooses one at start", me.msg)
+                  : qn_fail_from_model(err, &me, QN_API_INVALID);
+    }
+    if (!rc) seq->rendered = true;
+    free(list);
+    return rc;
+}
+
 static int fit_model(const struct qn_server *srv, struct qn_api_openai *q, struct qn_api_err *err) {
     const struct qn_model *m = qn_registry_find(&srv->models, q->run.model);
     if (!m)
         return qn_api_fail(err, QN_API_MODEL_NOT_FOUND, "model", "there is no model \"%s\" here",
                            q->run.model);
     if (q->form == QN_FORM_EMBEDDING) return check_dimensions(q, m, err);
-    return 0;
+    return q->form == QN_FORM_CHAT ? render(q, m, err) : 0;
 }
 
 static void run(struct qn_request *r, enum qn_api_form form) {
