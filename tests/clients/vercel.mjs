@@ -11,7 +11,8 @@ const make = (options) => createOpenAICompatible({
   name: "quern", baseURL: `${main}/v1`, apiKey: key, includeUsage: true, supportsStructuredOutputs: true, ...options });
 const quern = make();
 const tight = (options) => make({ baseURL: `${limited}/v1`, apiKey: "none", ...options });
-const ask = { model: quern.chatModel(chatModel), prompt: question, temperature: 0, maxOutputTokens: 12, maxRetries: 0 };
+const ask = { model: quern.chatModel(chatModel), prompt: question, temperature: 0, maxOutputTokens: 12, maxRetries: 0,
+  include: { responseBody: true } };
 
 async function raises(status, call) {
   try {
