@@ -93,15 +93,16 @@ static void fill_info(struct qn_model_info *info, const struct qn_checkpoint *c,
     info->has_tokenizer = c->tokenizer != NULL;
     info->bos = c->tokenizer ? qn_tokenizer_bos(c->tokenizer) : -1;
     info->eos = c->tokenizer ? qn_tokenizer_eos(c->tokenizer) : -1;
+    info->unk = c->tokenizer ? qn_tokenizer_unk(c->tokenizer) : -1;
+    info->pad = c->tokenizer ? qn_tokenizer_pad(c->tokenizer) : -1;
+    info->adds_eos = c->tokenizer && qn_tokenizer_adds_eos(c->tokenizer);
     info->adds_bos = c->tokenizer && qn_tokenizer_adds_bos(c->tokenizer);
     info->map_ms = c->ms_map;
     info->pack_ms = c->ms_pack;
     info->tokenizer_ms = c->ms_tokenizer;
     info->mapped = c->panels != NULL;
     info->note = c->note;
-    const struct qn_chat_template *t =
-        c->chat_text ? qn_chat_recognise(c->chat_text, strlen(c->chat_text)) : NULL;
-    info->chat_template = t ? qn_chat_name(t) : "";
+    info->chat_template = "";
     info->chat_template_text = c->chat_text ? c->chat_text : "";
 }
 
@@ -223,6 +224,20 @@ static const enum qn_kv_type kv_types[QN_STATE_TYPES] = {[QN_STATE_F16] = QN_KV_
                                                          [QN_STATE_BF16] = QN_KV_BF16,
                                                          [QN_STATE_Q8] = QN_KV_Q8};
 
+/* The named template, or the one that the checkpoint's own text stands for, if any. */
+static int choose_chat(struct qn_model *m, const char *name, struct qn_err *err) {
+    int rc = QN_OK;
+    if (name)
+        m->chat = qn_chat_find(name);
+    else if (m->ckpt->chat_text)
+        rc = qn_chat_recognise(m->ckpt->chat_text, strlen(m->ckpt->chat_text), &m->chat, err);
+    if (name && !m->chat)
+        return qn_err_param(err, QN_ERR_INVALID, "chat_template",
+                            "no chat template is named '%.60s'; these are: %s", name, qn_chat_names());
+    if (m->chat) m->info.chat_template = qn_chat_name(m->chat);
+    return rc;
+}
+
 static int init_model(struct qn_model *m, const char *path, const struct qn_open_options *opt,
                       struct qn_err *err) {
     m->pool = opt->pool;
@@ -243,13 +258,7 @@ static int init_model(struct qn_model *m, const char *path, const struct qn_open
     if (rc) return rc;
     fill_info(&m->info, m->ckpt, m->path);
     if (opt->id) snprintf(m->info.id, sizeof m->info.id, "%.64s", opt->id);
-    if (opt->chat_template) m->info.chat_template = opt->chat_template;
-    m->chat = qn_chat_find(m->info.chat_template);
-    if (opt->chat_template && !m->chat)
-        return qn_err_param(err, QN_ERR_INVALID, "chat_template",
-                            "no chat template is named '%.60s' (%s are)", opt->chat_template,
-                            qn_chat_names());
-    m->info.chat_template = m->chat ? qn_chat_name(m->chat) : "";
+    if ((rc = choose_chat(m, opt->chat_template, err)) != QN_OK) return rc;
     m->info.kv_type = qn_kv_type_name(m->kv_type);
     m->info.scratch_bytes = m->scratch.bytes;
     m->info.opened_at = (int64_t)time(NULL);

@@ -64,9 +64,9 @@ struct qn_model_info {
         const char *name;
         size_t bytes;
     } by_type[QN_TYPE_SLOTS]; /* file bytes; unused: name NULL */
-    bool has_tokenizer, adds_bos;
-    int32_t bos, eos;  /* -1 when absent */
-    int64_t opened_at; /* unix seconds */
+    bool has_tokenizer, adds_bos, adds_eos;
+    int32_t bos, eos, unk, pad; /* -1 when absent */
+    int64_t opened_at;          /* unix seconds */
     double load_ms, map_ms, pack_ms, tokenizer_ms;
     bool mapped;      /* weights are mapped from a file */
     const char *note; /* why they are not although that was asked for; "" or NULL else */

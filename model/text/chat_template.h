@@ -16,8 +16,8 @@ struct qn_chat_template; /* constant, never freed */
 
 /* NULL when no template has that name. */
 const struct qn_chat_template *qn_chat_find(const char *name);
-/* The template that a checkpoint's text stands for, or NULL. text need not be terminated. */
-const struct qn_chat_template *qn_chat_recognise(const char *text, size_t n);
+/* The template that a checkpoint's text stands for, or NULL. text need not be terminated. QN_ERR_NOMEM. */
+int qn_chat_recognise(const char *text, size_t n, const struct qn_chat_template **out, struct qn_err *err);
 const char *qn_chat_name(const struct qn_chat_template *t);
 /* "chatml, gemma, …" */
 const char *qn_chat_names(void);

@@ -168,7 +168,7 @@ struct qn_model *qn_stub_open(const char *id, uint32_t context, uint32_t state_b
     f->weights_bytes = f->file_bytes = 1u << 20;
     f->scratch_bytes = 4096;
     f->has_tokenizer = true;
-    f->bos = -1;
+    f->bos = f->unk = f->pad = -1;
     f->eos = QN_STUB_EOG;
     f->chat_template = strcmp(id, "nochat") ? "chatml" : "";
     f->chat_template_text = f->chat_template[0] ? "{# the fake model's #}" : "";
