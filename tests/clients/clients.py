@@ -49,14 +49,13 @@ def main():
         chat = both.get("/v1/models", headers={"authorization": f"Bearer {KEY}"}).json()["data"][0]["id"]
         passed = failed = 0
         for name, command in scripts:
-            limited = Server("--max-queue", "1", "--max-running", "1", "--drain-delay", "10s", "--drain-timeout", "5s",
+            limited = Server("--max-queue", "1", "--max-running", "1", "--drain-timeout", "1s",
                              "--state-memory", "256MiB", model=gguf, binary=quern)
             env = {**os.environ, "QUERN_KEY": KEY, "QUERN_MAIN": both.url, "QUERN_LIMITED": limited.url,
                    "QUERN_LIMITED_PID": str(limited.proc.pid), "QUERN_CHAT_MODEL": chat}
             p, f = run(name, command, env, lambda: both.log()[-4000:] + limited.log()[-4000:])
             passed, failed = passed + p, failed + f
-            limited.proc.kill()  # its end is tested elsewhere, and takes as long as its drain delay
-            limited.proc.wait()
+            limited.stop()
         both.stop()
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0

@@ -1,7 +1,7 @@
 // The official openai package for Node. Usage: node openai.mjs openai|openai-6
 import { z } from "zod";
 import {
-  assert, chatModel, check, checkTimings, checkUsage, done, drain, endless, fill, full, key, limited, main, question,
+  assert, chatModel, check, checkTimings, checkUsage, done, drain, endless, fill, key, limited, main, question,
   recording, refused, retriedOnce, running, unit, until,
 } from "./check.mjs";
 
@@ -176,6 +176,10 @@ await check("400 when the context is exceeded", async () => {
   const e = await raises(OpenAI.BadRequestError, 400, () =>
     client.completions.create({ model: "grist", prompt: "a".repeat(2000), max_tokens: 1 }));
   assert.equal(e.code, "context_length_exceeded");
+  assert.equal(e.param, "prompt");
+  const c = await raises(OpenAI.BadRequestError, 400, () =>
+    client.chat.completions.create({ ...ask, messages: [{ role: "user", content: "1 ".repeat(10000) }] }));
+  assert.equal(c.param, "messages");
 });
 await check("401", async () => {
   const e = await raises(OpenAI.AuthenticationError, 401, () =>
@@ -200,7 +204,7 @@ await check("timings at top level and in usage", async () => {
   assert(r.memory.state_bytes > 0 && r.structure.origin);
 });
 await check("structured output", async () => {
-  const Answer = z.object({ colours: z.array(z.enum(["red", "green", "blue"])), count: z.number().int() });
+  const Answer = z.object({ colour: z.enum(["red", "green", "blue"]), warm: z.boolean() });
   const r = await client.chat.completions.parse({
     ...ask, max_tokens: 200, response_format: zodResponseFormat(Answer, "answer"),
   });
@@ -220,11 +224,17 @@ await check("429 is a RateLimitError, and a retry waits for Retry-After", async 
   retriedOnce(fetch.seen);
   assert.equal(await refused(limited), before + 2);
 });
-await check("503 while draining is an InternalServerError", async () => {
+await check("503 while draining is an InternalServerError, and an APIError in mid-stream", async () => {
+  const long = { model: chatModel, prompt: endless, max_tokens: 4000, ignore_eos: true };
+  const stream = await tight().completions.create({ ...long, stream: true });
+  const whole = raises(OpenAI.InternalServerError, 503, () => tight().completions.create(long));
+  const broken = assert.rejects(async () => {
+    for await (const chunk of stream) void chunk;
+  }, (e) => e instanceof OpenAI.APIError && e.code === "draining");
   await drain();
-  const e = await raises(OpenAI.InternalServerError, 503, () => tight().chat.completions.create(ask));
+  const e = await whole;
   assert.equal(e.code, "draining");
   assert(Number(e.headers.get("retry-after")) >= 1);
+  await broken;
 });
-void full;
 done();

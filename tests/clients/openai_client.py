@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import traceback
-import urllib.error
 import urllib.request
 from typing import Literal
 
@@ -155,7 +154,7 @@ def _():
 @check("stream with the package's own helper")
 def _():
     with client.chat.completions.stream(**ASK) as stream:
-        assert stream.get_final_completion().choices[0].message.content == answer()
+        assert "".join(e.delta for e in stream if e.type == "content.delta") == answer()
 
 
 @check("stream a completion")
@@ -233,7 +232,7 @@ def _():
 def _():
     with raises(openai.BadRequestError, 400) as e:
         client.completions.create(model="grist", prompt="a" * 2000, max_tokens=1)
-    assert e[0].code == "context_length_exceeded"
+    assert e[0].code == "context_length_exceeded" and e[0].param == "prompt"
 
 
 @check("401")
@@ -276,8 +275,8 @@ def _():
 @check("structured output")
 def _():
     class Answer(BaseModel):
-        colours: list[Literal["red", "green", "blue"]]
-        count: int
+        colour: Literal["red", "green", "blue"]
+        warm: bool
 
     r = client.chat.completions.parse(**{**ASK, "max_tokens": 200}, response_format=Answer)
     assert r.choices[0].finish_reason == "stop" and isinstance(r.choices[0].message.parsed, Answer)
@@ -331,20 +330,28 @@ def _():
     assert done[0][1] - start >= wait and refused() == before + 2  # one retry, after Retry-After
 
 
-@check("503 while draining is an InternalServerError")
+@check("503 while draining is an InternalServerError, and an APIError in mid-stream")
 def _():
-    os.kill(int(os.environ["QUERN_LIMITED_PID"]), signal.SIGTERM)
+    long = {"model": CHAT, "prompt": ENDLESS, "max_tokens": 4000, "extra_body": ON}
+    stream = tight().completions.create(**long, stream=True)
+    errors = []
 
-    def draining():
-        try:
-            urllib.request.urlopen(f"{LIMITED}/readyz", timeout=30)
-        except urllib.error.HTTPError as e:
-            return e.code == 503
-        return False
-    until("draining", draining)
-    with raises(openai.InternalServerError, 503) as e:
-        tight().chat.completions.create(**ASK)
-    assert e[0].code == "draining" and int(e[0].response.headers["retry-after"]) >= 1
+    def whole():
+        with raises(openai.InternalServerError, 503) as e:
+            tight().completions.create(**long)
+        errors.extend(e)
+    other = threading.Thread(target=whole)
+    other.start()
+    until("a running and a waiting request", lambda: metric(LIMITED, "quern_queue_depth") == 1)
+    os.kill(int(os.environ["QUERN_LIMITED_PID"]), signal.SIGTERM)
+    try:
+        for _chunk in stream:
+            pass
+        raise AssertionError("the stream ended well")
+    except openai.APIError as e:
+        assert e.code == "draining", e
+    other.join(60)
+    assert errors[0].code == "draining" and int(errors[0].response.headers["retry-after"]) >= 1
 
 
 print(f"{passed} passed, {failed} failed")

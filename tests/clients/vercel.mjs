@@ -1,6 +1,6 @@
 // Vercel's ai with @ai-sdk/openai-compatible. It has no calls for lists of models.
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { APICallError, RetryError, embedMany, generateText, Output, streamText } from "ai";
+import { APICallError, embedMany, generateText, Output, streamText } from "ai";
 import { z } from "zod";
 import {
   assert, chatModel, check, checkTimings, checkUsage, done, drain, endless, fill, key, limited, main, question, recording,
@@ -132,7 +132,7 @@ await check("413", async () => {
   assert.equal(body.code, "body_too_large");
 });
 await check("structured output", async () => {
-  const schema = z.object({ colours: z.array(z.enum(["red", "green", "blue"])), count: z.number().int() });
+  const schema = z.object({ colour: z.enum(["red", "green", "blue"]), warm: z.boolean() });
   const r = await generateText({ ...ask, maxOutputTokens: 200, output: Output.object({ schema }) });
   schema.parse(r.output);
 });
@@ -149,11 +149,19 @@ await check("429 is an APICallError, and a retry waits for Retry-After", async (
   retriedOnce(fetch.seen);
   assert.equal(await refused(limited), before + 2);
 });
-await check("503 while draining", async () => {
+await check("503 while draining, and an error in mid-stream", async () => {
+  const long = {
+    ...ask, model: tight().completionModel(chatModel), prompt: endless, maxOutputTokens: 4000,
+    providerOptions: { quern: { ignore_eos: true } },
+  };
+  const errors = [];
+  const broken = streamText({ ...long, onError: ({ error }) => errors.push(error) }).consumeStream();
+  const whole = raises(503, () => generateText(long));
   await drain();
-  const { error, body } = await raises(503, () => generateText({ ...ask, model: tight().chatModel(chatModel) }));
+  const { error, body } = await whole;
   assert(error.isRetryable);
   assert.equal(body.code, "draining");
+  await broken;
+  assert.match(JSON.stringify(errors[0]) + errors[0]?.message, /stop|drain|shut/);
 });
-void RetryError;
 done();
