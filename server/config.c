@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/model.h"
 #include "rev.h"
 #include "server/config_table.h"
 
@@ -162,19 +163,39 @@ static int set_listen(struct qn_config *c, const char *s, const struct source *f
     return 0;
 }
 
+static int unknown_template(const struct qn_option *o, const char *s, const struct source *from) {
+    char why[512];
+    snprintf(why, sizeof why, "'%.40s' is not one of %s", s, qn_model_chat_names());
+    return complain(from, o->name, why);
+}
+
+/* One more model; a later source replaces the list of an earlier one. */
+static int add_model(struct qn_config *c, const struct qn_option *o, const char *s,
+                     const struct source *from) {
+    if (!from->own[o - qn_options]) c->n_models = 0;
+    if (c->n_models == QN_CONFIG_MODELS) return complain(from, o->name, "too many models (at most 16)");
+    c->models[c->n_models] = qn_model_arg_split(s, c->model_names[c->n_models]);
+    if (!c->models[c->n_models][0]) return complain(from, o->name, "has a name, but no path");
+    for (uint32_t i = 0; i < c->n_models; i++) {
+        char why[128];
+        if (!c->model_names[i][0] || strcmp(c->model_names[i], c->model_names[c->n_models]) != 0) continue;
+        snprintf(why, sizeof why, "two models are named '%s'", c->model_names[i]);
+        return complain(from, o->name, why);
+    }
+    c->n_models++;
+    return 0;
+}
+
 static int set_string(struct qn_config *c, const struct qn_option *o, const char *s,
                       const struct source *from) {
     if (*s == '\0') return complain(from, o->name, "is empty");
+    if (o->type == QN_OPT_TEMPLATE && !qn_model_chat_known(s)) return unknown_template(o, s, from);
     if (from->keep && !(s = keep(s))) return complain(from, o->name, "out of memory");
-    if (o->type == QN_OPT_STRING) {
+    if (o->type != QN_OPT_MODEL) {
         memcpy((char *)c + o->offset, &s, sizeof s);
         return 0;
     }
-    size_t row = (size_t)(o - qn_options);
-    if (!from->own[row]) c->n_models = 0; /* a later source replaces the list of an earlier one */
-    if (c->n_models == QN_CONFIG_MODELS) return complain(from, o->name, "too many models (at most 16)");
-    c->models[c->n_models++] = s;
-    return 0;
+    return add_model(c, o, s, from);
 }
 
 static int set_option(struct qn_config *c, const struct qn_option *o, const char *s,
@@ -193,6 +214,7 @@ static int set_option(struct qn_config *c, const struct qn_option *o, const char
         rc = set_listen(c, s, from);
         break;
     case QN_OPT_STRING:
+    case QN_OPT_TEMPLATE:
     case QN_OPT_MODEL:
         rc = set_string(c, o, s, from);
         break;
@@ -461,6 +483,7 @@ static void print_value(const struct qn_config *c, const struct qn_option *o) {
         printf("%s = %s\n", o->name, o->words[level]);
         return;
     case QN_OPT_STRING:
+    case QN_OPT_TEMPLATE:
         memcpy(&s, field, sizeof s);
         if (s)
             printf("%s = %s\n", o->name, s);
@@ -469,7 +492,9 @@ static void print_value(const struct qn_config *c, const struct qn_option *o) {
         return;
     case QN_OPT_MODEL:
         if (c->n_models == 0) printf("# %s =\n", o->name);
-        for (uint32_t i = 0; i < c->n_models; i++) printf("%s = %s\n", o->name, c->models[i]);
+        for (uint32_t i = 0; i < c->n_models; i++)
+            printf("%s = %s%s%s\n", o->name, c->model_names[i], c->model_names[i][0] ? "=" : "",
+                   c->models[i]);
         return;
     case QN_OPT_LISTEN:
         printf(strchr(c->listen_host, ':') ? "%s = [%s]:%u\n" : "%s = %s:%u\n", o->name, c->listen_host,

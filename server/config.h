@@ -7,10 +7,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "server/model_arg.h"
+
 #define QN_CONFIG_MODELS 16
 
 struct qn_config {
-    const char *models[QN_CONFIG_MODELS]; /* paths */
+    const char *models[QN_CONFIG_MODELS];                      /* paths */
+    char model_names[QN_CONFIG_MODELS][QN_MODEL_NAME_MAX + 1]; /* "": from the file's */
+    const char *chat_template;                                 /* NULL: as each checkpoint says */
     uint32_t n_models;
     char listen_host[256];
     uint16_t listen_port;

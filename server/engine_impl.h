@@ -98,17 +98,19 @@ struct qn_job_run { /* the engine's record of one job; made by submit */
     struct qn_job *job;
     struct qn_job_run *prev, *next; /* in engine->jobs; next also on the list of the dead */
     struct qn_event *done;          /* made at submit, so that DONE can always be sent */
-    uint64_t queued_tokens;         /* what is still counted in engine->queued_tokens */
-    bool counted, ended;            /* counted: in engine->queued */
+    uint32_t pool;                  /* place of its model */
+    uint64_t queued_tokens;         /* what is still counted in its queue's queued_tokens */
+    bool counted, ended;            /* counted: in its queue's queued */
     uint64_t paused_ns;             /* since when it is paused, 0 = it is not */
     struct qn_run *last;            /* the output that ended last */
     uint32_t n_live, n_runs;
     struct qn_run runs[];
 };
 
-struct qn_key_queue { /* one tenant: sequences that wait, oldest first */
+struct qn_key_queue { /* one tenant at one model: sequences that wait, oldest first */
     struct qn_key_queue *next;
     uint64_t salt, served;
+    uint32_t pool;  /* of the model */
     uint32_t users; /* queued and running sequences */
     struct qn_run *head, *tail;
 };
@@ -121,6 +123,13 @@ struct qn_group {               /* sequences that share steps */
 
 #define QN_DRAIN_RING 32
 
+/* One model's queue, seen from outside. Under the engine's lock. */
+struct qn_model_queue {
+    struct qn_engine_stats stats;    /* queued, queued_tokens: kept by submit and admission; rest: copies */
+    uint64_t left_ns[QN_DRAIN_RING]; /* when jobs left it; ring */
+    uint64_t n_left;
+};
+
 struct qn_engine {
     struct qn_engine_options opt;
     struct qn_sched_limits lim;
@@ -132,16 +141,15 @@ struct qn_engine {
     atomic_bool kick; /* something to look at; set under the lock, polled without it while spinning */
     bool stop, draining, parked;
     struct qn_queue incoming, events;
-    struct qn_engine_stats stats;    /* queued, queued_tokens: kept by submit and admission; rest: copies */
-    uint64_t left_ns[QN_DRAIN_RING]; /* when jobs left the queue; ring */
-    uint64_t n_left;
+    struct qn_model_queue queues[QN_MAX_MODELS];
     /* engine thread */
     struct qn_job_run *jobs, *dead;
     struct qn_key_queue *keys;
     uint32_t n_keys;
-    struct qn_run **running; /* [n_running], in order of admission; holds lim.max_running */
+    struct qn_run **running; /* [n_running], in order of admission; holds lim.max_running of each model */
     uint32_t n_running;
-    struct qn_group *groups; /* [n_groups] */
+    uint32_t pool_running[QN_MAX_MODELS]; /* of them, those of each model */
+    struct qn_group *groups;              /* [n_groups] */
     int64_t *deficits;
     uint32_t n_groups, cursor;
     size_t pool_tried[QN_MAX_MODELS]; /* free bytes when the head's reservation failed, plus 1; 0 = did not */
@@ -166,6 +174,8 @@ struct qn_engine {
 void qn_engine_push_event(struct qn_engine *e, struct qn_event *ev); /* sent at the end of the round */
 
 /* engine_seq.c */
+/* Place of a model in the registry; that of its state pool. */
+uint32_t qn_engine_pool_of(const struct qn_engine *e, const struct qn_model *m);
 /* Attributes the time since the last call to the current phase and enters the next one. */
 void qn_run_mark(struct qn_run *r, uint64_t now, enum qn_run_phase next);
 /* Sets up the runs of a new job and queues them; false: the job has ended with an error. */

@@ -408,7 +408,7 @@ static bool grow_state(struct qn_engine *e, struct qn_run *r, uint32_t n) {
         r->reserved = length;
     else if (rc != QN_ERR_NO_STATE)
         qn_job_fail(e, r->job, QN_API_OUT_OF_MEMORY, "out of memory");
-    else if (e->n_running == 1)
+    else if (e->pool_running[r->pool] == 1)
         qn_job_fail(e, r->job, QN_API_OUT_OF_MEMORY, "the state budget is exhausted");
     return rc == QN_OK;
 }
