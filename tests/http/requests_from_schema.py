@@ -21,7 +21,7 @@ ATTENTION = ["mha", "gqa", "mqa", "linformer", "performer", {"type": "gqa", "kv_
 FFN = ["swiglu", "gelu", "moe", {"type": "moe", "experts_per_token": 1}, {"type": "moe", "experts_per_token": 9}, "mqa"]
 SHARING = ["none", "all", {"type": "groups", "count": 2}, {"type": "groups"}, "some"]
 HINTS = {
-    "model": ["grist", "grist", "grist", "nope", None],
+    "model": ["grist", "grist", "grist@mqa+moe", "grist@performer", "grist@", "grist@nope", "nope", None],
     "attention": ATTENTION, "ffn": FFN, "sharing": SHARING,
     "timeout_ms": [0, 1, 60000, None],
     "response_format": [

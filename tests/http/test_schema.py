@@ -29,7 +29,8 @@ pytestmark = pytest.mark.skipif(FLAVOUR != "release", reason="thousands of reque
 
 @pytest.fixture(scope="module")
 def served():
-    s = Server("--state-memory", "256MiB", "--max-tokens", "64", model="grist", binary=REAL)
+    s = Server("--state-memory", "256MiB", "--max-tokens", "64", "--chat-template", "chatml",
+               model="grist", binary=REAL)
     yield s
     s.stop()
 
@@ -123,8 +124,9 @@ def check_param(error, sent, body, schema):
         assert (error["param"] or "") == sent["field"][:63]
 
 
-def test_every_response_is_what_the_document_says(served, spec):
-    print(f"seed {SEED}, {COUNT} requests")
+def test_every_response_is_what_the_document_says(served, spec, capfd):
+    with capfd.disabled():
+        print(f"\nseed {SEED}, {COUNT} requests")
     seen = collections.Counter()
 
     @seed(SEED)
