@@ -204,23 +204,25 @@ def broken(draw, spec, schema, good):
 
 @st.composite
 def request(draw, spec):
-    """{"method", "path" (as in the document), "url", "body" (bytes or None), "kind", "field"}"""
+    """{"method", "path" (as in the document), "url", "body" (bytes or None), "kind", "field", "only": nothing but that
+    field is wrong by the schema}"""
     which = draw(st.integers(0, 19))
     if which == 0:
         path = draw(st.sampled_from(spec.gets))
         name = draw(st.sampled_from(["grist", "nope", "grist%40mqa%2Bmoe", "a%2Fb", "%00", "%zz", "x" * 200]))
         query = draw(st.sampled_from(["", "", "?a=1", "?" + "q" * 500]))
         return {"method": "GET", "path": path, "url": path.replace("{id}", name) + query, "body": None, "kind": "get",
-                "field": None}
+                "field": None, "only": False}
     if which == 1:
         path = draw(st.sampled_from(sorted(spec.doc["paths"])))
         method = draw(st.sampled_from(["PUT", "DELETE", "PATCH", "POST", "GET"]))
         return {"method": method, "path": path, "url": path, "body": b"{}" if method != "GET" else None,
-                "kind": "method", "field": None}
+                "kind": "method", "field": None, "only": False}
     path = draw(st.sampled_from(sorted(spec.posts)))
     body = draw(record(spec, spec.posts[path]))
     if draw(st.integers(0, 99)) < 45:
         raw, kind, field = json.dumps(body).encode("utf-8", "surrogatepass"), "good", None
     else:
         raw, kind, field = draw(broken(spec, spec.posts[path], body))
-    return {"method": "POST", "path": path, "url": path, "body": raw, "kind": kind, "field": field}
+    return {"method": "POST", "path": path, "url": path, "body": raw, "kind": kind, "field": field,
+            "only": spec.fits(spec.posts[path], body)}
