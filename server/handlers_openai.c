@@ -22,9 +22,9 @@ static int put_part(const char *name, const struct qn_api_part *from, struct qn_
     return 0;
 }
 
-static int split_target(struct qn_api_openai *q, struct qn_api_err *err) {
+/* *s: what stands behind the @, empty parts where nothing does. */
+static int split_target(struct qn_api_openai *q, struct qn_api_compare_structure *s, struct qn_api_err *err) {
     struct qn_api_infer *run = &q->run;
-    struct qn_api_compare_structure s;
     struct qn_api_err inner = {.code = QN_API_OK};
     const char *at = strchr(q->target, '@');
     size_t n = at ? (size_t)(at - q->target) : strlen(q->target);
@@ -34,11 +34,19 @@ static int split_target(struct qn_api_openai *q, struct qn_api_err *err) {
     memcpy(run->model, q->target, n);
     run->model[n] = '\0';
     if (!at) return 0;
-    if (qn_structure_text(at + 1, strlen(at + 1), &s, &inner))
+    if (qn_structure_text(at + 1, strlen(at + 1), s, &inner))
         return qn_api_fail(err, inner.code, "model", "%s", inner.msg);
-    if (put_part("attention", &s.attention, &run->attention, err)) return -1;
-    if (put_part("ffn", &s.ffn, &run->ffn, err)) return -1;
-    return put_part("sharing", &s.sharing, &run->sharing, err);
+    if (put_part("attention", &s->attention, &run->attention, err)) return -1;
+    if (put_part("ffn", &s->ffn, &run->ffn, err)) return -1;
+    return put_part("sharing", &s->sharing, &run->sharing, err);
+}
+
+/* A part that came behind the @ and can't be had: the field at fault is "model". */
+static void name_target(const struct qn_api_compare_structure *s, struct qn_api_err *err) {
+    bool here = (s->attention.type[0] && !strcmp(err->param, "attention")) ||
+                (s->ffn.type[0] && !strcmp(err->param, "ffn")) ||
+                (s->sharing.type[0] && !strcmp(err->param, "sharing"));
+    if (here) snprintf(err->param, sizeof err->param, "model");
 }
 
 /* ---- what only the model can tell ---- */
@@ -66,9 +74,7 @@ static int render(struct qn_api_openai *q, const struct qn_model *m, struct qn_a
     if (!rc && qn_model_chat(m, list, q->n_messages, true, &seq->text, &seq->n, &me)) {
         bool none = me.code == QN_ERR_UNSUPPORTED;
         if (!me.param[0]) snprintf(me.param, sizeof me.param, "messages");
-        rc = none ? qn_api_fail(err, QN_API_UNSUPPORTED_PARAMETER, me.param,
-                                "%s; /v1/completions works, and --chat-template chooses one at start", me.msg)
-                  : qn_fail_from_model(err, &me, QN_API_INVALID);
+        rc = qn_fail_from_model(err, &me, none ? QN_API_UNSUPPORTED_PARAMETER : QN_API_INVALID);
     }
     if (!rc) seq->rendered = true;
     free(list);
@@ -88,9 +94,10 @@ static void run(struct qn_request *r, enum qn_api_form form) {
     const struct qn_config *cfg = &r->srv->cfg;
     struct qn_api_limits lim = {.max_outputs = cfg->max_outputs, .max_tokens = cfg->max_tokens};
     struct qn_api_err err = {.code = QN_API_OK};
+    struct qn_api_compare_structure named = {.convert = false};
     struct qn_api_openai q;
     int rc = qn_api_openai_parse(form, r->body.p ? r->body.p : "", r->body.n, &lim, &q, &err);
-    if (!rc) rc = split_target(&q, &err);
+    if (!rc) rc = split_target(&q, &named, &err);
     if (!rc) rc = fit_model(r->srv, &q, &err);
     if (!rc) {
         bool open_end = form == QN_FORM_CHAT && !q.run.max_tokens_given;
@@ -100,6 +107,7 @@ static void run(struct qn_request *r, enum qn_api_form form) {
                                      .owner = r,
                                      .style = {form, q.echo, q.include_usage, q.base64}};
         rc = qn_job_new(&r->srv->models, &q.run, &opt, &r->job, &err);
+        if (rc) name_target(&named, &err);
         if (!rc && open_end) qn_job_open_end(r->job, cfg->max_tokens);
     }
     qn_api_openai_free(&q);

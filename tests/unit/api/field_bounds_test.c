@@ -97,8 +97,9 @@ static bool expected(const struct qn_api_field *f, const json_t *v) {
         return s[0] != '\0';
     case QN_FIELD_SCHEMA:
         return json_is_true(v) || json_is_object(v);
+    default: /* of other endpoints */
+        return false;
     }
-    return false;
 }
 
 static const char *text_of(const struct qn_api_field *f, const char *value, char out[64]) {

@@ -50,7 +50,9 @@ static void models(void **state) {
         ","
         "\"ffn\":{\"type\":\"swiglu\"},\"sharing\":{\"type\":\"none\"},\"origin\":\"native\",\"exactness\":"
         "\"exact\"},"
-        "\"file_bytes_by_type\":{\"F32\":10,\"Q4_1\":990}}");
+        "\"file_bytes_by_type\":{\"F32\":10,\"Q4_1\":990},\"embedding\":{\"pooling\":\"mean\",\"of\":\"last "
+        "hidden "
+        "state\",\"dimensions\":64,\"normalized\":false}}");
     struct qn_api_model two[2] = {model, model};
     qn_api_models_write(&b, two, 2);
     json_t *root = json_loadb(b.p, b.n, JSON_REJECT_DUPLICATES, NULL), *data = json_object_get(root, "data");

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "api/compare.h"
-#include "api/infer_fields.h"
+#include "api/openai.h"
 #include "api/openapi.h"
 
 static json_t *doc;
@@ -132,15 +132,52 @@ static void compare_fields(void **state) {
     assert_int_equal(json_object_size(at("components/schemas/CompareStructure/properties")), 4);
 }
 
+/* Each table of the OpenAI endpoints, row by row; rows that are the inference's are described alike. */
+static void form_fields(void **state) {
+    (void)state;
+    for (int form = QN_FORM_COMPLETION; form < QN_FORM_COUNT; form++) {
+        const struct qn_api_field *f;
+        char path[96];
+        size_t n = 0;
+        snprintf(path, sizeof path, "components/schemas/%s", qn_api_form_schema((enum qn_api_form)form));
+        json_t *schema = at(path), *props = json_object_get(schema, "properties");
+        assert_true(json_is_false(json_object_get(schema, "additionalProperties")));
+        assert_string_equal(json_string_value(json_array_get(json_object_get(schema, "required"), 0)),
+                            qn_api_form_input((enum qn_api_form)form));
+        for (; (f = qn_api_form_field((enum qn_api_form)form, n)); n++) {
+            json_t *p = json_object_get(props, f->name), *q = NULL;
+            assert_non_null(p);
+            assert_string_equal(json_string_value(json_object_get(p, "description")), f->doc);
+            if (f == qn_api_infer_field(f->name)) {
+                q = json_object_get(at("components/schemas/InferRequest/properties"), f->name);
+                assert_true(json_equal(p, q));
+            }
+        }
+        assert_int_equal(json_object_size(props), n);
+    }
+    assert_non_null(at("paths/~1v1~1chat~1completions/post/responses/200/content/text~1event-stream"));
+    assert_null(at("paths/~1v1~1embeddings/post/responses/200/content/text~1event-stream"));
+    assert_non_null(at("paths/~1v1~1embeddings/post/responses/429"));
+}
+
 static void paths(void **state) {
     (void)state;
-    static const char *const want[] = {"paths/~1v1~1infer/post",       "paths/~1v1~1compare/post",
-                                       "paths/~1v1~1structures/get",   "paths/~1v1~1models/get",
-                                       "paths/~1v1~1models~1{id}/get", "paths/~1tokenize/post",
-                                       "paths/~1detokenize/post",      "paths/~1livez/get",
-                                       "paths/~1readyz/get",           "paths/~1healthz/get",
-                                       "paths/~1health/get",           "paths/~1metrics/get",
-                                       "paths/~1openapi.json/get"};
+    static const char *const want[] = {"paths/~1v1~1infer/post",
+                                       "paths/~1v1~1compare/post",
+                                       "paths/~1v1~1structures/get",
+                                       "paths/~1v1~1models/get",
+                                       "paths/~1v1~1models~1{id}/get",
+                                       "paths/~1tokenize/post",
+                                       "paths/~1detokenize/post",
+                                       "paths/~1livez/get",
+                                       "paths/~1readyz/get",
+                                       "paths/~1healthz/get",
+                                       "paths/~1health/get",
+                                       "paths/~1metrics/get",
+                                       "paths/~1openapi.json/get",
+                                       "paths/~1v1~1completions/post",
+                                       "paths/~1v1~1chat~1completions/post",
+                                       "paths/~1v1~1embeddings/post"};
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
         char path[160];
         if (!at(want[i])) fail_msg("%s is missing", want[i]);
@@ -166,8 +203,11 @@ static void paths(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(header), cmocka_unit_test(references_resolve),
-                                       cmocka_unit_test(fields_with_bounds), cmocka_unit_test(compare_fields),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(header),
+                                       cmocka_unit_test(references_resolve),
+                                       cmocka_unit_test(fields_with_bounds),
+                                       cmocka_unit_test(compare_fields),
+                                       cmocka_unit_test(form_fields),
                                        cmocka_unit_test(paths)};
     return cmocka_run_group_tests_name("api/openapi", tests, load, unload);
 }
