@@ -261,6 +261,13 @@ static int close_class(struct parser *p, uint32_t from, uint32_t *out) {
     if (rc) return rc;
     normalise(re, from);
     uint32_t kept = from, n = re->n_ranges;
+    for (uint32_t i = from; i < n; i++) { /* cut in two around them: at most one range is */
+        uint32_t lo = re->ranges[i].lo, hi = re->ranges[i].hi;
+        if (lo >= 0xD800 || hi <= 0xDFFF) continue;
+        re->ranges[i].hi = 0xD7FF;
+        if ((rc = add_range(p, 0xE000, hi))) return rc;
+    }
+    n = re->n_ranges;
     for (uint32_t i = from; i < n; i++) {
         struct qn_re_range r = re->ranges[i];
         if (p->json && r.lo == 0) r.lo = 1;

@@ -42,7 +42,7 @@ struct qn_re_node {
     uint32_t min, max;
 };
 struct qn_re_range {
-    uint32_t lo, hi; /* code points, sorted, apart */
+    uint32_t lo, hi; /* code points; of one class they are apart */
 };
 struct qn_re { /* zeroed to begin with */
     struct qn_re_node *nodes;

@@ -281,6 +281,23 @@ static void depth_is_bounded(void **state) {
     qn_constraint_unref(c);
 }
 
+/* Surrogates are no characters: their bytes are never allowed, whatever a class leaves out. */
+static void no_surrogates(void **state) {
+    static const char *const rows[] = {"[^a]", ".", "[\\S\\s]", "[a-\\uffff]", "[\\ud7ff-\\ue000]"};
+    static const int32_t lead[] = {0xED};
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct qn_constraint *c = made(byte_lexicon, rows[i], false);
+        struct qn_cursor cur;
+        const uint64_t *mask;
+        qn_cursor_init(&cur, false);
+        assert_int_equal(qn_cursor_mask(c, &cur, &(struct qn_cursor_at){lead, 1}, &mask), QN_OK);
+        for (uint32_t b = 0xA0; b <= 0xBF; b++) assert_false(bit(mask, b));
+        assert_true(bit(mask, 0x9F));
+        qn_constraint_unref(c);
+    }
+}
+
 static void first_blank(void **state) {
     static const int32_t blank[] = {' ', 'a'};
     struct qn_cursor cur;
@@ -420,7 +437,8 @@ int main(void) {
     setlocale(LC_ALL, "C.UTF-8"); /* for regexec */
     const struct CMUnitTest tests[] = {cmocka_unit_test(golden),           cmocka_unit_test(walks_match),
                                        cmocka_unit_test(json_walks_parse), cmocka_unit_test(depth_is_bounded),
-                                       cmocka_unit_test(first_blank),      cmocka_unit_test(refused),
-                                       cmocka_unit_test(hostile),          cmocka_unit_test(forgetting)};
+                                       cmocka_unit_test(no_surrogates),    cmocka_unit_test(first_blank),
+                                       cmocka_unit_test(refused),          cmocka_unit_test(hostile),
+                                       cmocka_unit_test(forgetting)};
     return cmocka_run_group_tests_name("model/constrain", tests, set_up, tear_down);
 }
