@@ -78,7 +78,7 @@ export async function fill() {
     for await (const chunk of reply.body) void chunk;
   };
   before.push(one().catch(() => {}));
-  await until("a running request", async () => (await running(limited)) === 1);
+  await busy();
   before.push(one().catch(() => {}));
   await until("a waiting request", async () => (await metric(limited, "quern_queue_depth")) === 1);
   return async () => {
@@ -95,9 +95,11 @@ export function retriedOnce(seen, honours = true) {
   if (honours) assert(seen[1].at - seen[0].at >= 1000 * seen[0].retryAfter - 5, "the retry came too early");
 }
 
-// Once a request runs and one waits on the limited server: SIGTERM. Its drain time is short, so both end with an error.
+// A request runs on the limited server. (The headers of a stream come while it still waits.)
+export const busy = () => until("a running request", async () => (await running(limited)) === 1);
+
+// Once another waits on the limited server: SIGTERM. Its drain time is short, so both end with an error.
 export async function drain() {
-  await until("a running request", async () => (await running(limited)) === 1);
   await until("a waiting request", async () => (await metric(limited, "quern_queue_depth")) === 1);
   process.kill(limitedPid, "SIGTERM");
 }

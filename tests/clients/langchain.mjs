@@ -3,7 +3,7 @@ import { AIMessage, HumanMessage, SystemMessage } from "@langchain/core/messages
 import { ChatOpenAI, OpenAI, OpenAIEmbeddings } from "@langchain/openai";
 import { z } from "zod";
 import {
-  assert, chatModel, check, checkUsage, done, drain, endless, fill, key, limited, main, question, recording, refused,
+  assert, busy, chatModel, check, checkUsage, done, drain, endless, fill, key, limited, main, question, recording, refused,
   retriedOnce, running, unit, until,
 } from "./check.mjs";
 
@@ -147,6 +147,7 @@ await check("503 while draining, and an error in mid-stream", async () => {
   const broken = assert.rejects(async () => {
     for await (const piece of await long.stream(endless)) void piece;
   }, (e) => e.code === "draining");
+  await busy();
   const whole = raises(503, () => long.invoke(endless));
   await drain();
   assert.equal((await whole).code, "draining");

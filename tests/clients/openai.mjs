@@ -1,7 +1,7 @@
 // The official openai package for Node. Usage: node openai.mjs openai|openai-6
 import { z } from "zod";
 import {
-  assert, chatModel, check, checkTimings, checkUsage, done, drain, endless, fill, key, limited, main, question,
+  assert, busy, chatModel, check, checkTimings, checkUsage, done, drain, endless, fill, key, limited, main, question,
   recording, refused, retriedOnce, running, unit, until,
 } from "./check.mjs";
 
@@ -227,6 +227,7 @@ await check("429 is a RateLimitError, and a retry waits for Retry-After", async 
 await check("503 while draining is an InternalServerError, and an APIError in mid-stream", async () => {
   const long = { model: chatModel, prompt: endless, max_tokens: 4000, ignore_eos: true };
   const stream = await tight().completions.create({ ...long, stream: true });
+  await busy();
   const whole = raises(OpenAI.InternalServerError, 503, () => tight().completions.create(long));
   const broken = assert.rejects(async () => {
     for await (const chunk of stream) void chunk;

@@ -340,9 +340,10 @@ def _():
         with raises(openai.InternalServerError, 503) as e:
             tight().completions.create(**long)
         errors.extend(e)
+    until("a running request", lambda: running(LIMITED) == 1)  # the headers of a stream come while it still waits
     other = threading.Thread(target=whole)
     other.start()
-    until("a running and a waiting request", lambda: metric(LIMITED, "quern_queue_depth") == 1)
+    until("a waiting request", lambda: metric(LIMITED, "quern_queue_depth") == 1)
     os.kill(int(os.environ["QUERN_LIMITED_PID"]), signal.SIGTERM)
     try:
         for _chunk in stream:

@@ -3,7 +3,7 @@ import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { APICallError, embedMany, generateText, Output, streamText } from "ai";
 import { z } from "zod";
 import {
-  assert, chatModel, check, checkTimings, checkUsage, done, drain, endless, fill, key, limited, main, question, recording,
+  assert, busy, chatModel, check, checkTimings, checkUsage, done, drain, endless, fill, key, limited, main, question, recording,
   refused, retriedOnce, running, unit, until,
 } from "./check.mjs";
 
@@ -156,6 +156,7 @@ await check("503 while draining, and an error in mid-stream", async () => {
   };
   const errors = [];
   const broken = streamText({ ...long, onError: ({ error }) => errors.push(error) }).consumeStream();
+  await busy();
   const whole = raises(503, () => generateText(long));
   await drain();
   const { error, body } = await whole;
