@@ -2,7 +2,7 @@
 # Runs the test suites: tests/run.sh short | full | asan | ubsan | tsan. Called by the Makefile.
 #   short  everything that CI runs: asan build of all C tests and the HTTP tests, golden models on the release
 #          build, tokenizers against Hugging Face, a short thread-sanitizer pass
-#   full   the same at full length
+#   full   the same at full length, and lm-evaluation-harness
 # Each C test is a process of its own with a time limit. The last line is `N passed, N failed`.
 set -u
 cd "$(dirname "$0")/.." || exit 2

@@ -41,6 +41,7 @@ export async function metric(url, name, label = "") {
 }
 
 export const running = (url) => metric(url, "quern_running");
+const waiting = () => metric(limited, "quern_queue_depth");
 export const refused = (url) => metric(url, "quern_refused_total", "queue_full");
 
 export async function until(what, test) {
@@ -80,11 +81,11 @@ export async function fill() {
   before.push(one().catch(() => {}));
   await busy();
   before.push(one().catch(() => {}));
-  await until("a waiting request", async () => (await metric(limited, "quern_queue_depth")) === 1);
+  await until("a waiting request", async () => (await waiting()) === 1);
   return async () => {
     stop.abort();
     await Promise.all(before);
-    await until("an empty server", async () => (await running(limited)) + (await metric(limited, "quern_queue_depth")) === 0);
+    await until("an empty server", async () => (await running(limited)) === 0 && (await waiting()) === 0);
   };
 }
 
@@ -100,7 +101,7 @@ export const busy = () => until("a running request", async () => (await running(
 
 // Once another waits on the limited server: SIGTERM. Its drain time is short, so both end with an error.
 export async function drain() {
-  await until("a waiting request", async () => (await metric(limited, "quern_queue_depth")) === 1);
+  await until("a waiting request", async () => (await waiting()) === 1);
   process.kill(limitedPid, "SIGTERM");
 }
 

@@ -40,7 +40,8 @@ def main():
         for script in os.listdir(HERE):  # Node looks for packages beside the script
             if script.endswith(".mjs"):
                 shutil.copy(os.path.join(HERE, script), modules)
-        scripts = [(f"openai for Node, {n}", ["node", os.path.join(modules, "openai.mjs"), n]) for n in ("openai", "openai-6")]
+        scripts = [(f"openai for Node, {n}", ["node", os.path.join(modules, "openai.mjs"), n])
+                   for n in ("openai", "openai-6")]
         scripts.append(("openai for Python", [python, os.path.join(HERE, "openai_client.py")]))
         scripts.append(("Vercel ai", ["node", os.path.join(modules, "vercel.mjs")]))
         scripts.append(("LangChain", ["node", os.path.join(modules, "langchain.mjs")]))

@@ -3,8 +3,8 @@ import { AIMessage, HumanMessage, SystemMessage } from "@langchain/core/messages
 import { ChatOpenAI, OpenAI, OpenAIEmbeddings } from "@langchain/openai";
 import { z } from "zod";
 import {
-  assert, busy, chatModel, check, checkUsage, done, drain, endless, fill, key, limited, main, question, recording, refused,
-  retriedOnce, running, unit, until,
+  assert, busy, chatModel, check, checkUsage, done, drain, endless, fill, key, limited, main, question, recording,
+  refused, retriedOnce, running, unit, until,
 } from "./check.mjs";
 
 const at = (url, fetch) => ({ baseURL: `${url}/v1`, ...(fetch && { fetch }) });
@@ -125,8 +125,8 @@ await check("413", async () => {
 });
 await check("structured output", async () => {
   const schema = z.object({ colour: z.enum(["red", "green", "blue"]), warm: z.boolean() });
-  const r = await chat({ maxTokens: 200 }).withStructuredOutput(schema, { method: "jsonSchema", strict: true }).invoke(question);
-  schema.parse(r);
+  const llm = chat({ maxTokens: 200 }).withStructuredOutput(schema, { method: "jsonSchema", strict: true });
+  schema.parse(await llm.invoke(question));
 });
 await check("429, and a retry", async () => {
   const before = await refused(limited);

@@ -106,7 +106,8 @@ await check("stream a completion", async () => {
   assert.equal(text, whole.choices[0].text);
 });
 await check("usage chunk only when asked for", async () => {
-  const stream = await client.chat.completions.create({ ...ask, stream: true, stream_options: { include_usage: true } });
+  const options = { stream: true, stream_options: { include_usage: true } };
+  const stream = await client.chat.completions.create({ ...ask, ...options });
   const chunks = [];
   for await (const chunk of stream) chunks.push(chunk);
   const last = chunks.pop();
@@ -129,7 +130,8 @@ await check("logprobs", async () => {
     assert(t.logprob <= 0 && t.top_logprobs.length === 3 && t.top_logprobs[0].logprob === t.logprob);
     assert.deepEqual(Buffer.from(t.bytes).toString("utf8"), t.token);
   }
-  const c = await client.completions.create({ model: "grist", prompt: "ROMEO:", max_tokens: 4, temperature: 0, logprobs: 2 });
+  const c = await client.completions.create({
+    model: "grist", prompt: "ROMEO:", max_tokens: 4, temperature: 0, logprobs: 2 });
   const l = c.choices[0].logprobs;
   assert.equal(l.tokens.join(""), c.choices[0].text);
   assert(l.top_logprobs.every((t) => Object.keys(t).length === 2));
@@ -165,7 +167,8 @@ await check("abort in mid-stream frees the slot", async () => {
   await until("the slot is free", async () => (await running(main)) === 0);
 });
 await check("400 names the field", async () => {
-  const e = await raises(OpenAI.BadRequestError, 400, () => client.chat.completions.create({ ...ask, temperature: -1 }));
+  const e = await raises(OpenAI.BadRequestError, 400, () =>
+    client.chat.completions.create({ ...ask, temperature: -1 }));
   assert.equal(e.param, "temperature");
   assert.equal(e.type, "invalid_request_error");
   const b = await raises(OpenAI.BadRequestError, 400, () =>
@@ -187,7 +190,8 @@ await check("401", async () => {
   assert.equal(e.code, "invalid_api_key");
 });
 await check("404", async () => {
-  const e = await raises(OpenAI.NotFoundError, 404, () => client.chat.completions.create({ ...ask, model: "org/none:q4" }));
+  const e = await raises(OpenAI.NotFoundError, 404, () =>
+    client.chat.completions.create({ ...ask, model: "org/none:q4" }));
   assert.equal(e.code, "model_not_found");
   await raises(OpenAI.NotFoundError, 404, () => client.models.retrieve("org/none:q4"));
   await raises(OpenAI.NotFoundError, 404, () => client.get("/nowhere"));

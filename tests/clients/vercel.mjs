@@ -3,8 +3,8 @@ import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { APICallError, embedMany, generateText, Output, streamText } from "ai";
 import { z } from "zod";
 import {
-  assert, busy, chatModel, check, checkTimings, checkUsage, done, drain, endless, fill, key, limited, main, question, recording,
-  refused, retriedOnce, running, unit, until,
+  assert, busy, chatModel, check, checkTimings, checkUsage, done, drain, endless, fill, key, limited, main, question,
+  recording, refused, retriedOnce, running, unit, until,
 } from "./check.mjs";
 
 const make = (options) => createOpenAICompatible({
@@ -120,7 +120,8 @@ await check("400 when the context is exceeded", async () => {
   assert.equal(body.code, "context_length_exceeded");
 });
 await check("401", async () => {
-  const { body } = await raises(401, () => generateText({ ...ask, model: make({ apiKey: "wrong-key-0000" }).chatModel(chatModel) }));
+  const stranger = make({ apiKey: "wrong-key-0000" });
+  const { body } = await raises(401, () => generateText({ ...ask, model: stranger.chatModel(chatModel) }));
   assert.equal(body.code, "invalid_api_key");
 });
 await check("404", async () => {

@@ -96,17 +96,17 @@ def agree(program, server, model):
         results, samples = harness(program, server, model, out)
     scorer = Scorer(server, model)
     right = right_norm = 0
-    worst = (0.0, 0.0, 0.0)
+    pairs = []
     docs = rows("choice.jsonl")
     for doc, sample in zip(docs, samples["quern_choice"]):
         context = f"Question: {doc['question']}\nAnswer:"
         ours = [scorer.continuation(context, " " + choice) for choice in doc["choices"]]
         theirs = [float(r[0][0]) if isinstance(r[0], list) else float(r[0]) for r in sample["resps"]]
-        worst = max([worst] + [(abs(a - b), a, b) for a, b in zip(theirs, ours)])
+        pairs += zip(theirs, ours)
         right += ours.index(max(ours)) == doc["answer"]
         norm = [p / len(c) for p, c in zip(ours, doc["choices"])]
         right_norm += norm.index(max(norm)) == doc["answer"]
-    check(f"{model} log-probability of an answer that differs most", *worst[1:])
+    check(f"{model} log-probability of an answer that differs most", *max(pairs, key=lambda p: abs(p[0] - p[1])))
     check(f"{model} quern_choice acc", results["quern_choice"]["acc,none"], right / len(docs))
     check(f"{model} quern_choice acc_norm", results["quern_choice"]["acc_norm,none"], right_norm / len(docs))
     texts = [doc["text"] for doc in rows("text.jsonl")]
