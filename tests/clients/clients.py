@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "http"))
@@ -20,8 +21,10 @@ KEY = "key-of-the-client-tests"
 
 def run(name, command, env, log):
     print(f"-- {name}", flush=True)
+    begun = time.monotonic()
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900)
     print(done.stdout, end="")
+    print(f"   {time.monotonic() - begun:.0f} s", flush=True)
     counts = re.findall(r"^(\d+) passed, (\d+) failed$", done.stdout, re.M)
     passed, failed = map(int, counts[-1]) if counts else (0, 1)
     if done.returncode and not failed:

@@ -20,7 +20,8 @@ from pydantic import BaseModel
 KEY, MAIN, LIMITED = (os.environ[k] for k in ("QUERN_KEY", "QUERN_MAIN", "QUERN_LIMITED"))
 CHAT = os.environ["QUERN_CHAT_MODEL"]
 ENDLESS = " ".join(str(i) for i in range(1, 17))
-ASK = {"model": CHAT, "messages": [{"role": "user", "content": "Name three colours."}], "temperature": 0, "max_tokens": 12}
+QUESTION = {"role": "user", "content": "Name three colours."}
+ASK = {"model": CHAT, "messages": [QUESTION], "temperature": 0, "max_tokens": 12}
 ON = {"ignore_eos": True}
 
 passed = failed = 0
@@ -135,8 +136,9 @@ def _():
 def _():
     r = client.chat.completions.create(
         model=CHAT, temperature=0, max_completion_tokens=4, user="somebody", metadata={"a": "b"}, store=False,
-        messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "Hello"}]},
-                  {"role": "assistant", "content": "Hi."}, ASK["messages"][0]])
+        messages=[{"role": "system", "content": "Be brief."},
+                  {"role": "user", "content": [{"type": "text", "text": "Hello"}]},
+                  {"role": "assistant", "content": "Hi."}, QUESTION])
     assert r.usage.completion_tokens == 4 and r.choices[0].finish_reason == "length"
 
 
@@ -320,7 +322,10 @@ def _():
         assert wait >= 1
         done = []
         start = time.monotonic()
-        later = threading.Thread(target=lambda: done.append((tight(2).chat.completions.create(**ASK), time.monotonic())))
+
+        def ask():
+            done.append((tight(2).chat.completions.create(**ASK), time.monotonic()))
+        later = threading.Thread(target=ask)
         later.start()
         until("the first try is refused", lambda: refused() == before + 2)
     finally:

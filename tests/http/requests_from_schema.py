@@ -168,7 +168,8 @@ def broken(draw, spec, schema, good):
         field = draw(st.sampled_from(numeric or sorted(fields)))
         body[field] = draw(st.sampled_from(NUMBERS + [fields[field].get("maximum", 0) + 1]))
     elif kind == "unknown":
-        field = draw(st.sampled_from(["x", "", "modell", "max_token", "Stream", "é", "a" * 300, "__proto__", field[::-1]]))
+        field = draw(st.sampled_from(["x", "", "modell", "max_token", "Stream", "é", "a" * 300, "__proto__",
+                                      field[::-1]]))
         body[field] = draw(st.sampled_from(JUNK))
     elif kind == "missing":
         field = draw(st.sampled_from(schema.get("required") or [field]))
@@ -189,7 +190,8 @@ def broken(draw, spec, schema, good):
     elif kind == "utf8":
         whole = json.dumps(body).encode()
         at = draw(st.integers(0, len(whole)))
-        raw = whole[:at] + draw(st.sampled_from([b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\0"])) + whole[at:]
+        bad = draw(st.sampled_from([b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\0"]))
+        raw = whole[:at] + bad + whole[at:]
     elif kind == "twice":
         whole = json.dumps(body)
         raw = ("{" + json.dumps(field) + ":" + json.dumps(draw(st.sampled_from(JUNK))) + ("," if body else "")

@@ -66,7 +66,8 @@ def check_body(spec, operation, reply):
 
 def check_events(spec, schema, text):
     """Data lines are objects that the description of the stream names, or an error; [DONE] comes last."""
-    names = [n for n in re.findall(r"\b[A-Z]\w+", schema.get("description", "")) if n in spec.doc["components"]["schemas"]]
+    known = spec.doc["components"]["schemas"]
+    names = [n for n in re.findall(r"\b[A-Z]\w+", schema.get("description", "")) if n in known]
     assert names, "the document doesn't say what the stream's events are"
     refs = [{"$ref": f"#/components/schemas/{n}"} for n in sorted(set(names) | {"Error"})]
     lines = [line for line in text.splitlines() if line and not line.startswith(":")]
@@ -137,12 +138,14 @@ def test_every_response_is_what_the_document_says(served, spec, capfd):
     def run(data):
         sent = data.draw(request(spec))
         headers = {"content-type": "application/json"} if sent["body"] is not None else None
-        reply = session.request(sent["method"], served.url + sent["url"], data=sent["body"], headers=headers, timeout=60)
+        url = served.url + sent["url"]
+        reply = session.request(sent["method"], url, data=sent["body"], headers=headers, timeout=60)
         seen[sent["path"], reply.status_code] += 1
         try:
             check(spec, sent, reply)
         except Exception as why:
-            raise AssertionError(f"seed {SEED}: {sent}\nanswer {reply.status_code}: {reply.text[:2000]}\n{why}") from why
+            answer = f"answer {reply.status_code}: {reply.text[:2000]}"
+            raise AssertionError(f"seed {SEED}: {sent}\n{answer}\n{why}") from why
 
     import requests
     with requests.Session() as session:

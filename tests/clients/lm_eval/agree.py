@@ -71,10 +71,11 @@ def harness(program, server, model, out):
     arguments = (f"model={model},base_url={server.url}/v1/completions,tokenizer_backend=remote,tokenized_requests=True,"
                  "num_concurrent=1,max_length=1024,max_retries=1")
     done = subprocess.run(
-        [program, "run", "--model", "local-completions", "--model_args", arguments, "--tasks", "quern_choice,quern_text",
-         "--include_path", HERE, "--batch_size", "8", "--log_samples", "--output_path", out],
-        cwd=HERE, env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": os.path.join(out, "hf"),
-                       "PYTHONWARNINGS": "ignore", "TOKENIZERS_PARALLELISM": "false"},
+        [program, "run", "--model", "local-completions", "--model_args", arguments,
+         "--tasks", "quern_choice,quern_text", "--include_path", HERE, "--batch_size", "8", "--log_samples",
+         "--output_path", out],
+        cwd=HERE, env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
+                       "HF_HOME": os.path.join(out, "hf"), "PYTHONWARNINGS": "ignore"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=1800)
     if done.returncode:
         raise AssertionError(f"lm_eval ended with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
@@ -112,8 +113,9 @@ def agree(program, server, model):
     texts = [doc["text"] for doc in rows("text.jsonl")]
     log_prob = sum(scorer.text(text) for text in texts)
     size = sum(len(text.encode()) for text in texts)
-    check(f"{model} quern_text bits_per_byte", results["quern_text"]["bits_per_byte,none"], -log_prob / size / math.log(2))
-    check(f"{model} quern_text byte_perplexity", results["quern_text"]["byte_perplexity,none"], math.exp(-log_prob / size))
+    found = results["quern_text"]
+    check(f"{model} quern_text bits_per_byte", found["bits_per_byte,none"], -log_prob / size / math.log(2))
+    check(f"{model} quern_text byte_perplexity", found["byte_perplexity,none"], math.exp(-log_prob / size))
 
 
 def main():
