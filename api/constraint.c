@@ -34,7 +34,7 @@ int qn_api_constraint_regex(struct qn_api_constraint *c, const json_t *v, const 
 
 /* jansson's own writer allocates on the way, which an open document has no memory for (jload.c). The loader
  * has bounded the depth. */
-static void dump(struct qn_buf *b, json_t *v) {
+void qn_api_json_text(struct qn_buf *b, json_t *v) {
     const char *key;
     json_t *item;
     bool first = true;
@@ -46,7 +46,7 @@ static void dump(struct qn_buf *b, json_t *v) {
             first = false;
             qn_buf_json_str(b, key, strlen(key));
             qn_buf_str(b, ":");
-            dump(b, item);
+            qn_api_json_text(b, item);
         }
         qn_buf_str(b, "}");
         break;
@@ -54,7 +54,7 @@ static void dump(struct qn_buf *b, json_t *v) {
         qn_buf_str(b, "[");
         for (size_t i = 0; i < json_array_size(v); i++) {
             if (i) qn_buf_str(b, ",");
-            dump(b, json_array_get(v, i));
+            qn_api_json_text(b, json_array_get(v, i));
         }
         qn_buf_str(b, "]");
         break;
@@ -94,7 +94,7 @@ int qn_api_constraint_schema(struct qn_api_constraint *c, const json_t *v, const
         c->kind = QN_CONSTRAIN_JSON;
         return 0;
     }
-    dump(&b, (json_t *)(uintptr_t)v); /* jansson's loops want no const */
+    qn_api_json_text(&b, (json_t *)(uintptr_t)v); /* jansson's loops want no const */
     bool short_of_memory = b.failed;
     if (short_of_memory || b.n > QN_API_MAX_SCHEMA) {
         qn_buf_free(&b);
@@ -102,6 +102,6 @@ int qn_api_constraint_schema(struct qn_api_constraint *c, const json_t *v, const
         return qn_api_fail(err, QN_API_INVALID, param, "\"%s\" is larger than %d bytes of compact JSON",
                            param, QN_API_MAX_SCHEMA);
     }
-    *c = (struct qn_api_constraint){QN_CONSTRAIN_SCHEMA, b.p, b.n};
+    *c = (struct qn_api_constraint){.kind = QN_CONSTRAIN_SCHEMA, .text = b.p, .n = b.n};
     return 0;
 }

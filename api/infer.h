@@ -59,6 +59,7 @@ struct qn_api_constraint {
     enum qn_api_constrain kind;
     char *text; /* owned, NUL-terminated: the expression, or the JSON text of the schema; NULL otherwise */
     size_t n;
+    const char *param; /* constant: the field that errors name; NULL: regex or json_schema */
 };
 
 struct qn_api_infer {

@@ -22,7 +22,7 @@ static const struct qn_api_field fields[] = {
      AT(sharing), 0},
     {"convert", QN_FIELD_BOOL, 0, 0, false, QN_FOR_ALL, "false",
      "Also allow approximate and untrained conversions; exact ones need no leave.", AT(convert), 0},
-    {"sequence", QN_FIELD_SEQUENCE, 0, 2147483647, false, QN_FOR_ALL, NULL,
+    {"sequence", QN_FIELD_SEQUENCE, 1, QN_API_MAX_OUTPUTS, false, QN_FOR_ALL, NULL,
      "Text, an array of token ids, or an array of texts and arrays of ids (a batch). Never empty; text may "
      "not hold "
      "the character U+0000.",

@@ -39,7 +39,8 @@ enum { /* tasks in which a field has a meaning */
 struct qn_api_field {
     const char *name;
     enum qn_field_type type;
-    double min, max; /* numbers: the value; stop: bytes of one string; both inclusive unless min_open */
+    double min, max; /* numbers: the value; stop: bytes of one string; sequence: how many; both inclusive
+                        unless min_open */
     bool min_open;   /* min itself is not allowed */
     unsigned tasks;  /* QN_FOR_…; elsewhere only the default (or 0 or false) may be given */
     const char *def; /* default as JSON text; NULL: none */

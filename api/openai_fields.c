@@ -37,7 +37,7 @@
 
 static const struct qn_api_field completion[] = {
     TARGET,
-    {"prompt", QN_FIELD_SEQUENCE, 0, 2147483647, false, QN_FOR_ALL, NULL,
+    {"prompt", QN_FIELD_SEQUENCE, 1, QN_API_MAX_OUTPUTS, false, QN_FOR_ALL, NULL,
      "Text, an array of token ids, or an array of texts and arrays of ids. Never empty; text may not hold "
      "the character U+0000.",
      RUN(seqs), 0},
@@ -138,7 +138,7 @@ static const char *const chat_shared[] = {"n",
 
 static const struct qn_api_field embedding[] = {
     TARGET,
-    {"input", QN_FIELD_SEQUENCE, 0, 2147483647, false, QN_FOR_ALL, NULL,
+    {"input", QN_FIELD_SEQUENCE, 1, QN_API_MAX_INPUTS, false, QN_FOR_ALL, NULL,
      "Text, an array of token ids, or an array of texts and arrays of ids. Never empty; text may not hold "
      "the character U+0000.",
      RUN(seqs), 0},

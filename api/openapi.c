@@ -97,7 +97,7 @@ static void type_of(struct qn_buf *b, const struct qn_api_field *f) {
         break;
     case QN_FIELD_SEQUENCE:
         q(b, "'anyOf':[{'$ref':'#/components/schemas/Sequence'},{'type':'array','minItems':1,'maxItems':");
-        qn_buf_json_int(b, QN_API_MAX_OUTPUTS);
+        qn_buf_json_num(b, f->max, 0);
         q(b, ",'items':{'$ref':'#/components/schemas/Sequence'}}]");
         break;
     case QN_FIELD_STOP:
@@ -386,7 +386,10 @@ static const char schemas_out[] =
     "'file_bytes_by_type':{'type':'object','additionalProperties':{'type':'integer'}},"
     "'embedding':{'type':'object','description':'What an embedding is made of.','required':['pooling','of',"
     "'dimensions','normalized'],'properties':{'pooling':{'const':'mean'},'of':{'type':'string'},"
-    "'dimensions':{'type':'integer'},'normalized':{'type':'boolean'}}}}},"
+    "'dimensions':{'type':'integer'},'normalized':{'type':'boolean'}}},"
+    "'state_budget_bytes':{'type':'integer'},'chat_template':{'type':['string','null']},"
+    "'structures':{'type':'object','description':'By slot, what it can run and how exact that is.',"
+    "'additionalProperties':{'type':'object','additionalProperties':{'type':'string'}}}}},"
     "'ModelList':{'type':'object','required':['object','data'],'properties':{'object':{'const':'list'},"
     "'data':{'type':'array','items':{'$ref':'#/components/schemas/Model'}}}},"
     "'StructureEntry':{'type':'object','required':['slot','structure','origin','exactness','why','causal','"
@@ -418,6 +421,18 @@ static const char schemas_out[] =
     "'count':{'type':'integer'},'max_model_len':{'type':'integer'},"
     "'tokens':{'type':'array','items':{'$ref':'#/components/schemas/TokenId'}},"
     "'pieces':{'type':'array','items':{'type':'string'}}}},"
+    "'TokenizerInfo':{'type':'object','required':['model','tokenizer_class','vocab_size','model_max_length',"
+    "'add_bos_token','add_eos_token','bos_token','eos_token','unk_token','pad_token','chat_template'],"
+    "'properties':{'model':{'type':'string'},'tokenizer_class':{'type':'string'},"
+    "'vocab_size':{'type':'integer'},'model_max_length':{'type':'integer'},"
+    "'add_bos_token':{'type':'boolean'},'add_eos_token':{'type':'boolean'},"
+    "'bos_token':{'type':['string','null']},'bos_token_id':{'type':['integer','null']},"
+    "'eos_token':{'type':['string','null']},'eos_token_id':{'type':['integer','null']},"
+    "'unk_token':{'type':['string','null']},'unk_token_id':{'type':['integer','null']},"
+    "'pad_token':{'type':['string','null']},'pad_token_id':{'type':['integer','null']},"
+    "'chat_template':{'type':['string','null'],'description':'The checkpoint\u2019s own text.'},"
+    "'chat_template_name':{'type':['string','null'],'description':'The format that chats are written in; "
+    "null: none is known.'}}},"
     "'DetokenizeReply':{'type':'object','required':['prompt','text'],'properties':{'prompt':{'type':'string'}"
     ","
     "'text':{'type':'string'}}},"
@@ -515,6 +530,8 @@ static const struct operation operations[] = {
      NULL, false},
     {"/detokenize", "post", "detokenize", "Token ids to text", "DetokenizeRequest", "DetokenizeReply", false,
      true, NULL, false},
+    {"/tokenizer_info", "get", "tokenizerInfo", "Special tokens and chat template of a model", NULL,
+     "TokenizerInfo", false, true, NULL, false},
     {"/livez", "get", "livez", "The process answers", NULL, NULL, true, false, NULL, false},
     {"/readyz", "get", "readyz", "Models are loaded and work is accepted", NULL, NULL, true, false, NULL,
      true},
@@ -597,6 +614,9 @@ static void operation(struct qn_buf *b, const struct operation *o) {
         q(b, ",{'name':'id','in':'path','required':true,'schema':{'type':'string'},'description':'Id of a "
              "model, "
              "percent-encoded where needed.'}");
+    if (strcmp(o->path, "/tokenizer_info") == 0)
+        q(b, ",{'name':'model','in':'query','required':false,'schema':{'type':'string'},'description':'Id of "
+             "a model; the first one when not given.'}");
     q(b, "],");
     if (o->request) {
         q(b, "'requestBody':{'required':true,'content':{'application/json':{'schema':");

@@ -173,7 +173,7 @@ static int submit(struct run *r) {
     unsigned retry = 0;
     struct qn_job_options jo = {.t_received_ns = qn_now_ns()};
     r->req.stream = r->req.task == QN_TASK_GENERATE; /* token events, printed as they come */
-    if (qn_job_new(&r->local.models, &r->req, &jo, &r->job, &err) ||
+    if (qn_job_new(&r->local.models, &r->req, &jo, &r->job, &err) || qn_job_prepare(r->job, &err) ||
         qn_engine_submit(r->local.engine, r->job, &err, &retry)) {
         fprintf(stderr, "quern: %s\n", err.msg);
         return err.code == QN_API_INTERNAL || err.code == QN_API_OUT_OF_MEMORY ? 1 : 2;

@@ -377,12 +377,15 @@ int qn_engine_submit(struct qn_engine *e, struct qn_job *j, struct qn_api_err *e
                            qn_model_state(j->model).budget);
     j->run = new_record(e, j, tokens);
     if (!j->run) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
+    uint32_t pool = j->run->pool;
     if (enter_queue(e, j, tokens, err, after)) {
+        if (err->code == QN_API_QUEUE_FULL) qn_metrics_model_add(e->opt.metrics, pool, QN_MC_REFUSED, 1);
         qn_job_run_free(j->run);
         j->run = NULL;
         return -1;
     }
     if (!j->quiet) qn_metrics_add(e->opt.metrics, by_task[j->req.task], 1);
+    if (!j->quiet) qn_metrics_model_add(e->opt.metrics, pool, QN_MC_REQUESTS, 1);
     return 0;
 }
 

@@ -3,6 +3,7 @@
  *   engine.c        public calls, thread, intake, cancels and deadlines, parking
  *   engine_seq.c    one sequence: queue, admission, fork, preemption, end
  *   engine_step.c   snapshot -> qn_sched_step -> qn_step_run -> rows -> tokens
+ *   engine_mask.c   what the text of an output may be, before each token
  *   engine_draft.c  guesses of what a sequence goes on with, and what came of them
  *   engine_fidelity.c  an output held against a baseline structure, teacher-forced
  *   engine_done.c   a job's end: timings, cost, DONE event
@@ -81,6 +82,8 @@ struct qn_run { /* one output on its way */
     bool no_memory;     /* a row callback could not store its result */
     struct qn_sampled sampled;
     struct qn_text_out text;
+    struct qn_cursor cursor;     /* its place in job->constraint */
+    int mask_rc;                 /* why the constraint could not be followed, or QN_OK */
     struct qn_speculation *spec; /* owned, or NULL */
     struct qn_fidelity_run fid;
     /* measurements */
@@ -208,6 +211,17 @@ void qn_run_sample(struct qn_engine *e, struct qn_run *r, float *logits, uint32_
 bool qn_run_hist_room(struct qn_run *r, uint32_t n);
 /* One more token, r->sampled: text, stop conditions, event; it may end the output. */
 void qn_run_accept(struct qn_engine *e, struct qn_run *r);
+
+/* engine_mask.c */
+/* qn_sample, of the tokens that r's constraint allows after the first n generated ones. */
+void qn_mask_sample(struct qn_run *r, const struct qn_sampling *p, struct qn_sample_input *in,
+                    struct qn_sampled *out);
+/* Is the text complete, so that nothing can follow? */
+bool qn_mask_done(struct qn_run *r);
+/* How many of n guesses the constraint allows. */
+uint32_t qn_mask_guesses(const struct qn_run *r, uint32_t n);
+/* Ends a job of which a constraint could not be followed. */
+void qn_mask_check(struct qn_engine *e, struct qn_job_run *js);
 
 /* engine_draft.c */
 /* Guesses for r's next step, made once per token: how many, and what their state takes beyond its row's. */

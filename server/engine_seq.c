@@ -139,6 +139,7 @@ static bool init_run(struct qn_engine *e, struct qn_job_run *js, struct qn_run *
     }
     qn_text_out_init(&r->text, (const char *const *)j->req.stop, j->req.stop_len, j->req.n_stop,
                      generate && qn_job_starts_text(j, o));
+    qn_cursor_init(&r->cursor, generate && qn_job_starts_text(j, o));
     return true;
 }
 
@@ -290,6 +291,7 @@ static int take_state(struct qn_engine *e, struct qn_run *r, struct qn_err *err)
         r->out->cached_tokens = cached;
         r->key->served += (uint64_t)(r->n_hist - cached) * QN_SCHED_PROMPT_WEIGHT;
         qn_metrics_add(e->opt.metrics, QN_C_CACHED_TOKENS, cached);
+        qn_metrics_model_add(e->opt.metrics, r->pool, QN_MC_CACHED_TOKENS, cached);
     }
     return QN_OK;
 }

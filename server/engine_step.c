@@ -55,7 +55,10 @@ void qn_run_sample(struct qn_engine *e, struct qn_run *r, float *logits, uint32_
                                  .choice = r->out->choice,
                                  .position = pos + 1,
                                  .work = e->sample_work};
-    qn_sample(&p, &in, out);
+    if (j->constraint)
+        qn_mask_sample(r, &p, &in, out);
+    else
+        qn_sample(&p, &in, out);
 }
 
 static void sample(struct qn_engine *e, struct qn_run *r, float *logits, uint32_t pos) {
@@ -195,6 +198,7 @@ static void time_token(struct qn_engine *e, struct qn_run *r) {
     r->last_ns = now;
     r->key->served += QN_SCHED_OUTPUT_WEIGHT;
     qn_metrics_add(m, QN_C_GENERATED_TOKENS, 1);
+    qn_metrics_model_add(m, r->pool, QN_MC_GENERATED_TOKENS, 1);
 }
 
 void qn_run_accept(struct qn_engine *e, struct qn_run *r) {
@@ -203,6 +207,7 @@ void qn_run_accept(struct qn_engine *e, struct qn_run *r) {
     size_t from = o->text.n;
     int32_t id = r->sampled.id;
     enum qn_finish finish = QN_FINISH_NONE;
+    if (r->mask_rc) return; /* the token means nothing, and the job ends after this step */
     if (!store_token(r, id)) {
         r->no_memory = true;
         return;
@@ -210,7 +215,7 @@ void qn_run_accept(struct qn_engine *e, struct qn_run *r) {
     time_token(e, r);
     struct qn_str_ref piece = qn_model_piece(j->model, id, false);
     int stop = qn_text_out_push(&r->text, piece.p, piece.n, &o->text);
-    if (stop > 0 || (qn_model_is_eog(j->model, id) && !j->req.ignore_eos))
+    if (stop > 0 || (qn_model_is_eog(j->model, id) && !j->req.ignore_eos) || qn_mask_done(r))
         finish = QN_FINISH_STOP;
     else if (o->n_tokens >= r->cap)
         finish = QN_FINISH_LENGTH;
@@ -257,6 +262,7 @@ static void apply_run(struct qn_engine *e, struct qn_run *r) {
 static void check_memory(struct qn_engine *e, struct qn_job_run *js) {
     for (uint32_t i = 0; i < js->n_runs && !js->ended; i++)
         if (js->runs[i].no_memory) qn_job_fail(e, js, QN_API_OUT_OF_MEMORY, "out of memory");
+    if (js->job->constraint) qn_mask_check(e, js);
 }
 
 /* Rows of a step, and the weights that it reads once for all of them. */
@@ -289,11 +295,16 @@ static struct qn_cost span_cost(const struct qn_step *st, const struct qn_span *
     return c;
 }
 
+static void count_prompt(struct qn_engine *e, const struct qn_run *r, uint32_t rows) {
+    qn_metrics_add(e->opt.metrics, QN_C_PROMPT_TOKENS, rows);
+    qn_metrics_model_add(e->opt.metrics, r->pool, QN_MC_PROMPT_TOKENS, rows);
+}
+
 static void account_run(struct qn_engine *e, struct qn_run *r, const struct qn_span *s) {
     if (r->fid.on) { /* no part of the output's own figures */
         r->served_at = e->n_steps;
         r->key->served += (uint64_t)s->n * QN_SCHED_PROMPT_WEIGHT;
-        qn_metrics_add(e->opt.metrics, QN_C_PROMPT_TOKENS, s->n);
+        count_prompt(e, r, s->n);
         return;
     }
     r->steps++;
@@ -301,7 +312,7 @@ static void account_run(struct qn_engine *e, struct qn_run *r, const struct qn_s
     uint32_t end = qn_seq_length(s->seq);
     r->served_at = e->n_steps;
     if (end > r->prefilled) r->prefilled = end;
-    qn_metrics_add(e->opt.metrics, QN_C_PROMPT_TOKENS, s->n);
+    count_prompt(e, r, s->n);
 }
 
 /* Shares the step's time out by analytic arithmetic. */

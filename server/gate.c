@@ -108,3 +108,19 @@ bool qn_gate(struct qn_request *r, const struct qn_head *head, const char *path,
     if (!r->ready) check_size(r, head);
     return true;
 }
+
+void qn_gate_model(struct qn_request *r, const char *model) {
+    struct qn_api_err err = {.code = QN_API_OK};
+    char decoded[QN_REQUEST_ARG_MAX];
+    size_t n = strlen(model);
+    if (r->ready || !r->route || r->route->prefix) return;
+    if (n > 0 && n < sizeof decoded) {
+        memcpy(decoded, model, n + 1);
+        if (qn_path_decode(decoded)) {
+            memcpy(r->arg, decoded, strlen(decoded) + 1);
+            return;
+        }
+    }
+    qn_api_fail(&err, QN_API_INVALID, "model", "the query's model is not a model's name");
+    qn_reply_error(r, &err);
+}

@@ -1,6 +1,7 @@
 /* Handlers that answer at once: health, metrics, descriptions of models. Thread: loop. */
 #include "server/handlers.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,7 +40,7 @@ void qn_handle_index(struct qn_request *r) {
                   "POST /v1/compare     run it in several structures, side by side\n"
                   "GET  /v1/structures  what each model can run as\n"
                   "GET  /v1/models      models\n"
-                  "POST /tokenize       POST /detokenize\n"
+                  "POST /tokenize       POST /detokenize       GET /tokenizer_info\n"
                   "GET  /openapi.json   the whole interface\n"
                   "GET  /livez /readyz /metrics\n");
 }
@@ -56,6 +57,23 @@ static void describe_native(struct qn_model *m, struct qn_api_model *out) {
     qn_structure_to_api(s, &out->native);
     out->state_bytes_per_token = s->state_bytes_per_token;
     qn_variant_unref(v);
+}
+
+/* Names of what a model can run at all, and how exact each is. */
+static void describe_kinds(const struct qn_model *m, struct qn_api_model *out) {
+    const size_t most = sizeof out->kinds / sizeof *out->kinds;
+    size_t n = qn_model_structures(m, NULL, 0);
+    struct qn_structure_entry *e = calloc(n ? n : 1, sizeof *e);
+    if (!e) return; /* the rest of the description stands without it */
+    qn_model_structures(m, e, n);
+    for (size_t i = 0; i < n && e[i].slot && out->n_kinds < most; i++) {
+        if (e[i].exactness == QN_UNAVAILABLE) continue;
+        struct qn_api_kind_row *k = &out->kinds[out->n_kinds++];
+        k->slot = e[i].slot;
+        k->exactness = qn_exactness_name(e[i].exactness);
+        snprintf(k->type, sizeof k->type, "%s", e[i].part.type);
+    }
+    free(e);
 }
 
 static void describe(struct qn_model *m, struct qn_api_model *out) {
@@ -84,7 +102,10 @@ static void describe(struct qn_model *m, struct qn_api_model *out) {
         out->by_type[k].name = i->by_type[k].name;
         out->by_type[k].bytes = i->by_type[k].bytes;
     }
+    out->state_budget = qn_model_state(m).budget;
+    out->chat_template = i->chat_template;
     describe_native(m, out);
+    describe_kinds(m, out);
 }
 
 void qn_handle_models(struct qn_request *r) {

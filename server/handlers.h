@@ -19,6 +19,7 @@ void qn_handle_embeddings(struct qn_request *r);
 void qn_handle_compare(struct qn_request *r);
 void qn_handle_tokenize(struct qn_request *r);
 void qn_handle_detokenize(struct qn_request *r);
+void qn_handle_tokenizer_info(struct qn_request *r);
 
 /* The request is complete: runs its handler here, or on a worker when the body is large. Afterwards r->ready
  * (a reply), r->stream.open (a stream) or neither (the reply comes later: the caller suspends). Loop thread.

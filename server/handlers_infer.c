@@ -204,9 +204,20 @@ static void ran(struct qn_request *r) {
     if ((r->job || r->comparison) && !r->ready) submit_later(r);
 }
 
+/* What the job asks of its outputs' texts is made ready; not on the loop. */
+static void prepare(void *arg) {
+    struct qn_request *r = arg;
+    struct qn_api_err err = {.code = QN_API_OK};
+    if (!r->job || r->ready || !qn_job_prepare(r->job, &err)) return;
+    qn_job_unref(r->job);
+    r->job = NULL;
+    qn_reply_error(r, &err);
+}
+
 static void work(void *arg) {
     struct qn_request *r = arg;
     r->route->run(r);
+    prepare(r);
 }
 
 static void after_work(void *arg) {
@@ -220,25 +231,37 @@ static void after_work(void *arg) {
     qn_request_unref(r);
 }
 
-void qn_request_start(struct qn_request *r) {
+/* Hands the request to a worker; 0, or -1 with the reply that says why not. */
+static int offload(struct qn_request *r, void (*what)(void *arg), const char *busy) {
     struct qn_server *srv = r->srv;
-    if (!r->route->offload || r->body.n <= INLINE_BYTES) {
-        r->route->run(r);
-        ran(r);
-        return;
-    }
     if (srv->workers >= srv->workers_max) {
-        qn_reply_fail(r, QN_API_QUEUE_FULL, "too many large requests are being read");
-        return;
+        qn_reply_fail(r, QN_API_QUEUE_FULL, busy);
+        return -1;
     }
     qn_request_ref(r);
     srv->workers++;
     r->working = true;
-    if (qn_loop_work(srv->loop, work, after_work, r) == 0) return;
+    if (qn_loop_work(srv->loop, what, after_work, r) == 0) return 0;
     srv->workers--;
     r->working = false;
     qn_request_unref(r);
     qn_reply_fail(r, QN_API_OUT_OF_MEMORY, "no memory for the request");
+    return -1;
+}
+
+void qn_request_start(struct qn_request *r) {
+    if (r->route->offload && r->body.n > INLINE_BYTES) {
+        offload(r, work, "too many large requests are being read");
+        return;
+    }
+    r->route->run(r);
+    if (r->job && !r->ready && qn_job_unprepared(r->job)) {
+        qn_request_drop_body(r);
+        if (!offload(r, prepare, "too many requests are being prepared")) return;
+        qn_job_unref(r->job);
+        r->job = NULL;
+    }
+    ran(r);
 }
 
 void qn_request_cancel(struct qn_request *r) {

@@ -128,6 +128,8 @@ static enum MHD_Result first_call(struct qn_http *h, struct qn_request *r, const
     MHD_get_connection_values_n(r->conn->mc, MHD_HEADER_KIND, each_header, &head);
     qn_metrics_add(h->srv->metrics, QN_C_HTTP_REQUESTS, 1);
     bool trusted = qn_gate(r, &head, url, version, r->conn->over_limit);
+    const char *model = MHD_lookup_connection_value(r->conn->mc, MHD_GET_ARGUMENT_KIND, "model");
+    if (model && (r->method & (QN_GET | QN_HEAD))) qn_gate_model(r, model);
     r->refused = r->ready;
     r->discard = r->refused || !(r->method & QN_POST);
     if (r->ready && (!trusted || head.expect || head.length > DRAIN_BYTES)) {

@@ -16,6 +16,7 @@
 #include "api/infer_fields.h"
 #include "kernels/cpu.h"
 #include "kernels/mem.h"
+#include "server/constraints.h"
 #include "server/engine.h"
 #include "server/translate.h"
 
@@ -39,6 +40,7 @@ static void free_job(struct qn_job *j) {
     free(j->positions);
     if (j->variant) qn_variant_unref(j->variant);
     if (j->baseline) qn_variant_unref(j->baseline);
+    qn_constraint_unref(j->constraint);
     qn_api_infer_free(&j->req);
     free(j);
 }
@@ -68,6 +70,29 @@ static int resolve(struct qn_job *j, struct qn_api_err *err) {
     struct qn_api_parts parts = {&j->req.attention, &j->req.ffn, &j->req.sharing, j->req.convert};
     if (qn_resolve_parts(j->model, &parts, j->req.task, &j->variant, err)) return -1;
     set_baseline(j);
+    return 0;
+}
+
+/* ---- constraint ---- */
+bool qn_job_unprepared(const struct qn_job *j) {
+    return j->req.constraint.kind != QN_CONSTRAIN_NONE && !j->constraint;
+}
+
+int qn_job_prepare(struct qn_job *j, struct qn_api_err *err) {
+    if (!qn_job_unprepared(j)) return 0;
+    return qn_constraints_make(j->model, &j->req.constraint, &j->constraint, err);
+}
+
+static int find_constraint(struct qn_job *j, struct qn_api_err *err) {
+    if (j->req.constraint.kind == QN_CONSTRAIN_NONE) return 0;
+    if (j->req.ignore_eos)
+        return qn_api_fail(err, QN_API_INVALID, "ignore_eos",
+                           "a text that must be complete ends there: leave \"ignore_eos\" out");
+    if (!qn_model_info(j->model)->has_tokenizer)
+        return qn_api_fail(err, QN_API_INVALID, "model",
+                           "model %s has no tokenizer: its outputs have no text to constrain",
+                           qn_model_info(j->model)->id);
+    j->constraint = qn_constraints_find(j->model, &j->req.constraint);
     return 0;
 }
 
@@ -247,6 +272,7 @@ int qn_job_new(const struct qn_registry *models, struct qn_api_infer *req, const
                       : qn_api_fail(err, QN_API_MODEL_NOT_FOUND, "model", "there is no model \"%s\" here",
                                     j->req.model);
     if (!rc) rc = resolve(j, err);
+    if (!rc) rc = find_constraint(j, err);
     start = qn_now_ns();
     if (!rc) rc = tokenize(j, err);
     j->tokenize_ms = (double)(qn_now_ns() - start) * 1e-6;

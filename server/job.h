@@ -13,6 +13,7 @@
 
 #include "api/openai.h"
 #include "model/batch.h"
+#include "model/constrain/constrain.h"
 #include "model/model.h"
 #include "model/sample.h"
 #include "server/queue.h"
@@ -85,13 +86,14 @@ struct qn_job {
     struct qn_model *model;
     struct qn_variant *variant; /* one reference */
     struct qn_variant
-        *baseline;            /* one reference: what outputs are held against when they are there, or NULL */
-    uint32_t fidelity_tokens; /* over at most so many tokens of prompt and output */
-    bool fidelity_only;       /* holds the prompt's tokens against the baseline and does nothing else */
-    bool quiet;               /* a part of a request that is counted as a whole */
-    bool seated;              /* goes on with work that was admitted: passes the queue's bounds */
-    uint64_t salt;            /* prefix-cache domain: hash of the API key, 0 without */
-    int32_t **prompts;        /* [req.n_seqs], owned; add_bos etc. done */
+        *baseline; /* one reference: what outputs are held against when they are there, or NULL */
+    struct qn_constraint *constraint; /* one reference, or NULL: what texts outputs may be */
+    uint32_t fidelity_tokens;         /* over at most so many tokens of prompt and output */
+    bool fidelity_only; /* holds the prompt's tokens against the baseline and does nothing else */
+    bool quiet;         /* a part of a request that is counted as a whole */
+    bool seated;        /* goes on with work that was admitted: passes the queue's bounds */
+    uint64_t salt;      /* prefix-cache domain: hash of the API key, 0 without */
+    int32_t **prompts;  /* [req.n_seqs], owned; add_bos etc. done */
     uint32_t *n_prompts;
     uint64_t t_received_ns; /* monotonic: when the request's body was complete */
     double tokenize_ms;
@@ -126,6 +128,10 @@ struct qn_job_options {
 };
 int qn_job_new(const struct qn_registry *models, struct qn_api_infer *req, const struct qn_job_options *opt,
                struct qn_job **out, struct qn_api_err *err);
+/* A request may ask for texts of a kind whose constraint is not there yet: it has to be made before the job
+ * is submitted, on another thread than the loop. */
+bool qn_job_unprepared(const struct qn_job *j);
+int qn_job_prepare(struct qn_job *j, struct qn_api_err *err); /* 0, or -1 with *err */
 /* Tokens that an inference in a structure of approximate or untrained weights is held against the native one
  * with. */
 #define QN_FIDELITY_TOKENS 256u

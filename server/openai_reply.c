@@ -144,12 +144,34 @@ static void write_completion(const struct qn_job *j, const struct qn_api_reply *
     free_extra(&x, r->n_outputs);
 }
 
+/* A chat's tokens are those of its message, which the one that ended it is no part of. */
+static bool ends_message(const struct qn_job *j, int32_t token) {
+    return j->style.form == QN_FORM_CHAT && !j->req.ignore_eos && qn_model_is_eog(j->model, token);
+}
+
+static void write_chat(const struct qn_job *j, const struct qn_api_reply *r, struct qn_buf *out) {
+    struct qn_api_output *outputs = calloc(r->n_outputs, sizeof *outputs);
+    struct qn_api_reply shown = *r;
+    if (!outputs) {
+        out->failed = true;
+        return;
+    }
+    for (uint32_t i = 0; i < r->n_outputs; i++) {
+        size_t n = r->outputs[i].n_logprobs;
+        outputs[i] = r->outputs[i];
+        if (n && ends_message(j, outputs[i].logprobs[n - 1].chosen.id)) outputs[i].n_logprobs--;
+    }
+    shown.outputs = outputs;
+    qn_api_chat_write(out, &shown);
+    free(outputs);
+}
+
 void qn_openai_write(const struct qn_job *j, const struct qn_api_reply *r, bool end, struct qn_buf *out) {
     bool chat = j->style.form == QN_FORM_CHAT;
     if (end)
         qn_api_finish_write(out, r, chat, j->style.usage);
     else if (chat)
-        qn_api_chat_write(out, r);
+        write_chat(j, r, out);
     else if (j->style.form == QN_FORM_EMBEDDING)
         qn_api_embedding_write(out, r, j->style.base64);
     else
@@ -184,6 +206,7 @@ void qn_openai_write_start(const struct qn_job *j, struct qn_buf *out) {
 void qn_openai_write_event(const struct qn_event *ev, const struct qn_api_token *lp, struct qn_buf *out) {
     struct qn_api_chunk c = chunk_of(ev->job, ev->index);
     struct qn_str_ref s = qn_model_piece(ev->job->model, ev->token, false);
+    if (lp && ends_message(ev->job, ev->token)) lp = NULL;
     if (!ev->n && !lp) return; /* its text is held back: a later chunk has it */
     c.text = ev->text;
     c.n = ev->n;

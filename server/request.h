@@ -63,7 +63,7 @@ struct qn_request {
     bool submitted, job_done;
     enum qn_api_code error;
     char id[QN_REQUEST_ID_MAX];
-    char arg[QN_REQUEST_ARG_MAX]; /* what follows the route's prefix, decoded */
+    char arg[QN_REQUEST_ARG_MAX]; /* what follows the route's prefix, or the query's model, decoded */
 };
 
 /* NULL without memory. One reference, the HTTP side's. */

@@ -26,6 +26,7 @@ static const struct qn_route routes[] = {
     {"/v1/structures", false, QN_GET, GETS, QN_KEYED, false, true, false, qn_handle_structures},
     {"/tokenize", false, QN_POST, POSTS, QN_KEYED, false, true, true, qn_handle_tokenize},
     {"/detokenize", false, QN_POST, POSTS, QN_KEYED, false, true, true, qn_handle_detokenize},
+    {"/tokenizer_info", false, QN_GET, GETS, QN_KEYED, false, true, false, qn_handle_tokenizer_info},
 };
 
 const struct qn_route *qn_route_find(const char *path, const char **arg) {

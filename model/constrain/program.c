@@ -90,7 +90,7 @@ static unsigned encode(uint32_t c, uint8_t out[4]) {
 
 /* Code points whose UTF-8 differs in ranges of each byte independently. */
 static void add_sequence(struct maker *m, struct choice *c, uint32_t lo, uint32_t hi) {
-    uint8_t a[4] = {0}, b[4] = {0}; /* the compiler can't see that both have n bytes */
+    uint8_t a[4] = {0}, b[4] = {0};
     unsigned n = encode(lo, a), full = 0;
     encode(hi, b);
     while (full + 1 < n && a[n - 1 - full] == 0x80 && b[n - 1 - full] == 0xBF) full++;
@@ -108,7 +108,7 @@ static void add_chars(struct maker *m, struct choice *c, uint32_t lo, uint32_t h
         add_chars(m, c, ends[i] + 1, hi);
         return;
     }
-    uint8_t bytes[4];
+    uint8_t bytes[4] = {0};
     unsigned n = encode(lo, bytes);
     for (unsigned i = 1; i < n; i++) {
         uint32_t low = (1u << (6 * i)) - 1;

@@ -5,7 +5,7 @@
 
 #include "model/constrain/regex.h"
 
-#define QN_PROGRAM_MAX   131072u  /* instructions */
+#define QN_PROGRAM_MAX   262144u  /* instructions */
 #define QN_PROGRAM_WORK  1000000u /* parts looked at while it is made */
 #define QN_PROGRAM_RULES 8192u
 #define QN_PROGRAM_DEPTH 32u /* calls inside each other */

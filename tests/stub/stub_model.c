@@ -15,6 +15,7 @@
 
 #define BLOCK       QN_STUB_BLOCK
 #define BLOCK_BYTES ((size_t)1024)
+#define MOST_BLOCKS ((size_t)1 << 16)
 #define D_MODEL     8u
 
 struct qn_stub_knobs qn_stub;
@@ -180,6 +181,7 @@ int qn_model_open(const char *path, const struct qn_open_options *opt, struct qn
                   struct qn_err *err) {
     const char *name = strrchr(path, '/');
     size_t blocks = opt->state_bytes ? opt->state_bytes / BLOCK_BYTES : 4096;
+    if (blocks > MOST_BLOCKS) blocks = MOST_BLOCKS; /* they are searched one by one */
     if (opt->id) name = NULL;
     *out = qn_stub_open(name      ? name + 1
                         : opt->id ? opt->id
@@ -768,6 +770,7 @@ void qn_sample(const struct qn_sampling *p, const struct qn_sample_input *in, st
     uint32_t best = qn_argmax(in->logits, in->vocab);
     if (p->temperature > 0)
         best = (uint32_t)(mix(mix(mix(p->seed, in->choice + 1), in->position), best) % 256);
+    while (in->mask && !(in->mask[best / 64] >> (best % 64) & 1)) best = (best + 1) % in->vocab;
     if (p->logprobs)
         qn_logprob_of(in->logits, in->vocab, (int32_t)best, p->top_logprobs, out);
     else

@@ -177,7 +177,8 @@ static void paths(void **state) {
                                        "paths/~1openapi.json/get",
                                        "paths/~1v1~1completions/post",
                                        "paths/~1v1~1chat~1completions/post",
-                                       "paths/~1v1~1embeddings/post"};
+                                       "paths/~1v1~1embeddings/post",
+                                       "paths/~1tokenizer_info/get"};
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
         char path[160];
         if (!at(want[i])) fail_msg("%s is missing", want[i]);
