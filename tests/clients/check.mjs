@@ -1,13 +1,15 @@
 // What the scripts of all Node clients share: counting checks, reading /metrics, filling a server's queue.
 // The servers are started by clients.py, which says where they are in the environment.
 import assert from "node:assert/strict";
+import { webcrypto } from "node:crypto";
+
+globalThis.crypto ??= webcrypto; // Debian's Node 18 doesn't have it there, and LangChain wants it
 
 export const key = process.env.QUERN_KEY;
 export const main = process.env.QUERN_MAIN; // SmolLM2 and grist, with a key and a body limit of 64 KiB
 export const limited = process.env.QUERN_LIMITED; // SmolLM2, one sequence at a time, a queue of one
 export const limitedPid = Number(process.env.QUERN_LIMITED_PID);
 export const chatModel = process.env.QUERN_CHAT_MODEL;
-export const full = process.env.QUERN_TEST_MODE === "full";
 export const question = "Name three colours.";
 export const endless = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16"; // continued with ignore_eos
 
