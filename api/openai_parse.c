@@ -192,7 +192,7 @@ static int set_encoding(const json_t *v, struct qn_api_openai *r, struct qn_api_
 
 /* {"name", "description", "schema", "strict"}: the schema is what counts; it is always followed strictly. */
 static int set_schema(json_t *v, struct qn_api_openai *r, struct qn_api_err *err) {
-    static const char at[] = "response_format.json_schema";
+    static const char at[] = "response_format.json_schema", place[] = "response_format.json_schema.schema";
     static const char *const known[] = {"name", "description", "schema", "strict"};
     char show[QN_JSHOW], param[64];
     const char *key;
@@ -209,11 +209,12 @@ static int set_schema(json_t *v, struct qn_api_openai *r, struct qn_api_err *err
         qn_junknown(key, known, i, &inner);
         return qn_api_fail(err, inner.code, param, "%s", inner.msg);
     }
-    snprintf(param, sizeof param, "%s.schema", at);
     if (!json_is_object(schema))
-        return qn_api_fail(err, QN_API_INVALID, param, "\"%s\" must be a JSON schema as an object, got %s",
-                           param, schema ? qn_jshow(schema, show) : "nothing");
-    return qn_api_constraint_schema(&r->run.constraint, schema, param, err);
+        return qn_api_fail(err, QN_API_INVALID, place, "\"%s\" must be a JSON schema as an object, got %s",
+                           place, schema ? qn_jshow(schema, show) : "nothing");
+    if (qn_api_constraint_schema(&r->run.constraint, schema, place, err)) return -1;
+    r->run.constraint.param = place; /* whoever compiles it names this field */
+    return 0;
 }
 
 static int set_response_format(json_t *v, struct qn_api_openai *r, struct qn_api_err *err) {

@@ -350,6 +350,35 @@ def test_harmless_fields_change_nothing(smol, schemas):
     assert got == want
 
 
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12}, "big": {"type": "boolean"}},
+          "required": ["city", "big"], "additionalProperties": False}
+
+
+def test_answers_as_json(smol, schemas):
+    form = {"type": "json_schema", "json_schema": {"name": "city", "strict": True, "schema": SCHEMA}}
+    body = dict(content="Name a city.", max_tokens=80, n=2, seed=3)
+    for choice in chat(smol, schemas, response_format=form, **body)["choices"]:
+        assert choice["finish_reason"] == "stop"
+        jsonschema.validate(json.loads(choice["message"]["content"]), SCHEMA)
+    for choice in chat(smol, schemas, response_format={"type": "json_object"}, **body)["choices"]:
+        if choice["finish_reason"] == "stop":
+            assert isinstance(json.loads(choice["message"]["content"]), dict)
+    chunks, _ = stream(smol, schemas, "/v1/chat/completions",
+                       {"messages": [{"role": "user", "content": "Name a city."}], "max_tokens": 80, "seed": 3,
+                        "response_format": form})
+    jsonschema.validate(json.loads("".join(c["choices"][0]["delta"].get("content", "") for c in chunks)), SCHEMA)
+
+
+@pytest.mark.parametrize("form,param", [
+    ({"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}, "response_format.json_schema.schema"),
+    ({"type": "json_schema", "json_schema": {"schema": [1]}}, "response_format.json_schema.schema"),
+    ({"type": "json_schema"}, "response_format.json_schema"),
+    ({"type": "yaml"}, "response_format.type")])
+def test_formats_that_are_refused(srv, form, param):
+    e = check_error(srv.post("/v1/chat/completions", {**ENDPOINTS["/v1/chat/completions"], "response_format": form}), 400)
+    assert e["param"].startswith(param), e
+
+
 def test_model_without_a_template_says_so(grist):
     e = check_error(grist.post("/v1/chat/completions", ENDPOINTS["/v1/chat/completions"]), 400, None, "messages")
     assert "--chat-template" in e["message"]

@@ -164,7 +164,8 @@ def test_streamed_and_stopped(grist):
     body = dict(sequence="a b c", json_schema=SCHEMAS[0], max_tokens=120)
     plain = ask(grist, **body)
     reply = grist.post("/v1/infer", dict(body, stream=True), stream=True)
-    events = [json.loads(e) for e in read_sse(reply) if e != "[DONE]"]
+    events, done = read_sse(reply)
+    assert done
     assert "".join(e["text"] for e in events if "token" in e) == plain["outputs"][0]["text"]
     stopped = ask(grist, **body, stop="\"")["outputs"][0]
     assert stopped["text"] == plain["outputs"][0]["text"].split("\"")[0] and stopped["finish_reason"] == "stop"
