@@ -2,7 +2,8 @@
 /openapi.json says it is. No 5xx; every 400 that is about a field names it; what the request's schema refuses, the
 server refuses.
 
-The short run is the same every time; the full one prints its seed, and QUERN_TEST_SEED=N repeats it.
+The short run is the same every time; the full one prints its seed, and QUERN_TEST_SEED=N repeats it. Fewer requests go
+to a build with sanitizers, which looks at memory meanwhile.
 """
 import collections
 import json
@@ -14,17 +15,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from conftest import FLAVOUR, REAL, Server
+from conftest import FLAVOUR, REAL, SLOW, Server
 from requests_from_schema import Spec, request
 
 FULL = os.environ.get("QUERN_TEST_MODE") == "full"
-COUNT = 10000 if FULL else 2000
+COUNT = 500 if FLAVOUR in ("asan", "ubsan") else 10000 if FULL else 2000
 SEED = int(os.environ.get("QUERN_TEST_SEED") or (random.randrange(2**32) if FULL else 20240229))
 # The body as such is at fault, or the request line: there is no field to name.
 NO_FIELD = {"invalid_json", "bad_framing"}
 FIELD_WRONG = ("type", "range", "unknown", "missing", "inner")
 
-pytestmark = pytest.mark.skipif(FLAVOUR != "release", reason="thousands of requests to a real model")
+pytestmark = pytest.mark.skipif(FLAVOUR == "tsan", reason="one client after the other")
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_every_response_is_what_the_document_says(served, spec, capfd):
         sent = data.draw(request(spec))
         headers = {"content-type": "application/json"} if sent["body"] is not None else None
         url = served.url + sent["url"]
-        reply = session.request(sent["method"], url, data=sent["body"], headers=headers, timeout=60)
+        reply = session.request(sent["method"], url, data=sent["body"], headers=headers, timeout=60 * SLOW)
         seen[sent["path"], reply.status_code] += 1
         try:
             check(spec, sent, reply)
@@ -154,4 +155,4 @@ def test_every_response_is_what_the_document_says(served, spec, capfd):
         print(f"{path:24} {status} {n}")
     assert sum(seen.values()) >= COUNT
     for path in spec.posts:  # each endpoint has answered and has refused
-        assert seen[path, 200] >= COUNT // 400 and seen[path, 400] >= COUNT // 400, (path, seen)
+        assert seen[path, 200] > COUNT // 500 and seen[path, 400] > COUNT // 500, (path, seen)

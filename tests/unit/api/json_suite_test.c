@@ -126,7 +126,7 @@ static const struct {
 };
 
 static void check(const char *body, size_t n, char kind) {
-    static const struct qn_api_limits lim = {8, 4096, 64, 20000};
+    static const struct qn_api_limits lim = {8, 4096, 64, 20000, 0};
     struct qn_api_infer r;
     struct qn_api_err e = {0};
     char *exact = malloc(n ? n : 1); /* no byte past the end may be read */
@@ -204,7 +204,7 @@ static void depth(void **state) {
 
 static void elements(void **state) {
     (void)state;
-    static const struct qn_api_limits lim = {8, 4096, 0, 1000};
+    static const struct qn_api_limits lim = {8, 4096, 0, 1000, 0};
     static const struct {
         const char *unit;
         size_t times;
