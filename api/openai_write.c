@@ -34,12 +34,14 @@ static void add_logprob(struct qn_buf *b, const char *key, float v) {
 
 /* A token's text; one that is no text by itself as its bytes, so that different tokens stay different. */
 static void add_token(struct qn_buf *b, const struct qn_api_logprob *t) {
-    if (qn_buf_utf8_ok(t->text ? t->text : "", t->text ? t->text_len : 0)) {
-        qn_buf_json_str(b, t->text ? t->text : "", t->text ? t->text_len : 0);
+    const char *text = t->text ? t->text : "";
+    size_t n = t->text ? t->text_len : 0;
+    if (qn_buf_utf8_ok(text, n)) {
+        qn_buf_json_str(b, text, n);
         return;
     }
     qn_buf_str(b, "\"bytes:");
-    for (size_t i = 0; i < t->text_len; i++) qn_buf_printf(b, "\\\\x%02x", (unsigned char)t->text[i]);
+    for (size_t i = 0; i < n; i++) qn_buf_printf(b, "\\\\x%02x", (unsigned char)text[i]);
     qn_buf_str(b, "\"");
 }
 

@@ -57,7 +57,8 @@ static void models(void **state) {
         "\"exact\"},"
         "\"file_bytes_by_type\":{\"F32\":10,\"Q4_1\":990},\"embedding\":{\"pooling\":\"mean\",\"of\":\"last "
         "hidden state\",\"dimensions\":64,\"normalized\":false},\"state_budget_bytes\":4096,"
-        "\"chat_template\":\"chatml\",\"structures\":{\"attention\":{\"gqa\":\"exact\",\"mqa\":\"untrained\"},"
+        "\"chat_template\":\"chatml\",\"structures\":{\"attention\":{\"gqa\":\"exact\",\"mqa\":\"untrained\"}"
+        ","
         "\"ffn\":{\"swiglu\":\"exact\"}}}");
     struct qn_api_model two[2] = {model, model};
     qn_api_models_write(&b, two, 2);
