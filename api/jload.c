@@ -126,6 +126,8 @@ int qn_jprescan(const char *body, size_t len, const struct qn_jbounds *lim, stru
             commas++;
         } else if (c == ':') {
             count->colons++;
+        } else if (c == '\0') { /* jansson skips one that stands after a number */
+            return qn_api_fail(err, QN_API_BAD_JSON, "", "the body holds a zero byte at offset %zu", i);
         }
         count->values = count->containers + commas + 1;
         if (count->values > max_values) return too_much(body, len, i, "values", max_values, err);

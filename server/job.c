@@ -102,16 +102,16 @@ bool qn_variant_fits(const struct qn_variant *v, uint32_t tokens) {
 
 /* ---- tokens ---- */
 static int too_long(struct qn_api_err *err, const struct qn_job_sequence *s, size_t n, uint32_t context) {
+    /* Clients look for "maximum context length" in the text. */
     if (n <= context)
-        return qn_api_fail(
-            err, QN_API_CONTEXT, "sequence",
-            "sequence %u has %zu tokens, which leaves no room to generate in the model's context "
-            "of %u",
-            s->index, n, context);
+        return qn_api_fail(err, QN_API_CONTEXT, "sequence",
+                           "sequence %u has %zu tokens, which leaves no room to generate in the model's "
+                           "maximum context length of %u",
+                           s->index, n, context);
     return qn_api_fail(err, QN_API_CONTEXT, "sequence",
-                       "sequence %u has more than %u tokens, the most that %s", s->index,
-                       s->generate ? context - 1 : context,
-                       s->generate ? "leave room to generate" : "the model's context holds");
+                       "sequence %u has more than %u tokens; the model's maximum context length is %u%s",
+                       s->index, s->generate ? context - 1 : context, context,
+                       s->generate ? ", and there must be room to generate" : "");
 }
 
 static int tokenize_text(struct qn_model *m, const struct qn_job_sequence *s, int32_t **out, uint32_t *count,
