@@ -36,11 +36,15 @@ struct chunk {
     uint32_t m, rows, k, ks;
 };
 
+/* Columns that there are from n on. */
+INLINE size_t columns_from(const struct qn_matrix *w, size_t n) {
+    return w->rows > n ? w->rows - n : 0;
+}
+
 /* V vectors of columns from vector v on times R of the chunk's rows from r on. */
 INLINE void tile(unsigned V, unsigned R, const struct chunk *c, uint32_t v, uint32_t r) {
     const struct qn_linear_args *a = c->args;
-    const size_t panel_bytes = qn_matrix_blocks(a->w) * PAIR_ROW, n0 = (size_t)v * LANES,
-                 left = a->w->rows - n0;
+    const size_t panel_bytes = qn_matrix_blocks(a->w) * PAIR_ROW, n0 = (size_t)v * LANES;
     const uint16_t *x = c->x + (size_t)r * c->ks;
     float *y = a->y + (c->m + r) * a->ldy + n0;
     const uint8_t *w[VECTORS];
@@ -50,7 +54,7 @@ INLINE void tile(unsigned V, unsigned R, const struct chunk *c, uint32_t v, uint
         w[i] = a->w->data + n / QN_PANEL * panel_bytes + n % QN_PANEL * 4 + c->k / 2 * PAIR_ROW;
         UNROLL for (unsigned j = 0; j < R; j++) {
             const float *from = c->k ? y + j * a->ldy + (size_t)i * LANES : a->bias ? a->bias + n : NULL;
-            acc[i][j] = start(from, left > (size_t)i * LANES ? left - (size_t)i * LANES : 0);
+            acc[i][j] = start(from, columns_from(a->w, n));
         }
     }
     for (uint32_t k = 0; k < c->ks; k += 2) {
@@ -65,8 +69,7 @@ INLINE void tile(unsigned V, unsigned R, const struct chunk *c, uint32_t v, uint
     }
     UNROLL for (unsigned i = 0; i < V; i++) {
         UNROLL for (unsigned j = 0; j < R; j++)
-            store(y + j * a->ldy + (size_t)i * LANES, acc[i][j],
-                  left > (size_t)i * LANES ? left - (size_t)i * LANES : 0);
+            store(y + j * a->ldy + (size_t)i * LANES, acc[i][j], columns_from(a->w, n0 + (size_t)i * LANES));
     }
 }
 
@@ -90,6 +93,7 @@ static void round_chunk(const struct chunk *c, uint16_t *dst) {
 static __attribute__((noinline)) void bf16_range(const struct qn_linear_args *args) {
     uint16_t x[KEPT];
     const uint32_t rows = args->a->rows, per = QN_PANEL / LANES, cols = args->w->cols + args->w->cols % 2;
+    if (rows == 0) return;
     const uint32_t most = rows < KEPT_ROWS ? rows : KEPT_ROWS, step = KEPT / most / 32 * 32;
     struct chunk c = {.args = args, .x = x};
     for (c.k = 0; c.k < cols; c.k += c.ks) {
