@@ -353,7 +353,8 @@ static int emit_object(struct maker *m, struct qn_buf *out, json_t *s, const cha
     if (!n && !given(s, "required") && !json_is_false(more)) return emit_map(m, out, more, path);
     struct member *p = calloc(n + 1, sizeof *p);
     if (!p) return no_memory(m);
-    json_object_foreach(props, key, v) p[i++] = (struct member){key, v, false};
+    for (size_t k = 0; k < n; k++) p[k].key = "";
+    json_object_foreach(props, key, v) if (i < n) p[i++] = (struct member){key, v, false};
     int rc = read_required(m, s, p, n, &any, path);
     qn_buf_str(out, "\\{" QN_SCHEMA_BLANKS);
     if (!rc && n) rc = any ? emit_members(m, out, p, n, path) : emit_optional(m, out, p, n, path);

@@ -4,7 +4,7 @@ set -e
 build="gcc make pkg-config git libc6-dev libmicrohttpd-dev libuv1-dev libjansson-dev libopenblas-pthread-dev libutf8proc-dev curl jq python3 python3-venv"
 test="$build libcmocka-dev"
 check="$build clang clang-tidy clang-format cppcheck shellcheck"
-fuzz="$build clang"
+fuzz="$build clang libclang-rt-dev"
 bench="$build wrk nginx-light"
 case "$1" in
 build) want=$build ;;

@@ -35,7 +35,7 @@ static int copy_pieces(struct qn_lexicon *l, const struct qn_lexicon_source *src
         l->n_ends += src->ends(src->ctx, (int32_t)i);
     }
     if (total > UINT32_MAX - 1) return qn_err_set(err, QN_ERR_INVALID, "the vocabulary's text is too large");
-    l->offsets = malloc((src->n + (size_t)1) * sizeof *l->offsets);
+    l->offsets = calloc(src->n + (size_t)1, sizeof *l->offsets);
     l->bytes = malloc(total + 1);
     l->ends = malloc((l->n_ends + (size_t)1) * sizeof *l->ends);
     if (!l->offsets || !l->bytes || !l->ends) return qn_err_set(err, QN_ERR_NOMEM, "out of memory");
@@ -121,8 +121,9 @@ int qn_lexicon_new(const struct qn_lexicon_source *src, struct qn_lexicon **out,
         l->nodes = calloc(bytes + 1, sizeof *l->nodes);
         l->ids = malloc((n + (size_t)1) * sizeof *l->ids);
     }
-    if (!rc && (!w || !l->nodes || !l->ids)) rc = qn_err_set(err, QN_ERR_NOMEM, "out of memory");
-    if (!rc) {
+    bool ready = w && l->nodes && l->ids;
+    if (!rc && !ready) rc = qn_err_set(err, QN_ERR_NOMEM, "out of memory");
+    if (ready) {
         build(l, w, n);
         struct qn_lex_node *fit = realloc(l->nodes, l->n_nodes * sizeof *fit); /* prefixes are shared */
         if (fit) l->nodes = fit;

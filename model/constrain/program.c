@@ -19,7 +19,10 @@ struct maker {
 };
 
 static uint32_t fail(struct maker *m, int code, const char *msg) {
-    if (!m->rc) m->rc = qn_err_set(m->err, code, "%s", msg);
+    if (!m->rc) {
+        qn_err_set(m->err, code, "%s", msg);
+        m->rc = code;
+    }
     return 0;
 }
 
@@ -321,7 +324,7 @@ static void check_left(struct maker *m) {
     uint32_t *seen = calloc(p->n, sizeof *seen), *todo = calloc(p->n, sizeof *todo);
     bool ok = rules && seen && todo;
     if (!ok) fail(m, QN_ERR_NOMEM, "out of memory");
-    for (bool changed = true; changed && !m->rc;) {
+    for (bool changed = true; changed && ok && !m->rc;) {
         changed = false;
         for (uint32_t r = 0; r < p->n_rules && !m->rc; r++) {
             struct left was = rules[r];
@@ -330,7 +333,7 @@ static void check_left(struct maker *m) {
             if (rules[r].level > p->n_rules)
                 fail(m, QN_ERR_INVALID, "it refers to itself with nothing in between");
         }
-        if (ok) memset(seen, 0, p->n * sizeof *seen);
+        memset(seen, 0, p->n * sizeof *seen);
     }
     free(rules);
     free(seen);

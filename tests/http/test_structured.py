@@ -10,7 +10,7 @@ import time
 import jsonschema
 import pytest
 
-from conftest import REAL, Server, check_error, read_sse
+from conftest import REAL, Server, check_error, metric, read_sse
 
 FULL = os.environ.get("QUERN_TEST_MODE") == "full"
 PROMPTS = 200 if FULL else 20
@@ -193,6 +193,7 @@ def test_preempted_outputs_go_on(start):
         t.join()
     for a, b in zip(alone, got):
         same(a, b)
+    assert metric(s.metrics(), "quern_preemptions_total") > 0
 
 
 def test_refused(grist):
