@@ -118,6 +118,29 @@ static void through_preemption(void **state) {
     kit_stop(&k);
 }
 
+/* Older sequences grow while the prompt is read a token at a time: it gives way in its midst and starts
+ * again. */
+static void preempted_in_its_midst(void **state) {
+    struct kit k;
+    struct kit_call c[3];
+    char prompt[251];
+    (void)state;
+    for (size_t i = 0; i < sizeof prompt - 1; i++) prompt[i] = text[i % (sizeof text - 1)];
+    prompt[sizeof prompt - 1] = '\0';
+    start(&k, 24, (struct qn_engine_options){.reserve_tokens = 2, .step_tokens = 3, .prefill_chunk = 1});
+    qn_stub.rows = 0;
+    for (int i = 0; i < 2; i++) assert_int_equal(kit_submit(&k, &c[i], request(text + 80 + i, 120, 1), 0), 0);
+    assert_int_equal(kit_submit(&k, &c[2], request(prompt, 1, 1), 0), 0);
+    for (int i = 0; i < 3; i++) {
+        kit_wait(&k, &c[i]);
+        check(c[i].job);
+    }
+    assert_true(qn_stub.rows >
+                c[0].job->outputs[0].n_prompt + c[1].job->outputs[0].n_prompt + 2 * 119 + 250 + 20);
+    for (int i = 0; i < 3; i++) kit_free(&c[i]);
+    kit_stop(&k);
+}
+
 /* ---- the completion that shows them ---- */
 static json_t *reply_of(struct kit_call *c, bool echo) {
     struct qn_buf b = {0};
@@ -171,11 +194,9 @@ static void offsets(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(in_any_chunks),
-        cmocka_unit_test(with_a_warm_cache),
-        cmocka_unit_test(batches_and_choices),
-        cmocka_unit_test(through_preemption),
-        cmocka_unit_test(offsets),
+        cmocka_unit_test(in_any_chunks),       cmocka_unit_test(with_a_warm_cache),
+        cmocka_unit_test(batches_and_choices), cmocka_unit_test(preempted_in_its_midst),
+        cmocka_unit_test(through_preemption),  cmocka_unit_test(offsets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
