@@ -186,6 +186,7 @@ def test_error_in_mid_stream(start):
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
     s.wait_metric("quern_running", lambda v: v >= 1)
     s.signal()
+    s.wait_line("leaving")  # two signals that wait at the same time would be one
     s.signal()  # at once
     _, err = p.communicate(timeout=30 * SLOW)
     assert p.returncode == 1 and err.startswith(b"quern: "), err
