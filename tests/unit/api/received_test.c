@@ -57,6 +57,11 @@ static void requests(void **state) {
         "\"speculative\":"
         "{\"type\":\"prompt\",\"max_draft\":2,\"ngram\":1},\"stream\":true,\"cache\":false,\"timeout_ms\":5}",
         NULL);
+    again_infer("{\"sequence\":\"a\",\"regex\":\"[\\\"\\n]+\"}",
+                "{\"sequence\":\"a\",\"regex\":\"[\\\"\\n]+\"}");
+    again_infer("{\"sequence\":\"a\",\"json_schema\":true}", "{\"sequence\":\"a\",\"json_schema\":true}");
+    again_infer("{\"sequence\":\"a\",\"json_schema\":{\"type\":\"integer\",\"maximum\":9}}",
+                "{\"sequence\":\"a\",\"json_schema\":{\"type\":\"integer\",\"maximum\":9}}");
     again_infer("{\"sequence\":\"a\",\"task\":\"embed\"}", "{\"sequence\":\"a\",\"task\":\"embed\"}");
 }
 
