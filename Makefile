@@ -117,6 +117,10 @@ $(B)/obj/%.o: %.c
 	$(SAY) CC $<
 	$(Q)$(CC) $(CFLAGS) -I$(B) $(PKG_CFLAGS) $(call isa_flags,$<) -MMD -MP -c $< -o $@
 $(call obj,$(shell grep -l '"rev.h"' server/*.c)): | $(B)/rev.h
+# The page's files, and the charts of Debian's package, become part of the binary.
+CHART_JS := /usr/share/javascript/chart.js/chart.min.js
+$(B)/obj/server/page.o: $(wildcard server/page/*) $(CHART_JS)
+$(B)/obj/server/page.o: PKG_CFLAGS += -DQN_CHART_JS='"$(CHART_JS)"'
 $(B)/obj/model/zoo/zoo_grist.o: model/zoo/zoo.c $(GRIST)
 	@mkdir -p $(@D)
 	$(SAY) CC "$< (with grist)"
@@ -134,7 +138,7 @@ REAL_TESTS   := $(patsubst tests/%_test.c,$(B)/tests/%_test,$(REAL_TEST_SRC))
 STUB_TESTS   := $(patsubst tests/%_test.c,$(B)/tests/%_test,$(STUB_TEST_SRC))
 SUPPORT_OBJ  := $(call obj,$(wildcard tests/support/*.c))
 # server/ and api/ with a fake model.h in place of model/ and the kernels: scheduler, engine and HTTP tests.
-STUB_OBJ     := $(call obj,$(wildcard api/*.c) $(wildcard tests/stub/*.c) model/err.c kernels/mem.c kernels/cpu.c kernels/pool.c kernels/probe.c $(wildcard kernels/x86/cpuid.c kernels/x86/probe_*.c))
+STUB_OBJ     := $(call obj,$(wildcard api/*.c) $(wildcard tests/stub/*.c model/constrain/*.c) model/err.c kernels/mem.c kernels/cpu.c kernels/pool.c kernels/probe.c $(wildcard kernels/x86/cpuid.c kernels/x86/probe_*.c))
 WRAP_ALLOC   := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign,--wrap=aligned_alloc
 
 ZOO_TEST := $(B)/tests/unit/model/zoo_test

@@ -82,6 +82,27 @@ bench-livez: all model deps-bench ## /livez beside a bare libmicrohttpd loop, an
 load: all model deps-bench ## wrk scripts of tests/load against a fresh server; one table
 	@tests/load/run.sh build/quern $(SMOL)
 
+# --- install ------------------------------------------------------------------------------------------------
+# QUERN=FILE installs that binary instead of building one.
+PREFIX  ?= /usr/local
+DESTDIR ?=
+AT      := $(DESTDIR)$(PREFIX)
+INSTALLED := $(AT)/bin/quern $(AT)/share/man/man1/quern.1 $(AT)/share/bash-completion/completions/quern
+install: $(if $(QUERN),,all) ## install binary, man page and bash completion (PREFIX=/usr/local, DESTDIR=)
+	@mkdir -p $(dir $(INSTALLED))
+	@install -m 755 $(or $(QUERN),build/quern) $(AT)/bin/quern
+	@$(AT)/bin/quern man > $(AT)/share/man/man1/quern.1
+	@$(AT)/bin/quern completion bash > $(AT)/share/bash-completion/completions/quern
+	@chmod 644 $(wordlist 2,3,$(INSTALLED))
+	@printf 'installed %s\n' $(INSTALLED)
+
+uninstall: ## remove them again
+	rm -f $(INSTALLED)
+
+docs: all ## write the tables of docs/api.md anew
+	@tools/docs.py build/quern
+.PHONY: install uninstall docs
+
 docker: ## build the container image from docker/Dockerfile
 	docker build -f docker/Dockerfile -t quern:$(VERSION) .
 

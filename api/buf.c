@@ -103,6 +103,13 @@ static size_t utf8_len(const unsigned char *s, size_t n, size_t *skip) {
     return need + 1;
 }
 
+bool qn_buf_utf8_ok(const char *s, size_t n) {
+    size_t skip, len;
+    for (size_t i = 0; i < n; i += len)
+        if (!(len = utf8_len((const unsigned char *)s + i, n - i, &skip))) return false;
+    return true;
+}
+
 /* Appends what stands for one byte that may not stand in a JSON string as it is. */
 static void add_escape(struct qn_buf *b, unsigned char c) {
     static const char hex[] = "0123456789abcdef";

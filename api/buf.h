@@ -27,6 +27,8 @@ void qn_buf_json_str(struct qn_buf *b, const char *s, size_t n);
 void qn_buf_json_int(struct qn_buf *b, int64_t v);
 void qn_buf_json_uint(struct qn_buf *b, uint64_t v);
 void qn_buf_json_num(struct qn_buf *b, double v, unsigned digits);
+/* Is all of it well-formed UTF-8? */
+bool qn_buf_utf8_ok(const char *s, size_t n);
 /* Shortest text that reads back as the same float; null when not finite. */
 void qn_buf_json_float(struct qn_buf *b, float v);
 

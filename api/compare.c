@@ -11,31 +11,41 @@
 #include "api/jget.h"
 #include "api/jload.h"
 
-static const struct qn_api_compare_field fields[] = {
-    {"model", NULL, NULL},
-    {"sequence", "{'$ref':'#/components/schemas/Sequence'}", "One sequence: text or an array of token ids."},
-    {"structures",
-     "{'type':'array','minItems':1,'maxItems':32,'items':{'$ref':'#/components/schemas/CompareStructure'}}",
-     "What to run, in any order; each is named as in an inference."},
-    {"baseline", "{'type':['integer','null'],'minimum':0,'maximum':31,'default':0}",
-     "Index of the structure that the others are held against."},
-    {"repeats", "{'type':['integer','null'],'minimum':1,'maximum':50,'default':5}",
-     "Measured runs of each structure, after one that is not counted."},
-    {"task", "{'type':['string','null'],'enum':['generate','score',null],'default':'generate'}",
-     "Continue the sequence greedily, or score it."},
-    {"max_tokens", NULL, NULL},
-    {"ignore_eos", NULL, NULL},
-    {"convert", NULL, NULL},
-    {"stream", "{'type':['boolean','null'],'default':false}",
-     "Send an event for every finished run, then the whole reply."},
-    {"timeout_ms", NULL, NULL},
-};
-#define N_FIELDS (sizeof fields / sizeof fields[0])
+#define AT(member) offsetof(struct qn_api_compare, member)
 
-const struct qn_api_compare_field *qn_api_compare_fields(size_t *n) {
-    *n = N_FIELDS;
-    return fields;
-}
+static const struct qn_api_field fields[] = {
+    QN_FIELD_AS_INFER("model"),
+    {"sequence", QN_FIELD_ONE, 1, 2147483647, false, QN_FOR_ALL, NULL,
+     "One sequence: text or an array of token ids.", AT(run.seqs), 0},
+    {"structures", QN_FIELD_STRUCTURES, 1, QN_COMPARE_STRUCTURES, false, QN_FOR_ALL, NULL,
+     "What to run, in any order; each is an object with attention, ffn, sharing and convert as in an "
+     "inference.",
+     AT(structures), 0},
+    {"baseline", QN_FIELD_U32, 0, QN_COMPARE_STRUCTURES - 1, false, QN_FOR_ALL, "0",
+     "Index of the structure that the others are held against.", AT(baseline), 0},
+    {"repeats", QN_FIELD_U32, 1, QN_COMPARE_REPEATS, false, QN_FOR_ALL, "5",
+     "Measured runs of each structure, after one that is not counted.", AT(repeats), 0},
+    {"task", QN_FIELD_TASK, 0, QN_TASK_SCORE, false, QN_FOR_ALL, "\"generate\"",
+     "Continue the sequence greedily, or score it.", AT(run.task), 0},
+    QN_FIELD_AS_INFER("max_tokens"),
+    QN_FIELD_AS_INFER("ignore_eos"),
+    QN_FIELD_AS_INFER("convert"),
+    {"stream", QN_FIELD_BOOL, 0, 0, false, QN_FOR_ALL, "false",
+     "Send an event for every finished run, then the whole reply.", AT(run.stream), 0},
+    QN_FIELD_AS_INFER("timeout_ms"),
+};
+/* Its rows set members of struct qn_api_infer, which is where each structure is read into. */
+static const struct qn_api_field structure_fields[] = {
+    QN_FIELD_AS_INFER("attention"),
+    QN_FIELD_AS_INFER("ffn"),
+    QN_FIELD_AS_INFER("sharing"),
+    QN_FIELD_AS_INFER("convert"),
+};
+
+const struct qn_api_table qn_api_compare_table = {
+    "CompareRequest", fields, sizeof fields / sizeof *fields, {"sequence", "structures"}, {NULL}};
+const struct qn_api_table qn_api_compare_structure_table = {
+    "CompareStructure", structure_fields, sizeof structure_fields / sizeof *structure_fields, {NULL}, {NULL}};
 
 /* ---- request ---- */
 void qn_api_compare_init(struct qn_api_compare *r) {
@@ -61,27 +71,19 @@ static int at_structure(size_t i, struct qn_api_err *err) {
 }
 
 static int set_structure(json_t *v, struct qn_api_compare_structure *out, struct qn_api_err *err) {
-    static const char *const names[] = {"attention", "ffn", "sharing", "convert"};
     struct qn_api_infer part;
-    const char *key;
-    json_t *item;
     char show[QN_JSHOW];
     if (!json_is_object(v))
         return qn_api_fail(err, QN_API_INVALID, "",
                            "a structure must be an object such as {\"attention\":\"mqa\"}, got %s",
                            qn_jshow(v, show));
     qn_api_infer_init(&part);
-    json_object_foreach(v, key, item) {
-        size_t i = 0;
-        while (i < sizeof names / sizeof *names && strcmp(key, names[i]) != 0) i++;
-        if (i == sizeof names / sizeof *names) return qn_junknown(key, names, i, err);
-        if (qn_api_infer_set_json(&part, qn_api_infer_field(key), item, NULL, err)) return -1;
-    }
+    if (qn_api_table_read(&qn_api_compare_structure_table, v, &part, NULL, err)) return -1;
     *out = (struct qn_api_compare_structure){part.attention, part.ffn, part.sharing, part.convert};
     return 0;
 }
 
-static int set_structures(const json_t *v, struct qn_api_compare *r, struct qn_api_err *err) {
+int qn_api_compare_set_structures(struct qn_api_compare *r, const json_t *v, struct qn_api_err *err) {
     size_t n = json_array_size(v);
     char show[QN_JSHOW];
     if (!json_is_array(v))
@@ -96,28 +98,6 @@ static int set_structures(const json_t *v, struct qn_api_compare *r, struct qn_a
     for (size_t i = 0; i < n; i++)
         if (set_structure(json_array_get(v, i), &r->structures[i], err)) return at_structure(i, err);
     return 0;
-}
-
-static int set_count(const json_t *v, const char *name, uint64_t min, uint64_t max, uint32_t *out,
-                     struct qn_api_err *err) {
-    uint64_t value;
-    if (json_is_null(v)) return 0;
-    if (qn_jget_uint(v, name, min, max, &value, err)) return -1;
-    *out = (uint32_t)value;
-    return 0;
-}
-
-static int set_field(const char *key, json_t *v, const struct qn_api_limits *lim, struct qn_api_compare *r,
-                     struct qn_api_err *err) {
-    const char *names[N_FIELDS];
-    size_t i = 0;
-    for (size_t k = 0; k < N_FIELDS; k++) names[k] = fields[k].name;
-    while (i < N_FIELDS && strcmp(key, names[i]) != 0) i++;
-    if (i == N_FIELDS) return qn_junknown(key, names, N_FIELDS, err);
-    if (!strcmp(key, "structures")) return set_structures(v, r, err);
-    if (!strcmp(key, "baseline")) return set_count(v, key, 0, QN_COMPARE_STRUCTURES - 1, &r->baseline, err);
-    if (!strcmp(key, "repeats")) return set_count(v, key, 1, QN_COMPARE_REPEATS, &r->repeats, err);
-    return qn_api_infer_set_json(&r->run, qn_api_infer_field(key), v, lim, err);
 }
 
 int qn_api_compare_check(const struct qn_api_compare *r, struct qn_api_err *err) {
@@ -143,18 +123,12 @@ int qn_api_compare_check(const struct qn_api_compare *r, struct qn_api_err *err)
 
 int qn_api_compare_parse(const char *body, size_t len, const struct qn_api_limits *lim,
                          struct qn_api_compare *out, struct qn_api_err *err) {
-    struct qn_jbounds bounds = {lim ? lim->max_depth : 0, lim ? lim->max_elements : 0};
+    struct qn_jbounds bounds = {.max_depth = lim ? lim->max_depth : 0,
+                                .max_elements = lim ? lim->max_elements : 0};
     struct qn_jdoc doc;
-    const char *key;
-    json_t *v;
     qn_api_compare_init(out);
     int rc = qn_jdoc_open(&doc, body, len, &bounds, err);
-    if (rc == 0) {
-        json_object_foreach(doc.root, key, v) {
-            rc = set_field(key, v, lim, out, err);
-            if (rc) break;
-        }
-    }
+    if (rc == 0) rc = qn_api_table_read(&qn_api_compare_table, doc.root, out, lim, err);
     if (rc == 0) rc = qn_api_compare_check(out, err);
     qn_jdoc_close(&doc);
     return rc;

@@ -18,8 +18,8 @@ struct qn_api_compare_structure {
 };
 
 struct qn_api_compare {
-    struct qn_api_infer run; /* model, sequence, task, max_tokens, ignore_eos, stream, timeout_ms; convert:
-                                for all structures */
+    struct qn_api_infer run; /* first: rows of the inference's table apply. model, sequence, task, max_tokens,
+                                ignore_eos, stream, timeout_ms; convert: for all structures */
     struct qn_api_compare_structure *structures; /* owned, [n_structures] */
     uint32_t n_structures;
     uint32_t baseline; /* index */
@@ -34,14 +34,6 @@ int qn_api_compare_parse(const char *body, size_t len, const struct qn_api_limit
 /* The rules of the whole. 0, or -1 with *err. */
 int qn_api_compare_check(const struct qn_api_compare *r, struct qn_api_err *err);
 void qn_api_compare_free(struct qn_api_compare *r);
-
-/* The fields in the order of the documentation; shared: the row of the inference's table, or NULL. */
-struct qn_api_compare_field {
-    const char *name;
-    const char *schema; /* of its own fields, with ' for " */
-    const char *doc;
-};
-const struct qn_api_compare_field *qn_api_compare_fields(size_t *n);
 
 /* ---- reply ---- */
 struct qn_api_fidelity { /* against the baseline, both teacher-forced on the baseline's tokens */

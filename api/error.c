@@ -19,6 +19,7 @@ static const struct code_row {
     [QN_API_UNKNOWN_FIELD] = {400, invalid, "unknown_field"},
     [QN_API_BAD_JSON] = {400, invalid, "invalid_json"},
     [QN_API_UNSUPPORTED] = {400, invalid, "unsupported_structure"},
+    [QN_API_UNSUPPORTED_PARAMETER] = {400, invalid, "unsupported_parameter"},
     [QN_API_CONTEXT] = {400, invalid, "context_length_exceeded"},
     [QN_API_TOO_LARGE_WORK] = {400, invalid, "request_too_large"},
     [QN_API_UNAUTHORIZED] = {401, "authentication_error", "invalid_api_key"},

@@ -6,11 +6,12 @@
 
 enum qn_api_code { /* what happened; fixes status, type and code of the reply */
                    QN_API_OK = 0,
-                   QN_API_INVALID,         /* 400 invalid_request_error / invalid_value */
-                   QN_API_UNKNOWN_FIELD,   /* 400 … / unknown_field */
-                   QN_API_BAD_JSON,        /* 400 … / invalid_json */
-                   QN_API_UNSUPPORTED,     /* 400 … / unsupported_structure */
-                   QN_API_CONTEXT,         /* 400 … / context_length_exceeded */
+                   QN_API_INVALID,               /* 400 invalid_request_error / invalid_value */
+                   QN_API_UNKNOWN_FIELD,         /* 400 … / unknown_field */
+                   QN_API_BAD_JSON,              /* 400 … / invalid_json */
+                   QN_API_UNSUPPORTED,           /* 400 … / unsupported_structure */
+                   QN_API_UNSUPPORTED_PARAMETER, /* 400 … / unsupported_parameter: known, and not done here */
+                   QN_API_CONTEXT,               /* 400 … / context_length_exceeded */
                    QN_API_TOO_LARGE_WORK,  /* 400 … / request_too_large: can never fit state or limits */
                    QN_API_UNAUTHORIZED,    /* 401 authentication_error / invalid_api_key */
                    QN_API_NOT_FOUND,       /* 404 … / not_found */

@@ -15,7 +15,10 @@
 
 #define QN_API_PARTS       8
 #define QN_API_MAX_STOP    16
-#define QN_API_MAX_OUTPUTS 64 /* sequences x n of one request */
+#define QN_API_MAX_REGEX   8192  /* bytes */
+#define QN_API_MAX_SCHEMA  65536 /* bytes of its compact JSON text */
+#define QN_API_MAX_OUTPUTS 64    /* sequences x n of one request */
+#define QN_API_MAX_INPUTS  2048  /* sequences of one request that generates nothing */
 
 enum qn_api_kind { QN_API_INT = 0, QN_API_BOOL, QN_API_NUMBER, QN_API_TEXT };
 /* {"type": …, name: value, …} or a bare string; mirrors model/model.h's struct qn_part. */
@@ -41,11 +44,31 @@ struct qn_api_speculative {
     uint32_t ngram;     /* [1, QN_API_MAX_NGRAM] tokens that must have occurred before */
 };
 
+struct qn_api_text { /* owned, NUL-terminated; n bytes */
+    char *p;
+    size_t n;
+};
+struct qn_api_ids { /* owned; n ids, each >= 0 */
+    int32_t *p;
+    size_t n;
+};
+
 struct qn_api_seq { /* one input sequence: text or ids */
     bool is_ids;
     char *text;   /* owned, UTF-8 as the client sent it, NUL-terminated; n = bytes */
     int32_t *ids; /* owned; n = count; each >= 0 */
     size_t n;
+    bool rendered; /* the text came out of a chat template: nothing is put before it */
+};
+
+/* What the text of every output must be: anything, a text that a regular expression matches as a whole, any
+ * JSON object, or a JSON value that a schema describes. */
+enum qn_api_constrain { QN_CONSTRAIN_NONE = 0, QN_CONSTRAIN_REGEX, QN_CONSTRAIN_JSON, QN_CONSTRAIN_SCHEMA };
+struct qn_api_constraint {
+    enum qn_api_constrain kind;
+    char *text; /* owned, NUL-terminated: the expression, or the JSON text of the schema; NULL otherwise */
+    size_t n;
+    const char *param; /* constant: the field that errors name; NULL: regex or json_schema */
 };
 
 struct qn_api_infer {
@@ -67,15 +90,18 @@ struct qn_api_infer {
     char *stop[QN_API_MAX_STOP]; /* owned */
     size_t stop_len[QN_API_MAX_STOP];
     bool logprobs_given;
-    uint32_t logprobs; /* alternatives per token, [0, 20] */
-    bool ignore_eos;   /* keep going past end-of-generation tokens (benchmarks) */
+    uint32_t logprobs;    /* alternatives per token, [0, 20] */
+    bool prompt_logprobs; /* generate: of the prompt's tokens as well (never in a request of its own) */
+    bool ignore_eos;      /* keep going past end-of-generation tokens (benchmarks) */
     struct qn_api_speculative speculative;
+    struct qn_api_constraint constraint;
     bool stream, cache;  /* cache: may use the prefix cache, default true */
     uint32_t timeout_ms; /* 0 = the server's default */
 };
 
 struct qn_api_limits {
     uint32_t max_outputs, max_tokens, max_depth, max_elements;
+    uint32_t max_inputs; /* given: most sequences, in place of max_outputs */
 };
 
 /* Parses and validates a body. depth and element bounds are checked over the raw bytes before a tree is
@@ -139,6 +165,7 @@ struct qn_api_output {
     struct qn_api_memory memory;
     uint64_t prompt_tokens, completion_tokens, cached_tokens;
     struct qn_api_divergence divergence;
+    const uint32_t *offsets; /* of logprobs: characters of the text before each; NULL where nobody asks */
 };
 struct qn_api_structure {
     struct qn_api_part attention, ffn, sharing;

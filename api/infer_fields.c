@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "api/table.h"
+
 #define AT(member)    offsetof(struct qn_api_infer, member)
 #define SAFE_INTEGER  9007199254740991.0 /* 2^53 - 1: what every JSON reader keeps exactly */
 #define MAX_TOKENS    1048576.0
@@ -22,12 +24,12 @@ static const struct qn_api_field fields[] = {
      AT(sharing), 0},
     {"convert", QN_FIELD_BOOL, 0, 0, false, QN_FOR_ALL, "false",
      "Also allow approximate and untrained conversions; exact ones need no leave.", AT(convert), 0},
-    {"sequence", QN_FIELD_SEQUENCE, 0, 2147483647, false, QN_FOR_ALL, NULL,
+    {"sequence", QN_FIELD_SEQUENCE, 1, QN_API_MAX_OUTPUTS, false, QN_FOR_ALL, NULL,
      "Text, an array of token ids, or an array of texts and arrays of ids (a batch). Never empty; text may "
      "not hold "
      "the character U+0000.",
      AT(seqs), 0},
-    {"task", QN_FIELD_TASK, 0, 0, false, QN_FOR_ALL, "\"generate\"",
+    {"task", QN_FIELD_TASK, 0, QN_TASK_EMBED, false, QN_FOR_ALL, "\"generate\"",
      "Continue the sequence, score it (log-probability), or embed it.", AT(task), 0},
     {"max_tokens", QN_FIELD_U32, 0, MAX_TOKENS, false, QN_FOR_GENERATE, "64",
      "Most tokens to generate for one output; the server may set a lower bound.", AT(max_tokens),
@@ -49,9 +51,10 @@ static const struct qn_api_field fields[] = {
      "Taken off the logit of every token generated before.", AT(presence_penalty), 0},
     {"frequency_penalty", QN_FIELD_FLOAT, -2, 2, false, QN_FOR_GENERATE, "0",
      "Taken off the logit once for each time that a token was generated.", AT(frequency_penalty), 0},
-    {"seed", QN_FIELD_U64, 0, SAFE_INTEGER, false, QN_FOR_ALL, "1",
-     "Seed of the sampling; the same request with the same seed gives the same output.", AT(seed),
-     AT(seed_given)},
+    {"seed", QN_FIELD_U64, 0, SAFE_INTEGER, false, QN_FOR_ALL, NULL,
+     "Seed of the sampling; the same request with the same seed gives the same output. Drawn anew for each "
+     "request when left out.",
+     AT(seed), AT(seed_given)},
     {"stop", QN_FIELD_STOP, 1, MAX_STOP_SIZE, false, QN_FOR_GENERATE, "[]",
      "A string, or up to 16 of them, that ends the output; it is not part of the output.", AT(stop), 0},
     {"logprobs", QN_FIELD_U32, 0, 20, false, QN_FOR_GENERATE | QN_FOR_SCORE, NULL,
@@ -64,6 +67,12 @@ static const struct qn_api_field fields[] = {
      "one "
      "step; the output is the same with and without.",
      AT(speculative), 0},
+    {"regex", QN_FIELD_REGEX, 1, QN_API_MAX_REGEX, false, QN_FOR_GENERATE, NULL,
+     "Every output is a text that this regular expression matches as a whole, unless its length ends first.",
+     AT(constraint), 0},
+    {"json_schema", QN_FIELD_SCHEMA, 0, QN_API_MAX_SCHEMA, false, QN_FOR_GENERATE, NULL,
+     "Every output is JSON that this schema describes, unless its length ends first; true: any JSON object.",
+     AT(constraint), 0},
     {"stream", QN_FIELD_BOOL, 0, 0, false, QN_FOR_GENERATE | QN_FOR_SCORE, "false",
      "Send tokens as server-sent events while they come, then the whole reply.", AT(stream), 0},
     {"cache", QN_FIELD_BOOL, 0, 0, false, QN_FOR_ALL, "true",
@@ -72,6 +81,9 @@ static const struct qn_api_field fields[] = {
      "Longest time for the whole request in milliseconds; 0 is the default of the server.", AT(timeout_ms),
      0},
 };
+
+const struct qn_api_table qn_api_infer_table = {
+    "InferRequest", fields, sizeof fields / sizeof fields[0], {"sequence"}, {NULL}};
 
 const struct qn_api_field *qn_api_infer_fields(size_t *n) {
     *n = sizeof fields / sizeof fields[0];
@@ -102,6 +114,8 @@ const char *qn_api_task_name(enum qn_api_task t) {
 }
 
 uint32_t qn_api_infer_most(const struct qn_api_limits *lim) {
+    if (lim && lim->max_inputs)
+        return lim->max_inputs < QN_API_MAX_INPUTS ? lim->max_inputs : QN_API_MAX_INPUTS;
     bool lower = lim && lim->max_outputs && lim->max_outputs < QN_API_MAX_OUTPUTS;
     return lower ? lim->max_outputs : QN_API_MAX_OUTPUTS;
 }
@@ -129,6 +143,10 @@ static bool is_set(const struct qn_api_infer *r, const struct qn_api_infer *defa
         return r->n_stop > 0;
     case QN_FIELD_SPECULATIVE:
         return r->speculative.prompt;
+    case QN_FIELD_REGEX:
+        return r->constraint.kind == QN_CONSTRAIN_REGEX;
+    case QN_FIELD_SCHEMA:
+        return r->constraint.kind == QN_CONSTRAIN_JSON || r->constraint.kind == QN_CONSTRAIN_SCHEMA;
     default:
         return false; /* the others have a meaning in every task */
     }

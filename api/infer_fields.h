@@ -13,10 +13,25 @@ enum qn_field_type {
     QN_FIELD_U32,
     QN_FIELD_U64,
     QN_FIELD_FLOAT,
-    QN_FIELD_TASK,       /* generate | score | embed */
-    QN_FIELD_SEQUENCE,   /* text, ids, or an array of either */
-    QN_FIELD_STOP,       /* a string or an array of them */
-    QN_FIELD_SPECULATIVE /* "off", "prompt" or {"type":"prompt", …} */
+    QN_FIELD_TASK,        /* generate | score | embed, up to max */
+    QN_FIELD_SEQUENCE,    /* text, ids, or an array of either, up to max of them */
+    QN_FIELD_STOP,        /* a string or an array of them */
+    QN_FIELD_SPECULATIVE, /* "off", "prompt" or {"type":"prompt", …} */
+    QN_FIELD_REGEX,       /* text of a regular expression */
+    QN_FIELD_SCHEMA,      /* a JSON schema as an object, or true: any JSON object */
+    QN_FIELD_ONE,         /* one sequence: text or ids */
+    QN_FIELD_STRUCTURES,  /* an array of {"attention", "ffn", "sharing", "convert"} */
+    QN_FIELD_TEXT,        /* into a struct qn_api_text */
+    QN_FIELD_IDS,         /* token ids, into a struct qn_api_ids */
+    /* of the OpenAI endpoints alone (api/openai_parse.c) */
+    QN_FIELD_TARGET,          /* model id, and a structure behind an @ */
+    QN_FIELD_MESSAGES,        /* a chat */
+    QN_FIELD_STREAM_OPTIONS,  /* {"include_usage": …} */
+    QN_FIELD_ENCODING,        /* float | base64 */
+    QN_FIELD_RESPONSE_FORMAT, /* {"type": text | json_object | json_schema, …} */
+    QN_FIELD_IGNORED,         /* any value: it has nothing to say here */
+    QN_FIELD_REFUSED,         /* null, or empty: it would change the answer, and is not done */
+    QN_FIELD_SHARED           /* the inference's row of that name (api/table.h) */
 };
 
 enum { /* tasks in which a field has a meaning */
@@ -29,12 +44,13 @@ enum { /* tasks in which a field has a meaning */
 struct qn_api_field {
     const char *name;
     enum qn_field_type type;
-    double min, max; /* numbers: the value; stop: bytes of one string; both inclusive unless min_open */
+    double min, max; /* numbers: the value; stop: bytes of one string; sequence, ids, structures and messages:
+                      * how many; both inclusive unless min_open */
     bool min_open;   /* min itself is not allowed */
     unsigned tasks;  /* QN_FOR_…; elsewhere only the default (or 0 or false) may be given */
     const char *def; /* default as JSON text; NULL: none */
     const char *doc; /* one sentence, no quotes */
-    size_t offset;   /* of the member in struct qn_api_infer */
+    size_t offset;   /* of the member in struct qn_api_infer, or in the struct of the table it stands in */
     size_t given;    /* of the bool that remembers that it was given; 0: none */
 };
 

@@ -1,5 +1,5 @@
-/* One field of POST /v1/infer from one JSON value, or from text of a command line. Data flow: table row +
- * value -> member of struct qn_api_infer, or an error with the field's (or item's) name. Thread: any. */
+/* One field of a request from one JSON value, or from text of a command line. Data flow: table row +
+ * value -> member of the request's struct, or an error with the field's (or item's) name. Thread: any. */
 #include "api/infer_set.h"
 
 #include <math.h>
@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/constraint.h"
 #include "api/jget.h"
 
 /* ---- structure parts ---- */
@@ -116,19 +117,20 @@ static int set_seq(const json_t *v, const char *param, bool deep, struct qn_api_
                        param, qn_jshow(v, show));
 }
 
-static int set_batch(const json_t *v, uint32_t most, struct qn_api_infer *r, struct qn_api_err *err) {
+static int set_batch(const json_t *v, const char *name, uint32_t most, struct qn_api_infer *r,
+                     struct qn_api_err *err) {
     size_t n = json_array_size(v);
     char param[64];
     if (n > most)
-        return qn_api_fail(err, QN_API_INVALID, "sequence",
-                           "\"sequence\" holds %zu sequences, at most %u are allowed", n, (unsigned)most);
+        return qn_api_fail(err, QN_API_INVALID, name, "\"%s\" holds %zu sequences, at most %u are allowed",
+                           name, n, (unsigned)most);
     r->seqs = calloc(n, sizeof *r->seqs);
     if (!r->seqs) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
     r->batch = true;
     r->n_seqs = (uint32_t)n;
     for (size_t i = 0; i < n; i++) {
         const json_t *item = json_array_get(v, i);
-        snprintf(param, sizeof param, "sequence[%zu]", i);
+        snprintf(param, sizeof param, "%s[%zu]", name, i);
         if (json_is_integer(item))
             return qn_api_fail(
                 err, QN_API_INVALID, param,
@@ -138,17 +140,17 @@ static int set_batch(const json_t *v, uint32_t most, struct qn_api_infer *r, str
     return 0;
 }
 
-static int set_sequence(const json_t *v, const struct qn_api_limits *lim, struct qn_api_infer *r,
-                        struct qn_api_err *err) {
+static int set_sequence(const json_t *v, const char *name, const struct qn_api_limits *lim,
+                        struct qn_api_infer *r, struct qn_api_err *err) {
     uint32_t most = qn_api_infer_most(lim);
     free_seqs(r);
     r->batch = false;
     const json_t *first = json_is_array(v) ? json_array_get(v, 0) : NULL;
-    if (first && !json_is_number(first)) return set_batch(v, most, r, err);
+    if (first && !json_is_number(first)) return set_batch(v, name, most, r, err);
     r->seqs = calloc(1, sizeof *r->seqs);
     if (!r->seqs) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
     r->n_seqs = 1;
-    return set_seq(v, "sequence", true, &r->seqs[0], err);
+    return set_seq(v, name, true, &r->seqs[0], err);
 }
 
 /* ---- stop, task ---- */
@@ -183,15 +185,17 @@ static int set_stop(const json_t *v, const struct qn_api_field *f, struct qn_api
     return 0;
 }
 
-static int set_task(const json_t *v, struct qn_api_infer *r, struct qn_api_err *err) {
+static int set_task(const json_t *v, const struct qn_api_field *f, struct qn_api_infer *r,
+                    struct qn_api_err *err) {
     char show[QN_JSHOW];
-    for (unsigned t = 0; json_is_string(v) && t < 3; t++) {
+    for (unsigned t = 0; json_is_string(v) && t <= (unsigned)f->max; t++) {
         if (strcmp(json_string_value(v), qn_api_task_name((enum qn_api_task)t)) != 0) continue;
         r->task = (enum qn_api_task)t;
         return 0;
     }
-    return qn_api_fail(err, QN_API_INVALID, "task",
-                       "\"task\" must be \"generate\", \"score\" or \"embed\", got %s", qn_jshow(v, show));
+    return qn_api_fail(err, QN_API_INVALID, "task", "\"task\" must be \"generate\"%s, got %s",
+                       f->max < QN_TASK_EMBED ? " or \"score\"" : ", \"score\" or \"embed\"",
+                       qn_jshow(v, show));
 }
 
 /* ---- speculative ---- */
@@ -276,14 +280,32 @@ static int set_bool(const json_t *v, const struct qn_api_field *f, char *at, str
     return 0;
 }
 
-int qn_api_infer_set_json(struct qn_api_infer *r, const struct qn_api_field *f, json_t *v,
-                          const struct qn_api_limits *lim, struct qn_api_err *err) {
-    char *at = (char *)r + f->offset;
+/* Rows may share a member: the second of them that is given is an error. */
+static int set_text(const json_t *v, const struct qn_api_field *f, struct qn_api_text *at,
+                    struct qn_api_err *err) {
+    if (at->p)
+        return qn_api_fail(err, QN_API_INVALID, f->name,
+                           "\"%s\": the text was given already, by another name", f->name);
+    return qn_jget_text(v, f->name, (size_t)f->min, SIZE_MAX - 1, &at->p, &at->n, err);
+}
+
+static int set_ids(const json_t *v, const struct qn_api_field *f, struct qn_api_ids *at,
+                   struct qn_api_err *err) {
+    if (json_array_size(v) > (size_t)f->max)
+        return qn_api_fail(err, QN_API_INVALID, f->name, "\"%s\" holds %zu ids, at most %.0f are allowed",
+                           f->name, json_array_size(v), f->max);
+    return qn_jget_ids(v, &(struct qn_jids){f->name, true, f->min < 1}, &at->p, &at->n, err);
+}
+
+int qn_api_field_set(void *to, const struct qn_api_field *f, json_t *v, const struct qn_api_limits *lim,
+                     struct qn_api_err *err) {
+    struct qn_api_infer *r = to; /* for the rows that need one */
+    char *at = (char *)to + f->offset;
     int rc = -1;
     if (json_is_null(v)) return 0;
     switch (f->type) {
     case QN_FIELD_MODEL:
-        rc = qn_jget_model(v, r->model, err);
+        rc = qn_jget_model(v, at, err);
         break;
     case QN_FIELD_PART:
         rc = set_part(v, f->name, (struct qn_api_part *)(void *)at, err);
@@ -299,10 +321,11 @@ int qn_api_infer_set_json(struct qn_api_infer *r, const struct qn_api_field *f, 
         rc = set_float(v, f, at, err);
         break;
     case QN_FIELD_TASK:
-        rc = set_task(v, r, err);
+        rc = set_task(v, f, r, err);
         break;
     case QN_FIELD_SEQUENCE:
-        rc = set_sequence(v, lim, r, err);
+    case QN_FIELD_ONE: /* the rules of the whole refuse several */
+        rc = set_sequence(v, f->name, lim, r, err);
         break;
     case QN_FIELD_STOP:
         rc = set_stop(v, f, r, err);
@@ -310,8 +333,34 @@ int qn_api_infer_set_json(struct qn_api_infer *r, const struct qn_api_field *f, 
     case QN_FIELD_SPECULATIVE:
         rc = set_speculative(v, &r->speculative, err);
         break;
+    case QN_FIELD_REGEX:
+        rc = qn_api_constraint_regex(&r->constraint, v, f->name, err);
+        break;
+    case QN_FIELD_SCHEMA:
+        rc = qn_api_constraint_schema(&r->constraint, v, f->name, err);
+        break;
+    case QN_FIELD_STRUCTURES:
+        rc = qn_api_compare_set_structures(to, v, err);
+        break;
+    case QN_FIELD_TEXT:
+        rc = set_text(v, f, (struct qn_api_text *)(void *)at, err);
+        break;
+    case QN_FIELD_IDS:
+        rc = set_ids(v, f, (struct qn_api_ids *)(void *)at, err);
+        break;
+    case QN_FIELD_TARGET:
+    case QN_FIELD_MESSAGES:
+    case QN_FIELD_STREAM_OPTIONS:
+    case QN_FIELD_ENCODING:
+    case QN_FIELD_RESPONSE_FORMAT:
+    case QN_FIELD_IGNORED:
+    case QN_FIELD_REFUSED:
+        rc = qn_api_openai_set(to, f, v, err);
+        break;
+    case QN_FIELD_SHARED: /* never handed out */
+        break;
     }
-    if (rc == 0 && f->given) *((bool *)(void *)((char *)r + f->given)) = true;
+    if (rc == 0 && f->given) *((bool *)(void *)((char *)to + f->given)) = true;
     return rc;
 }
 
@@ -330,7 +379,8 @@ static json_t *bool_word(const char *s) {
 static json_t *value_of(const struct qn_api_field *f, const char *text) {
     bool numeric = f->type == QN_FIELD_U32 || f->type == QN_FIELD_U64 || f->type == QN_FIELD_FLOAT;
     if (f->type == QN_FIELD_BOOL) return bool_word(text);
-    bool part = f->type == QN_FIELD_PART || f->type == QN_FIELD_SPECULATIVE;
+    bool part = f->type == QN_FIELD_PART || f->type == QN_FIELD_SPECULATIVE || f->type == QN_FIELD_SCHEMA;
+    if (f->type == QN_FIELD_SCHEMA && !strcmp(text, "true")) return json_true();
     if (numeric || (part && text[0] == '{')) {
         json_error_t je;
         json_t *v = json_loads(text, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &je);
@@ -350,7 +400,7 @@ int qn_api_infer_set(struct qn_api_infer *r, const char *name, const char *value
     if (f->type == QN_FIELD_STOP)
         rc = add_stop(v, "stop", f, r, err);
     else
-        rc = qn_api_infer_set_json(r, f, v, NULL, err);
+        rc = qn_api_field_set(r, f, v, NULL, err);
     json_decref(v);
     return rc;
 }
@@ -359,5 +409,6 @@ void qn_api_infer_free(struct qn_api_infer *r) {
     if (!r) return;
     free_seqs(r);
     free_stop(r);
+    qn_api_constraint_free(&r->constraint);
     memset(r, 0, sizeof *r);
 }

@@ -77,6 +77,12 @@ static void write_divergence(struct qn_buf *b, const struct qn_api_divergence *d
     qn_buf_str(b, "}");
 }
 
+void qn_api_ran_write(struct qn_buf *b, const struct qn_api_structure *s, const struct qn_api_divergence *d) {
+    write_structure(b, s);
+    write_divergence(b, d);
+    qn_buf_str(b, "}");
+}
+
 void qn_api_timings_write(struct qn_buf *b, const struct qn_api_timings *t) {
     add_num(b, "{\"queue_ms\":", t->queue, 3);
     add_num(b, ",\"tokenize_ms\":", t->tokenize, 3);
@@ -214,9 +220,8 @@ void qn_api_infer_write(struct qn_buf *b, const struct qn_api_reply *r) {
     qn_buf_json_int(b, r->created);
     add_str(b, ",\"model\":", r->model);
     qn_buf_str(b, ",\"structure\":");
-    write_structure(b, &r->structure);
-    write_divergence(b, &r->divergence);
-    qn_buf_str(b, "},\"outputs\":[");
+    qn_api_ran_write(b, &r->structure, &r->divergence);
+    qn_buf_str(b, ",\"outputs\":[");
     for (uint32_t i = 0; i < r->n_outputs; i++) {
         if (i) qn_buf_str(b, ",");
         qn_api_output_write(b, &r->outputs[i], r->n_outputs > 1);

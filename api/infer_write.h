@@ -6,7 +6,9 @@
 
 void qn_api_part_write(struct qn_buf *b, const struct qn_api_part *p);           /* {"type":…, …} */
 void qn_api_structure_write(struct qn_buf *b, const struct qn_api_structure *s); /* {"attention":…, …} */
-void qn_api_ids_write(struct qn_buf *b, const int32_t *ids, size_t n);           /* [1,2] */
+/* The same as it ran: with its divergence. */
+void qn_api_ran_write(struct qn_buf *b, const struct qn_api_structure *s, const struct qn_api_divergence *d);
+void qn_api_ids_write(struct qn_buf *b, const int32_t *ids, size_t n); /* [1,2] */
 void qn_api_top_write(struct qn_buf *b, const struct qn_api_token *t); /* [{"id","token","logprob"}] */
 
 void qn_api_timings_write(struct qn_buf *b, const struct qn_api_timings *t);

@@ -118,7 +118,7 @@ int qn_jprescan(const char *body, size_t len, const struct qn_jbounds *lim, stru
                 return qn_api_fail(err, QN_API_BAD_JSON, name, "the body is nested deeper than %zu levels",
                                    max_depth);
             }
-            if (count->containers > MAX_CONTAINERS)
+            if (count->containers > MAX_CONTAINERS && !(lim && lim->reply))
                 return too_much(body, len, i, "arrays and objects", MAX_CONTAINERS, err);
         } else if (c == '}' || c == ']') {
             if (depth) depth--;
@@ -126,6 +126,8 @@ int qn_jprescan(const char *body, size_t len, const struct qn_jbounds *lim, stru
             commas++;
         } else if (c == ':') {
             count->colons++;
+        } else if (c == '\0') { /* jansson skips one that stands after a number */
+            return qn_api_fail(err, QN_API_BAD_JSON, "", "the body holds a zero byte at offset %zu", i);
         }
         count->values = count->containers + commas + 1;
         if (count->values > max_values) return too_much(body, len, i, "values", max_values, err);
@@ -200,7 +202,8 @@ int qn_jdoc_open(struct qn_jdoc *doc, const char *body, size_t len, const struct
     doc->outer = open_doc;
     open_doc = doc;
     memset(&je, 0, sizeof je);
-    doc->root = json_loadb(body, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &je);
+    size_t nul = lim && lim->reply ? JSON_ALLOW_NUL : 0;
+    doc->root = json_loadb(body, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | nul, &je);
     if (!doc->root) {
         if (doc->exhausted) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
         return refuse(body, len, &je, err);

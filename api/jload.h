@@ -13,6 +13,7 @@
 struct qn_jbounds {
     uint32_t max_depth;    /* nested arrays and objects; 0 = 64, never above 64 */
     uint32_t max_elements; /* values of all kinds; 0 = 65536 */
+    bool reply;            /* a server wrote it: many arrays and objects, and strings may hold U+0000 */
 };
 
 /* What the raw bytes hold, counted without understanding them: an upper bound of what the parser will make.

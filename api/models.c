@@ -54,7 +54,21 @@ void qn_api_model_write(struct qn_buf *b, const struct qn_api_model *m) {
         qn_buf_json_str(b, m->by_type[i].name, strlen(m->by_type[i].name));
         add_uint(b, ":", m->by_type[i].bytes);
     }
-    qn_buf_str(b, "}}");
+    add_uint(
+        b, "},\"embedding\":{\"pooling\":\"mean\",\"of\":\"last hidden state\",\"dimensions\":", m->d_model);
+    qn_buf_str(b, ",\"normalized\":false");
+    add_uint(b, "},\"state_budget_bytes\":", m->state_budget);
+    add_str(b, ",\"chat_template\":", m->chat_template);
+    qn_buf_str(b, ",\"structures\":{");
+    for (uint32_t i = 0; i < m->n_kinds; i++) {
+        const struct qn_api_kind_row *k = &m->kinds[i];
+        bool first = i == 0 || strcmp(m->kinds[i - 1].slot, k->slot) != 0;
+        if (first) qn_buf_printf(b, "%s\"%s\":{", i ? "}," : "", k->slot);
+        if (!first) qn_buf_str(b, ",");
+        qn_buf_json_str(b, k->type, strlen(k->type));
+        add_str(b, ":", k->exactness);
+    }
+    qn_buf_str(b, m->n_kinds ? "}}}" : "}}");
 }
 
 void qn_api_models_write(struct qn_buf *b, const struct qn_api_model *m, size_t n) {

@@ -15,6 +15,14 @@ struct qn_api_model {
         const char *name;
         uint64_t bytes;
     } by_type[16]; /* unused: name NULL */
+    uint64_t state_budget;
+    const char *chat_template; /* "" or NULL = null */
+    struct qn_api_kind_row {   /* what it can run, by slot, native ones first */
+        const char *slot;
+        char type[24];
+        const char *exactness;
+    } kinds[24];
+    uint32_t n_kinds;
 };
 void qn_api_models_write(struct qn_buf *out, const struct qn_api_model *m,
                          size_t n); /* {"object":"list","data":[…]} */
@@ -55,8 +63,7 @@ void qn_api_structures_write(struct qn_buf *out, const struct qn_api_structures 
 /* /tokenize {"model"?, "prompt"|"text"|"content", "add_special_tokens"?} */
 struct qn_api_tokenize {
     char model[65];
-    char *text;
-    size_t n;
+    struct qn_api_text text;
     bool add_special;
     bool with_pieces;
 };
@@ -74,12 +81,27 @@ void qn_api_tokenize_write(struct qn_buf *out, const struct qn_api_tokens *t);
 /* /detokenize {"model"?, "tokens":[…]} -> {"prompt":"…","text":"…"} */
 struct qn_api_detokenize {
     char model[65];
-    int32_t *ids;
-    size_t n;
+    struct qn_api_ids ids;
 };
 int qn_api_detokenize_parse(const char *body, size_t len, struct qn_api_detokenize *out,
                             struct qn_api_err *err);
 void qn_api_detokenize_free(struct qn_api_detokenize *r);
 void qn_api_detokenize_write(struct qn_buf *out, const char *text, size_t n);
+
+/* GET /tokenizer_info */
+struct qn_api_special {
+    int32_t id; /* -1: there is none */
+    const char *text;
+    size_t n;
+};
+struct qn_api_tokenizer_info {
+    const char *model;
+    uint64_t vocab, context;
+    bool adds_bos, adds_eos;
+    struct qn_api_special bos, eos, unk, pad;
+    const char *chat_template;      /* the checkpoint's own text; "" when none */
+    const char *chat_template_name; /* the format that chats are written in; "" when none */
+};
+void qn_api_tokenizer_info_write(struct qn_buf *out, const struct qn_api_tokenizer_info *t);
 
 #endif

@@ -1,15 +1,16 @@
-/* GET /openapi.json. Data flow: the field table of api/infer_fields.c and the constant texts below -> bytes.
+/* GET /openapi.json. Data flow: the list of api/endpoints.c, its tables of fields (api/openapi_fields.c) and
+ * the constant texts below, which say what replies hold -> bytes.
  * The texts are written with ' for " (none of them needs an apostrophe), so that they can be read. Thread:
  * any. */
 #include "api/openapi.h"
 
 #include <string.h>
 
-#include "api/compare.h"
-#include "api/infer_fields.h"
+#include "api/endpoints.h"
 
-/* Appends s with every ' turned into ". */
-static void q(struct qn_buf *b, const char *s) {
+#define q qn_api_openapi_text
+
+void qn_api_openapi_text(struct qn_buf *b, const char *s) {
     for (;;) {
         size_t n = strcspn(s, "'");
         qn_buf_add(b, s, n);
@@ -19,126 +20,7 @@ static void q(struct qn_buf *b, const char *s) {
     }
 }
 
-/* ---- components: the request, from the table ---- */
-
-static void bounds(struct qn_buf *b, const struct qn_api_field *f) {
-    q(b, f->min_open ? ",'exclusiveMinimum':" : ",'minimum':");
-    qn_buf_json_num(b, f->min, 3);
-    q(b, ",'maximum':");
-    qn_buf_json_num(b, f->max, 3);
-}
-
-/* A schema's type and limits, without the braces. */
-static void type_of(struct qn_buf *b, const struct qn_api_field *f) {
-    switch (f->type) {
-    case QN_FIELD_MODEL:
-        q(b, "'type':['string','null'],'pattern':'^[A-Za-z0-9._-]{1,64}$'");
-        break;
-    case QN_FIELD_PART:
-        q(b, "'anyOf':[{'$ref':'#/components/schemas/StructureName'},{'$ref':'#/components/schemas/"
-             "StructurePart'},"
-             "{'type':'null'}]");
-        break;
-    case QN_FIELD_BOOL:
-        q(b, "'type':['boolean','null']");
-        break;
-    case QN_FIELD_U32:
-    case QN_FIELD_U64:
-        q(b, "'type':['integer','null']");
-        bounds(b, f);
-        break;
-    case QN_FIELD_FLOAT:
-        q(b, "'type':['number','null']");
-        bounds(b, f);
-        break;
-    case QN_FIELD_TASK:
-        q(b, "'type':['string','null'],'enum':['generate','score','embed',null]");
-        break;
-    case QN_FIELD_SEQUENCE:
-        q(b, "'anyOf':[{'$ref':'#/components/schemas/Sequence'},{'type':'array','minItems':1,'maxItems':");
-        qn_buf_json_int(b, QN_API_MAX_OUTPUTS);
-        q(b, ",'items':{'$ref':'#/components/schemas/Sequence'}}]");
-        break;
-    case QN_FIELD_STOP:
-        q(b, "'anyOf':[{'$ref':'#/components/schemas/Stop'},{'type':'array','maxItems':");
-        qn_buf_json_int(b, QN_API_MAX_STOP);
-        q(b, ",'items':{'$ref':'#/components/schemas/Stop'}},{'type':'null'}]");
-        break;
-    case QN_FIELD_SPECULATIVE:
-        q(b, "'anyOf':[{'enum':['off','prompt',false,null]},{'type':'object','required':['type'],"
-             "'additionalProperties':false,'properties':{'type':{'enum':['off','prompt',false]},"
-             "'max_draft':{'type':['integer','null'],'minimum':1,'maximum':");
-        qn_buf_json_int(b, QN_API_MAX_DRAFT);
-        q(b, ",'default':8},'ngram':{'type':['integer','null'],'minimum':1,'maximum':");
-        qn_buf_json_int(b, QN_API_MAX_NGRAM);
-        q(b, ",'default':3}}}]");
-        break;
-    }
-}
-
-static void field_schema(struct qn_buf *b, const struct qn_api_field *f) {
-    q(b, "{");
-    type_of(b, f);
-    if (f->def) {
-        q(b, ",'default':");
-        qn_buf_str(b, f->def);
-    }
-    q(b, ",'description':");
-    qn_buf_json_str(b, f->doc, strlen(f->doc));
-    q(b, "}");
-}
-
-static void infer_request(struct qn_buf *b) {
-    size_t n;
-    const struct qn_api_field *f = qn_api_infer_fields(&n);
-    q(b,
-      "'InferRequest':{'type':'object','additionalProperties':false,'required':['sequence'],'properties':{");
-    for (size_t i = 0; i < n; i++) {
-        if (i) q(b, ",");
-        qn_buf_json_str(b, f[i].name, strlen(f[i].name));
-        q(b, ":");
-        field_schema(b, &f[i]);
-    }
-    q(b, "}},");
-}
-
-/* A comparison's own fields, and those that it shares with an inference. */
-static void compare_request(struct qn_buf *b) {
-    size_t n;
-    const struct qn_api_compare_field *f = qn_api_compare_fields(&n);
-    q(b,
-      "'CompareRequest':{'type':'object','additionalProperties':false,'required':['sequence','structures'],"
-      "'properties':{");
-    for (size_t i = 0; i < n; i++) {
-        const struct qn_api_field *shared = qn_api_infer_field(f[i].name);
-        if (i) q(b, ",");
-        qn_buf_json_str(b, f[i].name, strlen(f[i].name));
-        q(b, ":");
-        if (!f[i].schema) {
-            field_schema(b, shared);
-        } else {
-            size_t end = strlen(f[i].schema) - 1; /* the closing brace comes after the description */
-            char schema[256];
-            memcpy(schema, f[i].schema, end);
-            schema[end] = '\0';
-            q(b, schema);
-            q(b, ",'description':");
-            qn_buf_json_str(b, f[i].doc, strlen(f[i].doc));
-            q(b, "}");
-        }
-    }
-    q(b, "}},'CompareStructure':{'type':'object','additionalProperties':false,'properties':{");
-    static const char *const parts[] = {"attention", "ffn", "sharing", "convert"};
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        if (i) q(b, ",");
-        qn_buf_json_str(b, parts[i], strlen(parts[i]));
-        q(b, ":");
-        field_schema(b, qn_api_infer_field(parts[i]));
-    }
-    q(b, "}},'Stop':{'type':'string','minLength':1,'maxLength':");
-    qn_buf_json_num(b, qn_api_infer_field("stop")->max, 0);
-    q(b, ",'description':'Counted in bytes of UTF-8.'},");
-}
+/* ---- components: parts of requests ---- */
 
 static const char schemas_in[] =
     "'StructureName':{'type':'string','pattern':'^[a-z0-9_]{1,23}$','examples':['gqa']},"
@@ -148,16 +30,7 @@ static const char schemas_in[] =
     "'examples':[{'type':'gqa','kv_heads':2}]},"
     "'TokenId':{'type':'integer','minimum':0,'maximum':2147483647},"
     "'Sequence':{'anyOf':[{'type':'string','minLength':1},{'type':'array','minItems':1,'items':{'$ref':"
-    "'#/components/schemas/TokenId'}}]},"
-    "'TokenizeRequest':{'type':'object','additionalProperties':false,'description':'The text is given once.',"
-    "'properties':{'model':{'type':['string','null']},'prompt':{'type':['string','null']},"
-    "'text':{'type':['string','null']},'content':{'type':['string','null']},"
-    "'add_special_tokens':{'type':['boolean','null'],'default':true},"
-    "'add_special':{'type':['boolean','null'],'default':true},"
-    "'with_pieces':{'type':['boolean','null'],'default':false}}},"
-    "'DetokenizeRequest':{'type':'object','additionalProperties':false,'required':['tokens'],'properties':{"
-    "'model':{'type':['string','null']},'tokens':{'type':'array','items':{'$ref':'#/components/schemas/"
-    "TokenId'}}}},";
+    "'#/components/schemas/TokenId'}}]},";
 
 /* ---- components: replies ---- */
 
@@ -263,6 +136,8 @@ static void measurement_schemas(struct qn_buf *b) {
 }
 
 static const char schemas_out[] =
+    "'Document':{'type':'object','required':['openapi','info','paths','components'],'properties':{"
+    "'openapi':{'type':'string'}},'additionalProperties':true},"
     "'TokenLogprob':{'type':'object','required':['id','token','logprob','top'],'properties':{"
     "'id':{'type':'integer'},'token':{'type':'string'},'logprob':{'type':['number','null']},"
     "'top':{'type':'array','items':{'$ref':'#/components/schemas/Alternative'}}}},"
@@ -332,7 +207,13 @@ static const char schemas_out[] =
     "'file_bytes':{'type':'integer'},'weights_bytes':{'type':'integer'},"
     "'state_bytes_per_token':{'type':'integer'},'kv_type':{'type':['string','null']},'structure':{'$ref':'#/"
     "components/schemas/Structure'},"
-    "'file_bytes_by_type':{'type':'object','additionalProperties':{'type':'integer'}}}},"
+    "'file_bytes_by_type':{'type':'object','additionalProperties':{'type':'integer'}},"
+    "'embedding':{'type':'object','description':'What an embedding is made of.','required':['pooling','of',"
+    "'dimensions','normalized'],'properties':{'pooling':{'const':'mean'},'of':{'type':'string'},"
+    "'dimensions':{'type':'integer'},'normalized':{'type':'boolean'}}},"
+    "'state_budget_bytes':{'type':'integer'},'chat_template':{'type':['string','null']},"
+    "'structures':{'type':'object','description':'By slot, what it can run and how exact that is.',"
+    "'additionalProperties':{'type':'object','additionalProperties':{'type':'string'}}}}},"
     "'ModelList':{'type':'object','required':['object','data'],'properties':{'object':{'const':'list'},"
     "'data':{'type':'array','items':{'$ref':'#/components/schemas/Model'}}}},"
     "'StructureEntry':{'type':'object','required':['slot','structure','origin','exactness','why','causal','"
@@ -364,6 +245,18 @@ static const char schemas_out[] =
     "'count':{'type':'integer'},'max_model_len':{'type':'integer'},"
     "'tokens':{'type':'array','items':{'$ref':'#/components/schemas/TokenId'}},"
     "'pieces':{'type':'array','items':{'type':'string'}}}},"
+    "'TokenizerInfo':{'type':'object','required':['model','tokenizer_class','vocab_size','model_max_length',"
+    "'add_bos_token','add_eos_token','bos_token','eos_token','unk_token','pad_token','chat_template'],"
+    "'properties':{'model':{'type':'string'},'tokenizer_class':{'type':'string'},"
+    "'vocab_size':{'type':'integer'},'model_max_length':{'type':'integer'},"
+    "'add_bos_token':{'type':'boolean'},'add_eos_token':{'type':'boolean'},"
+    "'bos_token':{'type':['string','null']},'bos_token_id':{'type':['integer','null']},"
+    "'eos_token':{'type':['string','null']},'eos_token_id':{'type':['integer','null']},"
+    "'unk_token':{'type':['string','null']},'unk_token_id':{'type':['integer','null']},"
+    "'pad_token':{'type':['string','null']},'pad_token_id':{'type':['integer','null']},"
+    "'chat_template':{'type':['string','null'],'description':'The checkpoint\u2019s own text.'},"
+    "'chat_template_name':{'type':['string','null'],'description':'The format that chats are written in; "
+    "null: none is known.'}}},"
     "'DetokenizeReply':{'type':'object','required':['prompt','text'],'properties':{'prompt':{'type':'string'}"
     ","
     "'text':{'type':'string'}}},"
@@ -384,26 +277,6 @@ static void error_codes(struct qn_buf *b) {
 
 /* ---- components: error replies and headers ---- */
 
-static const struct error_reply {
-    const char *key, *text;
-    unsigned status;
-    bool retry;
-} errors[] = {
-    {"BadRequest", "The body, a field, the structure or the framing is not valid; `param` names the field.",
-     400, false},
-    {"Unauthorized", "An API key is set and the request carries none, or a wrong one.", 401, false},
-    {"NotFound", "No such path, or no such model.", 404, false},
-    {"MethodNotAllowed", "The path exists, with another method; `Allow` names it.", 405, false},
-    {"Timeout", "The deadline passed before any output.", 408, false},
-    {"BodyTooLarge", "The body is larger than the server takes.", 413, false},
-    {"UnsupportedMediaType", "The body is not JSON, or it is compressed.", 415, false},
-    {"QueueFull", "The queue is full; come back after `Retry-After`.", 429, true},
-    {"HeadersTooLarge", "The headers are larger than the server takes.", 431, false},
-    {"Internal", "A fault of the server.", 500, false},
-    {"NotImplemented", "A transfer coding that the server does not know.", 501, false},
-    {"Unavailable", "Loading, draining, out of memory or out of connections.", 503, true},
-};
-
 static const char headers[] =
     "'headers':{'RequestId':{'description':'Id of this request: the one the client sent, or a fresh one.',"
     "'schema':{'type':'string'}},"
@@ -415,8 +288,10 @@ static const char headers[] =
     "'minimum':0}}},";
 
 static void error_replies(struct qn_buf *b) {
+    size_t n;
+    const struct qn_api_refusal *errors = qn_api_refusals(&n);
     q(b, "'responses':{");
-    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
+    for (size_t i = 0; i < n; i++) {
         if (i) q(b, ",");
         qn_buf_json_str(b, errors[i].key, strlen(errors[i].key));
         q(b, ":{'description':");
@@ -425,44 +300,13 @@ static void error_replies(struct qn_buf *b) {
         if (errors[i].retry) q(b, ",'Retry-After':{'$ref':'#/components/headers/RetryAfter'}");
         q(b, "},'content':{'application/json':{'schema':{'$ref':'#/components/schemas/Error'}}}}");
     }
-    q(b, "},");
+    q(b, ",'NotReady':{'description':'Not ready: loading, draining, without a model; or out of connections.',"
+         "'headers':{'x-request-id':{'$ref':'#/components/headers/RequestId'},'Retry-After':{'$ref':"
+         "'#/components/headers/RetryAfter'}},'content':{'text/plain':{'schema':{'type':'string'}},"
+         "'application/json':{'schema':{'$ref':'#/components/schemas/Error'}}}}},");
 }
 
 /* ---- paths ---- */
-
-struct operation {
-    const char *path, *method, *id, *summary;
-    const char *request; /* schema of the body; NULL: none */
-    const char *reply;   /* schema of the 200 body; NULL: text */
-    bool open;           /* no API key needed */
-    bool model;          /* 404 for an unknown model, and the path may have {id} */
-    const char *events;  /* goes through the queue: 408, 429, SSE of these; NULL: does not */
-    bool ready;          /* 503 tells that it is not ready, without an error object */
-};
-
-static const struct operation operations[] = {
-    {"/v1/infer", "post", "infer", "Run a sequence through a structure", "InferRequest", "InferReply", false,
-     true, "StreamToken object per token, then the whole InferReply", false},
-    {"/v1/compare", "post", "compare", "Run a sequence through several structures, side by side",
-     "CompareRequest", "CompareReply", false, true,
-     "CompareSample object per finished run, then the whole CompareReply", false},
-    {"/v1/structures", "get", "listStructures", "Structures that the loaded models can run", NULL,
-     "StructureList", false, false, NULL, false},
-    {"/v1/models", "get", "listModels", "The loaded models", NULL, "ModelList", false, false, NULL, false},
-    {"/v1/models/{id}", "get", "getModel", "One loaded model", NULL, "Model", false, true, NULL, false},
-    {"/tokenize", "post", "tokenize", "Text to token ids", "TokenizeRequest", "TokenizeReply", false, true,
-     NULL, false},
-    {"/detokenize", "post", "detokenize", "Token ids to text", "DetokenizeRequest", "DetokenizeReply", false,
-     true, NULL, false},
-    {"/livez", "get", "livez", "The process answers", NULL, NULL, true, false, NULL, false},
-    {"/readyz", "get", "readyz", "Models are loaded and work is accepted", NULL, NULL, true, false, NULL,
-     true},
-    {"/healthz", "get", "healthz", "The same as /readyz", NULL, NULL, true, false, NULL, true},
-    {"/health", "get", "health", "The same as /readyz", NULL, NULL, true, false, NULL, true},
-    {"/metrics", "get", "metrics", "Prometheus text; needs the key only with --metrics-auth", NULL, NULL,
-     true, false, NULL, false},
-    {"/openapi.json", "get", "openapi", "This document", NULL, "", false, false, NULL, false},
-};
 
 static void schema_ref(struct qn_buf *b, const char *name) {
     q(b, "{'$ref':'#/components/schemas/");
@@ -470,80 +314,84 @@ static void schema_ref(struct qn_buf *b, const char *name) {
     q(b, "'}");
 }
 
-static bool may_answer(const struct operation *o, unsigned status) {
-    switch (status) {
-    case 400:
-    case 405:
-    case 431:
-    case 500:
-        return true;
-    case 401:
-        return !o->open;
-    case 404:
-        return o->model;
-    case 408:
-    case 429:
-        return o->events != NULL;
-    case 413:
-    case 415:
-    case 501:
-        return o->request != NULL;
-    default:
-        return !o->ready; /* 503 */
-    }
-}
-
-static void replies(struct qn_buf *b, const struct operation *o) {
-    q(b, "'responses':{'200':{'description':'OK','headers':{'x-request-id':{'$ref':"
-         "'#/components/headers/RequestId'}");
-    if (o->events) q(b, ",'Server-Timing':{'$ref':'#/components/headers/ServerTiming'}");
-    q(b, "},'content':{");
-    if (!o->reply) {
-        q(b, "'text/plain':{'schema':{'type':'string'}}");
+static void content_of_200(struct qn_buf *b, const struct qn_api_endpoint *e) {
+    if (strchr(e->reply, '/')) {
+        qn_buf_json_str(b, e->reply, strlen(e->reply));
+        q(b, ":{'schema':{'type':'string'}}");
     } else {
         q(b, "'application/json':{'schema':");
-        if (o->reply[0])
-            schema_ref(b, o->reply);
-        else
-            q(b, "{'type':'object'}");
+        schema_ref(b, e->reply);
         q(b, "}");
     }
-    if (o->events) {
-        q(b, ",'text/event-stream':{'schema':{'type':'string','description':'With stream: data lines only. "
-             "One ");
-        qn_buf_str(b, o->events);
-        q(b, ", then [DONE]. An error after the start is a data line with an Error object. Lines that begin "
-             "with a colon are pings.'}}");
+    if (e->flags & QN_EP_PAGE) q(b, ",'text/html':{'schema':{'type':'string'}}");
+    if (!e->event) return;
+    q(b, ",'text/event-stream':{'schema':{'type':'string','description':'With stream: data lines only. ");
+    qn_buf_str(b, e->events);
+    q(b,
+      ", then [DONE]. An error after the start is a data line with an Error object. Lines that begin with a "
+      "colon are pings.'},'x-event':{'anyOf':[");
+    schema_ref(b, e->event);
+    q(b, ",");
+    if (!(e->flags & QN_EP_CHUNKS)) {
+        schema_ref(b, e->reply);
+        q(b, ",");
     }
+    schema_ref(b, "Error");
+    q(b, "]}}");
+}
+
+static void replies(struct qn_buf *b, const struct qn_api_endpoint *e) {
+    size_t n;
+    const struct qn_api_refusal *errors = qn_api_refusals(&n);
+    q(b, "'responses':{'200':{'description':'OK','headers':{'x-request-id':{'$ref':"
+         "'#/components/headers/RequestId'}");
+    if (e->flags & QN_EP_QUEUE) q(b, ",'Server-Timing':{'$ref':'#/components/headers/ServerTiming'}");
+    q(b, "},'content':{");
+    content_of_200(b, e);
     q(b, "}}");
-    if (o->ready)
-        q(b, ",'503':{'description':'Not ready: loading or draining.','headers':{'x-request-id':{'$ref':"
-             "'#/components/headers/RequestId'},'Retry-After':{'$ref':'#/components/headers/RetryAfter'}},"
-             "'content':{'text/plain':{'schema':{'type':'string'}}}}");
-    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
-        if (!may_answer(o, errors[i].status)) continue;
-        qn_buf_printf(b, ",\"%u\":{\"$ref\":\"#/components/responses/%s\"}", errors[i].status, errors[i].key);
+    for (size_t i = 0; i < n; i++) {
+        if (!qn_api_may_answer(e, errors[i].status)) continue;
+        if (errors[i].status == 503 && (e->flags & QN_EP_READY))
+            q(b, ",'503':{'$ref':'#/components/responses/NotReady'}");
+        else
+            qn_buf_printf(b, ",\"%u\":{\"$ref\":\"#/components/responses/%s\"}", errors[i].status,
+                          errors[i].key);
     }
     q(b, "}");
 }
 
-static void operation(struct qn_buf *b, const struct operation *o) {
-    qn_buf_printf(b, "\"%s\":{\"%s\":{\"operationId\":\"%s\",\"summary\":\"%s\",", o->path, o->method, o->id,
-                  o->summary);
-    q(b, o->open ? "'security':[]," : "'security':[{'bearer':[]},{}],");
+/* One operation; the methods of one path stand in one object. */
+static void operation(struct qn_buf *b, const struct qn_api_endpoint *e) {
+    qn_buf_printf(b, "\"%s\":{\"operationId\":\"%s\",\"summary\":\"%s\",", e->method, e->id, e->summary);
+    if (e->flags & QN_EP_METRICS) q(b, "'description':'Needs the key only with --metrics-auth.',");
+    q(b, e->flags & QN_EP_OPEN ? "'security':[]," : "'security':[{'bearer':[]},{}],");
     q(b, "'parameters':[{'$ref':'#/components/parameters/RequestId'}");
-    if (strstr(o->path, "{id}"))
+    if (strstr(e->path, "{id}"))
         q(b, ",{'name':'id','in':'path','required':true,'schema':{'type':'string'},'description':'Id of a "
-             "model, "
-             "percent-encoded where needed.'}");
+             "model, percent-encoded where needed.'}");
+    if (e->flags & QN_EP_ASKS)
+        q(b, ",{'name':'model','in':'query','required':false,'schema':{'type':'string'},'description':'Id of "
+             "a model; the first one when not given.'}");
     q(b, "],");
-    if (o->request) {
+    if (e->request) {
         q(b, "'requestBody':{'required':true,'content':{'application/json':{'schema':");
-        schema_ref(b, o->request);
+        schema_ref(b, e->request->schema);
         q(b, "}}},");
     }
-    replies(b, o);
-    q(b, "}}");
+    replies(b, e);
+    q(b, "}");
+}
+
+static void paths(struct qn_buf *b) {
+    size_t n;
+    const struct qn_api_endpoint *e = qn_api_endpoints(&n);
+    for (size_t i = 0; i < n; i++) {
+        bool same = i && strcmp(e[i].path, e[i - 1].path) == 0;
+        if (i) q(b, same ? "," : "},");
+        if (!same) qn_buf_printf(b, "\"%s\":{", e[i].path);
+        operation(b, &e[i]);
+    }
+    q(b, "}");
 }
 
 void qn_api_openapi_write(struct qn_buf *b, const char *version) {
@@ -553,10 +401,7 @@ void qn_api_openapi_write(struct qn_buf *b, const char *version) {
       "'Apache-2.0','identifier':'Apache-2.0'},'version':");
     qn_buf_json_str(b, version, strlen(version));
     q(b, "},'servers':[{'url':'/'}],'security':[{'bearer':[]},{}],'paths':{");
-    for (size_t i = 0; i < sizeof operations / sizeof operations[0]; i++) {
-        if (i) q(b, ",");
-        operation(b, &operations[i]);
-    }
+    paths(b);
     q(b, "},'components':{'securitySchemes':{'bearer':{'type':'http','scheme':'bearer','description':'Needed "
          "only "
          "when the server was started with API keys.'}},'parameters':{'RequestId':{'name':'x-request-id',"
@@ -566,10 +411,11 @@ void qn_api_openapi_write(struct qn_buf *b, const char *version) {
     q(b, headers);
     error_replies(b);
     q(b, "'schemas':{");
-    infer_request(b);
-    compare_request(b);
+    qn_api_request_schemas(b);
+    q(b, ",");
     q(b, schemas_in);
     measurement_schemas(b);
+    qn_api_openai_schemas(b);
     q(b, schemas_out);
     error_codes(b);
     q(b, "}}}");

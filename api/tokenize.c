@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/infer_set.h"
 #include "api/infer_write.h"
-#include "api/jget.h"
 #include "api/jload.h"
 #include "api/models.h"
 
@@ -12,62 +12,45 @@
 
 /* ---- /tokenize ---- */
 
-enum { F_MODEL = 0, F_PROMPT, F_TEXT, F_CONTENT, F_SPECIAL, F_SPECIAL2, F_PIECES, F_COUNT };
-static const char *const tok_fields[F_COUNT] = {
-    "model", "prompt", "text", "content", "add_special_tokens", "add_special", "with_pieces"};
+#define AT(member) offsetof(struct qn_api_tokenize, member)
+#define TEXT(name, doc)                                                                                      \
+    { (name), QN_FIELD_TEXT, 0, 0, false, QN_FOR_ALL, NULL, (doc), AT(text), 0 }
+#define FLAG(name, def, doc, member)                                                                         \
+    { (name), QN_FIELD_BOOL, 0, 0, false, QN_FOR_ALL, (def), (doc), AT(member), 0 }
 
-static size_t index_of(const char *key, const char *const *names, size_t n) {
-    size_t i = 0;
-    while (i < n && strcmp(key, names[i]) != 0) i++;
-    return i;
-}
-
-static int tok_field(size_t f, const json_t *v, struct qn_api_tokenize *out, struct qn_api_err *err) {
-    switch (f) {
-    case F_MODEL:
-        return qn_jget_model(v, out->model, err);
-    case F_PROMPT:
-    case F_TEXT:
-    case F_CONTENT:
-        if (out->text)
-            return qn_api_fail(err, QN_API_INVALID, tok_fields[f],
-                               "give the text once, as \"prompt\", \"text\" or \"content\"");
-        return qn_jget_text(v, tok_fields[f], 0, SIZE_MAX - 1, &out->text, &out->n, err);
-    case F_SPECIAL:
-    case F_SPECIAL2:
-        return qn_jget_bool(v, tok_fields[f], &out->add_special, err);
-    default:
-        return qn_jget_bool(v, tok_fields[f], &out->with_pieces, err);
-    }
-}
-
-static int tok_fields_of(json_t *root, struct qn_api_tokenize *out, struct qn_api_err *err) {
-    const char *key;
-    json_t *v;
-    json_object_foreach(root, key, v) {
-        size_t f = index_of(key, tok_fields, F_COUNT);
-        if (f == F_COUNT) return qn_junknown(key, tok_fields, F_COUNT, err);
-        if (!json_is_null(v) && tok_field(f, v, out, err)) return -1;
-    }
-    if (!out->text)
-        return qn_api_fail(err, QN_API_INVALID, "prompt",
-                           "\"prompt\" is required (\"text\" and \"content\" also work)");
-    return 0;
-}
+static const struct qn_api_field tok_fields[] = {
+    {"model", QN_FIELD_MODEL, 1, 64, false, QN_FOR_ALL, NULL,
+     "Id of a loaded model; the first loaded one when left out.", AT(model), 0},
+    TEXT("prompt", "The text. It is given once, by one of its three names."),
+    TEXT("text", "Another name of prompt."),
+    TEXT("content", "Another name of prompt."),
+    FLAG("add_special_tokens", "true",
+         "Put the beginning-of-sequence token before the text where the model asks for it.", add_special),
+    FLAG("add_special", "true", "Another name of add_special_tokens.", add_special),
+    FLAG("with_pieces", "false", "Also return the text of every token.", with_pieces),
+};
+const struct qn_api_table qn_api_tokenize_table = {"TokenizeRequest",
+                                                   tok_fields,
+                                                   sizeof tok_fields / sizeof *tok_fields,
+                                                   {NULL},
+                                                   {"prompt", "text", "content"}};
 
 int qn_api_tokenize_parse(const char *body, size_t len, struct qn_api_tokenize *out, struct qn_api_err *err) {
     struct qn_jdoc doc;
     memset(out, 0, sizeof *out);
     out->add_special = true;
-    int rc = qn_jdoc_open(&doc, body, len, &(struct qn_jbounds){8, 256}, err);
-    if (rc == 0) rc = tok_fields_of(doc.root, out, err);
+    int rc = qn_jdoc_open(&doc, body, len, &(struct qn_jbounds){.max_depth = 8, .max_elements = 256}, err);
+    if (rc == 0) rc = qn_api_table_read(&qn_api_tokenize_table, doc.root, out, NULL, err);
+    if (rc == 0 && !out->text.p)
+        rc = qn_api_fail(err, QN_API_INVALID, "prompt",
+                         "\"prompt\" is required (\"text\" and \"content\" also work)");
     qn_jdoc_close(&doc);
     return rc;
 }
 
 void qn_api_tokenize_free(struct qn_api_tokenize *r) {
     if (!r) return;
-    free(r->text);
+    free(r->text.p);
     memset(r, 0, sizeof *r);
 }
 
@@ -92,40 +75,32 @@ void qn_api_tokenize_write(struct qn_buf *out, const struct qn_api_tokens *t) {
 
 /* ---- /detokenize ---- */
 
-static const char *const detok_fields[] = {"model", "tokens"};
-
-static int detok_fields_of(json_t *root, struct qn_api_detokenize *out, struct qn_api_err *err) {
-    const char *key;
-    json_t *v;
-    json_object_foreach(root, key, v) {
-        size_t f = index_of(key, detok_fields, 2);
-        int rc = 0;
-        if (f == 2) return qn_junknown(key, detok_fields, 2, err);
-        if (json_is_null(v)) continue;
-        if (f == 0)
-            rc = qn_jget_model(v, out->model, err);
-        else
-            rc = qn_jget_ids(v, &(struct qn_jids){"tokens", true, true}, &out->ids, &out->n, err);
-        if (rc) return -1;
-    }
-    if (!out->ids)
-        return qn_api_fail(err, QN_API_INVALID, "tokens", "\"tokens\" is required: an array of token ids");
-    return 0;
-}
+static const struct qn_api_field detok_fields[] = {
+    {"model", QN_FIELD_MODEL, 1, 64, false, QN_FOR_ALL, NULL,
+     "Id of a loaded model; the first loaded one when left out.", offsetof(struct qn_api_detokenize, model),
+     0},
+    {"tokens", QN_FIELD_IDS, 0, MAX_IDS, false, QN_FOR_ALL, NULL, "Token ids, possibly none.",
+     offsetof(struct qn_api_detokenize, ids), 0},
+};
+const struct qn_api_table qn_api_detokenize_table = {
+    "DetokenizeRequest", detok_fields, sizeof detok_fields / sizeof *detok_fields, {"tokens"}, {NULL}};
 
 int qn_api_detokenize_parse(const char *body, size_t len, struct qn_api_detokenize *out,
                             struct qn_api_err *err) {
     struct qn_jdoc doc;
     memset(out, 0, sizeof *out);
-    int rc = qn_jdoc_open(&doc, body, len, &(struct qn_jbounds){8, MAX_IDS}, err);
-    if (rc == 0) rc = detok_fields_of(doc.root, out, err);
+    int rc =
+        qn_jdoc_open(&doc, body, len, &(struct qn_jbounds){.max_depth = 8, .max_elements = MAX_IDS}, err);
+    if (rc == 0) rc = qn_api_table_read(&qn_api_detokenize_table, doc.root, out, NULL, err);
+    if (rc == 0 && !out->ids.p)
+        rc = qn_api_fail(err, QN_API_INVALID, "tokens", "\"tokens\" is required: an array of token ids");
     qn_jdoc_close(&doc);
     return rc;
 }
 
 void qn_api_detokenize_free(struct qn_api_detokenize *r) {
     if (!r) return;
-    free(r->ids);
+    free(r->ids.p);
     memset(r, 0, sizeof *r);
 }
 

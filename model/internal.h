@@ -60,6 +60,7 @@ struct qn_scratch {
 struct qn_model {
     struct qn_checkpoint *ckpt;
     struct qn_model_info info;
+    const struct qn_chat_template *chat; /* NULL: none that is known */
     char *path;
     struct qn_pool *pool;
     enum qn_kv_type kv_type;

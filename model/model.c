@@ -12,6 +12,7 @@
 #include "kernels/mem.h"
 #include "model/exact.h"
 #include "model/internal.h"
+#include "model/text/chat_template.h"
 #include "model/zoo/zoo.h"
 
 #define DEFAULT_STEP_TOKENS 512
@@ -92,12 +93,17 @@ static void fill_info(struct qn_model_info *info, const struct qn_checkpoint *c,
     info->has_tokenizer = c->tokenizer != NULL;
     info->bos = c->tokenizer ? qn_tokenizer_bos(c->tokenizer) : -1;
     info->eos = c->tokenizer ? qn_tokenizer_eos(c->tokenizer) : -1;
+    info->unk = c->tokenizer ? qn_tokenizer_unk(c->tokenizer) : -1;
+    info->pad = c->tokenizer ? qn_tokenizer_pad(c->tokenizer) : -1;
+    info->adds_eos = c->tokenizer && qn_tokenizer_adds_eos(c->tokenizer);
     info->adds_bos = c->tokenizer && qn_tokenizer_adds_bos(c->tokenizer);
     info->map_ms = c->ms_map;
     info->pack_ms = c->ms_pack;
     info->tokenizer_ms = c->ms_tokenizer;
     info->mapped = c->panels != NULL;
     info->note = c->note;
+    info->chat_template = "";
+    info->chat_template_text = c->chat_text ? c->chat_text : "";
 }
 
 const struct qn_model_info *qn_model_info(const struct qn_model *m) {
@@ -117,6 +123,14 @@ static void list_members(const struct qn_spec *s, struct qn_inspect *out) {
             at[k] += n > 0 ? (size_t)n : 0;
         }
     }
+}
+
+static int inspect_chat(const struct qn_checkpoint *c, struct qn_inspect *out, struct qn_err *err) {
+    const struct qn_chat_template *t = NULL;
+    out->chat_text = c->chat_text != NULL;
+    int rc = c->chat_text ? qn_chat_recognise(c->chat_text, strlen(c->chat_text), &t, err) : QN_OK;
+    if (t) out->info.chat_template = qn_chat_name(t);
+    return rc;
 }
 
 int qn_model_inspect(const char *path, struct qn_inspect *out, struct qn_err *err) {
@@ -141,7 +155,9 @@ int qn_model_inspect(const char *path, struct qn_inspect *out, struct qn_err *er
         out->state_bytes_per_token = state.block_bytes / QN_KV_BLOCK;
         out->state_fixed_bytes = state.fixed_bytes;
         list_members(&c->spec, out);
+        rc = inspect_chat(c, out, err);
     }
+    out->info.note = out->info.chat_template_text = ""; /* were the checkpoint's */
     qn_checkpoint_free(c);
     return rc;
 }
@@ -218,6 +234,20 @@ static const enum qn_kv_type kv_types[QN_STATE_TYPES] = {[QN_STATE_F16] = QN_KV_
                                                          [QN_STATE_BF16] = QN_KV_BF16,
                                                          [QN_STATE_Q8] = QN_KV_Q8};
 
+/* The named template, or the one that the checkpoint's own text stands for, if any. */
+static int choose_chat(struct qn_model *m, const char *name, struct qn_err *err) {
+    int rc = QN_OK;
+    if (name)
+        m->chat = qn_chat_find(name);
+    else if (m->ckpt->chat_text)
+        rc = qn_chat_recognise(m->ckpt->chat_text, strlen(m->ckpt->chat_text), &m->chat, err);
+    if (name && !m->chat)
+        return qn_err_param(err, QN_ERR_INVALID, "chat_template",
+                            "no chat template is named '%.60s'; these are: %s", name, qn_chat_names());
+    if (m->chat) m->info.chat_template = qn_chat_name(m->chat);
+    return rc;
+}
+
 static int init_model(struct qn_model *m, const char *path, const struct qn_open_options *opt,
                       struct qn_err *err) {
     m->pool = opt->pool;
@@ -237,6 +267,8 @@ static int init_model(struct qn_model *m, const char *path, const struct qn_open
     if (rc == QN_OK) rc = qn_scratch_init(&m->scratch, &m->ckpt->spec, m->max_rows, threads, err);
     if (rc) return rc;
     fill_info(&m->info, m->ckpt, m->path);
+    if (opt->id) snprintf(m->info.id, sizeof m->info.id, "%.64s", opt->id);
+    if ((rc = choose_chat(m, opt->chat_template, err)) != QN_OK) return rc;
     m->info.kv_type = qn_kv_type_name(m->kv_type);
     m->info.scratch_bytes = m->scratch.bytes;
     m->info.opened_at = (int64_t)time(NULL);
@@ -322,4 +354,31 @@ bool qn_model_strips_first_blank(const struct qn_model *m) {
 
 bool qn_model_is_eog(const struct qn_model *m, int32_t id) {
     return m->ckpt->tokenizer && qn_tokenizer_is_eog(m->ckpt->tokenizer, id);
+}
+
+const char *qn_model_chat_names(void) {
+    return qn_chat_names();
+}
+
+bool qn_model_chat_known(const char *name) {
+    return qn_chat_find(name) != NULL;
+}
+
+int qn_model_chat(const struct qn_model *m, const struct qn_chat_message *msgs, size_t n,
+                  bool add_generation_prompt, char **out, size_t *len, struct qn_err *err) {
+    char today[32] = "";
+    time_t now = time(NULL);
+    struct tm tm;
+    *out = NULL;
+    *len = 0;
+    if (!m->chat)
+        return qn_err_param(err, QN_ERR_UNSUPPORTED, "messages",
+                            "model '%s' has no chat template that quern knows (%s are known; --chat-template "
+                            "chooses one): use completions instead",
+                            m->info.id, qn_chat_names());
+    if (localtime_r(&now, &tm)) (void)strftime(today, sizeof today, "%d %b %Y", &tm);
+    const struct qn_chat_context ctx = {.bos = qn_model_piece(m, m->info.bos, true),
+                                        .eos = qn_model_piece(m, m->info.eos, true),
+                                        .today = today};
+    return qn_chat_render(m->chat, &ctx, msgs, n, add_generation_prompt, out, len, err);
 }

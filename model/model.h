@@ -36,10 +36,11 @@ struct qn_open_options {
     bool mmap; /* map packed weights from a file beside the checkpoint (the first open writes it; processes
                   share it) instead of holding them in memory of our own; not for built-in and synthetic ones
                 */
-    bool
-        f16_as_bf16; /* F16 matrices become BF16 (rounded to 8 bits): products twice as fast; not with mmap */
-    bool exact; /* all matrices become F32 of the same values: no quantised or 16-bit arithmetic; slow and
-             large, for measuring what that arithmetic costs (with QN_STATE_F32) */
+    bool f16_as_bf16; /* F16 matrices become BF16, rounded to 8 bits: products twice as fast; not with mmap */
+    bool exact;     /* all matrices become F32 of the same values: no quantised or 16-bit arithmetic; slow and
+                       large, for measuring what that arithmetic costs (with QN_STATE_F32) */
+    const char *id; /* its name, ^[A-Za-z0-9._-]{1,64}$; NULL: from the file's */
+    const char *chat_template; /* one of qn_model_chat_names; NULL: as the checkpoint's own text says */
     void (*progress)(void *ctx, const char *phase, double done); /* may be NULL */
     void *progress_ctx;
 };
@@ -64,12 +65,15 @@ struct qn_model_info {
         const char *name;
         size_t bytes;
     } by_type[QN_TYPE_SLOTS]; /* file bytes; unused: name NULL */
-    bool has_tokenizer, adds_bos;
-    int32_t bos, eos;  /* -1 when absent */
-    int64_t opened_at; /* unix seconds */
+    bool has_tokenizer, adds_bos, adds_eos;
+    int32_t bos, eos, unk, pad; /* -1 when absent */
+    int64_t opened_at;          /* unix seconds */
     double load_ms, map_ms, pack_ms, tokenizer_ms;
     bool mapped;      /* weights are mapped from a file */
     const char *note; /* why they are not although that was asked for; "" or NULL else */
+    const char
+        *chat_template; /* the name of the conversation format that qn_model_chat writes; "" when none */
+    const char *chat_template_text; /* the checkpoint's own template, recognised or not; "" when none */
 };
 const struct qn_model_info *qn_model_info(const struct qn_model *m);
 
@@ -85,6 +89,7 @@ struct qn_inspect {
     size_t state_bytes_per_token, state_fixed_bytes;
     char members[3][QN_INSPECT_NAMES]; /* attentions, FFNs, ways of sharing that were trained: "gqa, mha" */
     char attention[24], ffn[24], sharing[24];
+    bool chat_text; /* it brings a chat template, known (then info.chat_template names it) or not */
     char path[1024];
 };
 int qn_model_inspect(const char *path, struct qn_inspect *out, struct qn_err *err);
@@ -202,6 +207,23 @@ int qn_model_tokenize(const struct qn_model *m, const char *text, size_t len, bo
 struct qn_str_ref qn_model_piece(const struct qn_model *m, int32_t id, bool special);
 bool qn_model_strips_first_blank(const struct qn_model *m); /* SPM: drop the blank of a text's first piece */
 bool qn_model_is_eog(const struct qn_model *m, int32_t id);
+
+struct qn_chat_message {
+    const char *role;    /* terminated: "system", "user", "assistant" …; templates know which they take */
+    const char *content; /* n bytes */
+    size_t n;
+};
+/* A conversation as the text that the model was trained to read, byte for byte what the checkpoint's own
+ * template gives. It holds all special tokens, the first one included: tokenize it with add_special false.
+ * add_generation_prompt: ends where the assistant's next message begins. *out: free(), not terminated.
+ * QN_ERR_UNSUPPORTED when the model has no known template, QN_ERR_INVALID for a conversation that its
+ * template refuses (param "messages[i]", "messages[i].role" or "messages"), QN_ERR_NOMEM. Any thread. */
+int qn_model_chat(const struct qn_model *m, const struct qn_chat_message *msgs, size_t n,
+                  bool add_generation_prompt, char **out, size_t *len, struct qn_err *err);
+/* The known templates: "chatml, …". */
+const char *qn_model_chat_names(void);
+/* Whether a name is one of them. */
+bool qn_model_chat_known(const char *name);
 
 /* ---- sequences (engine thread) ---- */
 /* salt separates prefix-cache domains (0 = shared by all). Holds a reference on v. */

@@ -1,6 +1,7 @@
 /* From a row of logits to one token: see sample.h. Pure; thread: any.
  *
  * Order: (log-probabilities of the raw row) -> penalties -> top_k -> top_p -> min_p -> temperature -> draw.
+ * A mask takes its tokens out after the penalties, before everything else; log-probabilities are without it.
  * This is llama.cpp's default chain: top_p and min_p look at the distribution before temperature. Penalties
  * as llama.cpp and Hugging Face define them: repetition divides positive and multiplies negative logits of
  * every token of the history once; frequency takes off per occurrence, presence once, over generated tokens.
@@ -270,6 +271,23 @@ static int32_t draw(const struct qn_sampling *p, const struct candidate *c, uint
     return last; /* rounding: target reached the very end */
 }
 
+static bool allowed(const uint64_t *mask, uint32_t id) {
+    return mask[id >> 6] >> (id & 63) & 1;
+}
+
+/* The likeliest of those that are allowed. */
+static uint32_t allowed_argmax(float *logits, uint32_t n, const uint64_t *mask) {
+    for (uint32_t w = 0; w < n; w += 64) {
+        uint32_t end = n - w < 64 ? n - w : 64;
+        if (mask[w >> 6] == UINT64_MAX) continue;
+        for (uint32_t i = 0; i < end; i++)
+            if (!(mask[w >> 6] >> i & 1)) logits[w + i] = -INFINITY;
+    }
+    uint32_t best = qn_argmax(logits, n);
+    for (uint32_t i = 0; i < n && !allowed(mask, best); i++) best = i; /* none has a finite logit */
+    return best;
+}
+
 void qn_sample(const struct qn_sampling *p, const struct qn_sample_input *in, struct qn_sampled *out) {
     memset(out, 0, sizeof *out);
     struct candidate *c = in->work;
@@ -284,19 +302,20 @@ void qn_sample(const struct qn_sampling *p, const struct qn_sample_input *in, st
     }
     if (!(p->temperature > 0)) {
         penalise(p, in, count);
-        out->id = (int32_t)qn_argmax(in->logits, n);
+        out->id = (int32_t)(in->mask ? allowed_argmax(in->logits, n, in->mask) : qn_argmax(in->logits, n));
         if (logs) out->logprob = log_prob(c[out->id].logit, lse);
         return;
     }
     penalise(p, in, count);
     float *raw = in->logits; /* after this loop logits hold the raw row when it is wanted */
+    uint32_t m = 0;          /* candidates; none is written before its place was read */
     for (uint32_t i = 0; i < n; i++) {
         float x = clean(in->logits[i]);
         if (logs) raw[i] = c[i].logit;
-        c[i] = (struct candidate){x, (int32_t)i};
+        if (!in->mask || allowed(in->mask, i)) c[m++] = (struct candidate){x, (int32_t)i};
     }
     float *w = (float *)(void *)count; /* the penalties are done */
-    const struct candidate *from = cut(p, c, n, w, &kept);
+    const struct candidate *from = cut(p, c, m, w, &kept);
     out->id = draw(p, from, kept, uniform(p->seed, in->choice, in->position), w);
     if (logs) out->logprob = log_prob(raw[out->id], lse);
 }

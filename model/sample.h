@@ -44,6 +44,7 @@ struct qn_sample_input {
     uint32_t choice;   /* index of this continuation within its prompt */
     uint32_t position; /* absolute position of the new token */
     void *work;
+    const uint64_t *mask; /* tokens that may be given: bit id % 64 of word id / 64, one at least; NULL: all */
 };
 void qn_sample(const struct qn_sampling *p, const struct qn_sample_input *in, struct qn_sampled *out);
 

@@ -7,17 +7,19 @@
 #include <string.h>
 #include <unistd.h>
 
-static void help(const struct qn_cli *cli) {
-    printf("usage: %s\n%s\n\noptions:\n", cli->usage, cli->about);
+static void help(const struct qn_cli *cli, enum qn_cli_format format) {
+    struct qn_cli_page page = {
+        .usage = cli->usage, .about = cli->about, .name = cli->name, .argument = cli->argument};
     for (size_t i = 0; i < cli->n_options; i++) {
         const struct qn_cli_option *o = &cli->options[i];
-        char left[64], def[64] = "";
-        snprintf(left, sizeof left, "--%s%s%s", o->name, o->meta ? " " : "", o->meta ? o->meta : "");
-        if (o->kind == QN_CLI_UINT) snprintf(def, sizeof def, " (default %u)", *(const uint32_t *)o->value);
-        printf("  %-24s %s%s\n", left, o->help, def);
+        struct qn_cli_row *r = qn_cli_page_add(&page, o->name, o->meta, o->help);
+        bool here = o->kind == QN_CLI_THREADS && format != QN_CLI_TEXT; /* this machine's: not for a manual */
+        if ((o->kind == QN_CLI_UINT || o->kind == QN_CLI_THREADS) && !here)
+            snprintf(r->initial, sizeof r->initial, "%u", *(const uint32_t *)o->value);
     }
-    printf("  %-24s %s\n", "--help", "this text");
-    if (cli->other_help) cli->other_help();
+    page.fields = page.n;
+    if (cli->other_help) cli->other_help(&page);
+    qn_cli_page_print(&page, format);
 }
 
 static int set_uint(const struct qn_cli_option *o, const char *text) {
@@ -34,7 +36,7 @@ static int set_uint(const struct qn_cli_option *o, const char *text) {
 }
 
 static int set_value(const struct qn_cli_option *o, const char *value) {
-    if (o->kind == QN_CLI_UINT) return set_uint(o, value);
+    if (o->kind == QN_CLI_UINT || o->kind == QN_CLI_THREADS) return set_uint(o, value);
     *(const char **)o->value = value;
     return 0;
 }
@@ -76,10 +78,11 @@ static int parse_option(struct qn_cli *cli, int argc, char **argv, int *i) {
 }
 
 int qn_cli_parse(struct qn_cli *cli, int argc, char **argv) {
+    enum qn_cli_format format;
     cli->n_positional = 0;
     for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-            help(cli);
+        if (qn_cli_is_help(argv[i], &format)) {
+            help(cli, format);
             return 1;
         }
         if (argv[i][0] == '-' && argv[i][1] == '-' && argv[i][2]) {

@@ -16,6 +16,10 @@ int qn_cmd_perplexity(int argc, char **argv);
 int qn_cmd_convert(int argc, char **argv);
 /* quern healthcheck [--url http://HOST:PORT/PATH]: 0 when it answers 200. Used by container health checks. */
 int qn_cmd_healthcheck(int argc, char **argv);
+/* What the tables of options and fields say (server/cmd_reference.c). */
+int qn_cmd_man(int argc, char **argv);
+int qn_cmd_completion(int argc, char **argv);
+int qn_cmd_reference(int argc, char **argv);
 
 /* What to tell the user when no model is named and none is built in (qn_model_builtin). */
 #define QN_NO_MODEL_HINT "no model: give --model PATH (this binary was built without model/zoo/grist)"

@@ -285,6 +285,7 @@ int qn_cmd_bench(int argc, char **argv) {
                       .step_tokens = 512};
     b.threads = qn_cpu_threads(NULL);
     b.model_path = qn_model_builtin();
+    bool mode = false; /* decided above: named here for the help */
     const struct qn_cli_option options[] = {
         {"model", QN_CLI_STRING, &b.model_path, 0, 0, "MODEL", QN_MODEL_HELP},
         {"prompt", QN_CLI_UINT, &b.prompt, 0, 1u << 20, "N", "tokens of the prompt row, 0 leaves it out"},
@@ -293,18 +294,19 @@ int qn_cmd_bench(int argc, char **argv) {
         {"batch", QN_CLI_UINT, &b.batch, 1, 256, "N", "sequences together"},
         {"depth", QN_CLI_UINT, &b.depth, 0, 1u << 20, "N", "tokens already in the state of each sequence"},
         {"repeats", QN_CLI_UINT, &b.repeats, 1, 1000, "N", "timed runs of each row"},
-        {"threads", QN_CLI_UINT, &b.threads, 1, 256, "N", "compute threads"},
+        {"threads", QN_CLI_THREADS, &b.threads, 1, 256, "N", "compute threads"},
         {"step-tokens", QN_CLI_UINT, &b.step_tokens, 1, 8192, "N", "most tokens of one step"},
         {"kv-type", QN_CLI_STRING, &b.kv_name, 0, 0, QN_KV_TYPE_WORDS, QN_KV_TYPE_HELP},
         {"depth-mode", QN_CLI_STRING, &b.depth_mode, 0, 0, "computed|filled",
          "run the tokens of the depth, or fill the state with random values (the same cost per step)"},
+        {"structures", QN_CLI_FLAG, &mode, 0, 0, NULL,
+         "compare structures at a shape of your own instead, with options of its own"},
+        {"machine", QN_CLI_FLAG, &mode, 0, 0, NULL, "measure the machine's limits instead"},
         {"json", QN_CLI_FLAG, &b.json, 0, 0, NULL, "print one JSON object instead of a table"},
     };
-    struct qn_cli cli = {.usage = "quern bench --model PATH [options]",
-                         .about = "Measures tokens per second of prompt reading and generation.\n"
-                                  "quern bench --structures compares structures at a shape of your own, "
-                                  "quern bench --machine\n"
-                                  "measures the machine's limits (see their --help).",
+    struct qn_cli cli = {.name = "bench",
+                         .usage = "quern bench --model PATH [options]",
+                         .about = "Measures tokens per second of prompt reading and generation.",
                          .options = options,
                          .n_options = sizeof options / sizeof *options};
     int r = qn_cli_parse(&cli, argc, argv);

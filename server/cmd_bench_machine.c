@@ -66,12 +66,13 @@ int qn_cmd_bench_machine(int argc, char **argv) {
     struct machine m = {.threads = qn_cpu_threads(NULL), .mib = 512};
     const struct qn_cli_option options[] = {
         {"machine", QN_CLI_FLAG, &m.machine, 0, 0, NULL, "this measurement"},
-        {"threads", QN_CLI_UINT, &m.threads, 1, 256, "N", "measure 1, 2, 4, … and this many threads"},
+        {"threads", QN_CLI_THREADS, &m.threads, 1, 256, "N", "measure 1, 2, 4, … and this many threads"},
         {"memory", QN_CLI_UINT, &m.mib, 1, 1u << 16, "MIB",
          "MiB to read in all: several times the last cache"},
         {"json", QN_CLI_FLAG, &m.json, 0, 0, NULL, "print one JSON object instead of a table"},
     };
-    struct qn_cli cli = {.usage = "quern bench --machine [options]",
+    struct qn_cli cli = {.name = "bench --machine",
+                         .usage = "quern bench --machine [options]",
                          .about = "Measures what memory and arithmetic give at most.",
                          .options = options,
                          .n_options = sizeof options / sizeof *options};

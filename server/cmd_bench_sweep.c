@@ -315,14 +315,15 @@ static int parse(int argc, char **argv, struct options *o) {
         {"only", QN_CLI_STRING, &o->only, 0, 0, "WORK", "decode or prefill; default both"},
         {"depth-mode", QN_CLI_STRING, &o->depth_mode, 0, 0, "MODE",
          "synthetic (default: random state) or computed (run that many tokens first)"},
-        {"threads", QN_CLI_UINT, &o->threads, 1, 256, "N", "compute threads"},
+        {"threads", QN_CLI_THREADS, &o->threads, 1, 256, "N", "compute threads"},
         {"max-seconds", QN_CLI_UINT, &o->max_seconds, 0, 86400, "S",
          "of all prefill samples of a cell; longer ones are skipped with an estimate"},
         {"repeats", QN_CLI_UINT, &o->repeats, 1, QN_SWEEP_REPEATS, "N", "rounds: samples of each cell"},
         {"step-tokens", QN_CLI_UINT, &o->step_tokens, 1, 8192, "N", "most tokens of one step"},
         {"format", QN_CLI_STRING, &o->format, 0, 0, "FORMAT", "table (default), json or csv"},
     };
-    struct qn_cli cli = {.usage = "quern bench --structures [options]",
+    struct qn_cli cli = {.name = "bench --structures",
+                         .usage = "quern bench --structures [options]",
                          .about =
                              "Measures structures at a shape, with random weights: time per token at depth, "
                              "prefill, state, rates.",

@@ -46,14 +46,16 @@ int qn_cmd_convert(int argc, char **argv) {
         {"type", QN_CLI_STRING, &opt.type, 0, 0, "TYPE", qn_convert_types()},
         {"out", QN_CLI_STRING, &opt.out, 0, 0, "FILE", "the GGUF file to write"},
         {"force", QN_CLI_FLAG, &opt.replace, 0, 0, NULL, "replace FILE if it is there"},
-        {"threads", QN_CLI_UINT, &threads, 1, 256, "N", "compute threads"},
+        {"threads", QN_CLI_THREADS, &threads, 1, 256, "N", "compute threads"},
     };
-    struct qn_cli cli = {.usage = "quern convert MODEL --type TYPE --out FILE [options]",
+    struct qn_cli cli = {.name = "convert",
+                         .usage = "quern convert MODEL --type TYPE --out FILE [options]",
                          .about =
                              "Writes a checkpoint as GGUF in another type. MODEL is a GGUF or safetensors "
                              "file, a directory, or synthetic:…",
                          .options = options,
                          .n_options = sizeof options / sizeof *options,
+                         .argument = "FILE",
                          .positional = &path,
                          .max_positional = 1};
     int r = qn_cli_parse(&cli, argc, argv);

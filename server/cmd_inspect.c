@@ -49,9 +49,11 @@ static void print_fit(const struct qn_inspect *in) {
 int qn_cmd_inspect(int argc, char **argv) {
     const char *path = NULL;
     struct qn_cli cli = {
+        .name = "inspect",
         .usage = "quern inspect FILE",
         .about = "Describes a checkpoint (GGUF, safetensors, or a directory with config.json) after "
                  "checking it completely.",
+        .argument = "FILE",
         .positional = &path,
         .max_positional = 1};
     int r = qn_cli_parse(&cli, argc, argv);
@@ -82,6 +84,9 @@ int qn_cmd_inspect(int argc, char **argv) {
     printf("weights in the file      %s\n", qn_cli_bytes(size, info->file_bytes));
     print_types(info);
     printf("tokenizer                %s\n", info->has_tokenizer ? "yes" : "none: send token ids");
+    printf("chat template            %s\n", info->chat_template[0] ? info->chat_template
+                                            : in.chat_text         ? "one that quern does not know"
+                                                                   : "none");
     print_fit(&in);
     return 0;
 }

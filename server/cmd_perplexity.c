@@ -183,14 +183,15 @@ int qn_cmd_perplexity(int argc, char **argv) {
         {"ctx", QN_CLI_UINT, &m.ctx, QN_PERPLEXITY_CTX_MIN, 1u << 20, "N", "tokens of a window"},
         {"chunks", QN_CLI_UINT, &m.windows, 0, UINT32_MAX, "N", "most windows, 0 takes all"},
         {"batch", QN_CLI_UINT, &m.batch, 1, 64, "N", "windows at a time"},
-        {"threads", QN_CLI_UINT, &m.threads, 1, 256, "N", "compute threads"},
+        {"threads", QN_CLI_THREADS, &m.threads, 1, 256, "N", "compute threads"},
         {"kv-type", QN_CLI_STRING, &m.kv_name, 0, 0, QN_KV_TYPE_WORDS, QN_KV_TYPE_HELP},
         {"exact", QN_CLI_FLAG, &m.exact, 0, 0, NULL,
          "f32 arithmetic on the file's values: weights, activations, keys and values"},
         {"compare", QN_CLI_FLAG, &m.compare, 0, 0, NULL, "both arithmetics, and their difference"},
         {"json", QN_CLI_FLAG, &m.json, 0, 0, NULL, "print one JSON object instead of text"},
     };
-    struct qn_cli cli = {.usage = "quern perplexity --model PATH --text FILE [options]",
+    struct qn_cli cli = {.name = "perplexity",
+                         .usage = "quern perplexity --model PATH --text FILE [options]",
                          .about = "Measures how well a model predicts a text, in windows of which the second "
                                   "half counts.",
                          .options = options,

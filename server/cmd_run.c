@@ -1,6 +1,9 @@
-/* quern run: one generation from the command line, through the same parser, job and engine as POST /v1/infer.
+/* quern run: one generation from the command line, through the same parser, job and engine as POST /v1/infer;
+ * with
+ * --url on a server, by that request.
  *
  *   argv -> struct qn_api_infer -> qn_job_new -> engine thread -> events -> text on stdout, table on stderr
+ *                               -> JSON -> POST /v1/infer -> events -> the same
  *
  * Threads: main waits on a condition variable that the engine's wake signals; Ctrl-C cancels the job. */
 #include <signal.h>
@@ -10,21 +13,30 @@
 #include <unistd.h>
 
 #include "api/infer_fields.h"
+#include "api/received.h"
+#include "api/request_write.h"
 #include "kernels/cpu.h"
 #include "server/cli.h"
 #include "server/cmd.h"
 #include "server/engine.h"
 #include "server/local.h"
+#include "server/remote.h"
+#include "server/run_print.h"
 
 struct run {
     const char *model_path, *kv_name;
     enum qn_state_type kv_type;
     uint32_t threads;
-    bool json, quiet, text_set;
+    bool json, quiet;
     struct qn_api_infer req;
     struct qn_local local;
     struct qn_job *job;
+    struct qn_remote remote;
+    bool whole;          /* of a server's answer: printed at the end, not as it comes */
+    struct qn_buf reply; /* its JSON */
 };
+
+#define FAILED 3 /* of parse: a failure that is not one of usage */
 
 static volatile sig_atomic_t interrupted;
 
@@ -50,20 +62,36 @@ static int set_field(void *ctx, const char *name, const char *value) {
     return -1;
 }
 
+static const char *field_meta(const struct qn_api_field *f) {
+    switch (f->type) {
+    case QN_FIELD_BOOL:
+        return "true|false";
+    case QN_FIELD_U32:
+    case QN_FIELD_U64:
+        return "N";
+    case QN_FIELD_FLOAT:
+        return "X";
+    case QN_FIELD_TASK:
+        return "generate|score|embed";
+    case QN_FIELD_PART:
+        return "NAME";
+    case QN_FIELD_SPECULATIVE:
+        return "off|prompt";
+    default:
+        return "TEXT";
+    }
+}
+
 /* The request's fields as options; `model` is a path here, and streaming is what run does anyway. */
-static void field_help(void) {
+static void field_help(struct qn_cli_page *page) {
     size_t n = 0;
     const struct qn_api_field *f = qn_api_infer_fields(&n);
-    printf("\nrequest fields (as in POST /v1/infer):\n");
     for (size_t i = 0; i < n; i++) {
         if (!strcmp(f[i].name, "model") || !strcmp(f[i].name, "stream")) continue;
-        char left[32] = "--";
-        for (size_t k = 0; f[i].name[k] && k + 3 < sizeof left; k++) {
-            left[k + 2] = f[i].name[k] == '_' ? '-' : f[i].name[k];
-            left[k + 3] = '\0';
-        }
-        printf("  %-24s %s%s%s%s\n", left, f[i].doc, f[i].def ? " (default " : "", f[i].def ? f[i].def : "",
-               f[i].def ? ")" : "");
+        struct qn_cli_row *r = qn_cli_page_add(page, f[i].name, field_meta(&f[i]), f[i].doc);
+        for (size_t k = 0; r->name[k]; k++)
+            if (r->name[k] == '_') r->name[k] = '-';
+        if (f[i].def) snprintf(r->initial, sizeof r->initial, "%s", f[i].def);
     }
 }
 
@@ -101,52 +129,25 @@ static void follow(struct run *r) {
     }
 }
 
-static void print_outputs(const struct qn_job *j) {
-    for (uint32_t i = 0; i < j->n_outputs; i++) {
-        const struct qn_output *o = &j->outputs[i];
-        if (j->req.task == QN_TASK_SCORE) {
-            printf("[%u] %llu tokens, log-probability %.4f, %.4f bits per byte\n", i,
-                   (unsigned long long)o->scored_tokens, o->log_prob,
-                   o->scored_bytes ? -o->log_prob / 0.6931471805599453 / (double)o->scored_bytes : 0.0);
-        } else if (j->req.task == QN_TASK_EMBED) {
-            uint32_t d = qn_model_info(j->model)->d_model;
-            printf("[%u] %u values:", i, d);
-            for (uint32_t k = 0; k < d; k++) printf(" %.6g", (double)o->embedding[k]);
-            putchar('\n');
-        } else if (j->n_outputs > 1) {
-            printf("[%u] %.*s\n", i, (int)o->text.n, o->text.p ? o->text.p : "");
-        }
+/* The reply's JSON, or its texts and figures. */
+static int print(const struct run *r, const char *json, size_t n) {
+    struct qn_api_received got;
+    struct qn_api_err err = {.code = QN_API_OK};
+    if (r->json) {
+        printf("%.*s\n", (int)n, json);
+        return fflush(stdout) != 0 ? 1 : 0;
     }
-}
-
-static void print_table(const struct qn_job *j, const struct qn_api_timings *t) {
-    const struct qn_structure *s = qn_variant_structure(j->variant);
-    struct qn_seq_bytes sum = {0};
-    uint64_t prompt = 0, made = 0, cached = 0;
-    char a[32], b[32], c[32];
-    for (uint32_t i = 0; i < j->n_outputs; i++) {
-        prompt += j->outputs[i].n_prompt;
-        made += j->outputs[i].n_tokens;
-        cached += j->outputs[i].cached_tokens;
-        sum.peak += j->outputs[i].bytes.peak;
-        sum.peak_shared += j->outputs[i].bytes.peak_shared;
+    bool ok = qn_api_receive(json, n, &got, &err) == 0 && got.kind == QN_GOT_REPLY;
+    if (ok) {
+        putchar('\n');
+        qn_run_outputs(stdout, &got.reply);
+        if (!r->quiet) qn_run_table(stderr, &got.reply);
+    } else {
+        fprintf(stderr, "quern: the reply is not understood: %s\n",
+                err.code ? err.msg : "it is of another kind");
     }
-    fprintf(stderr, "\n%-12s %s + %s, sharing %s (%s, %s)\n", "structure", s->attention.type, s->ffn.type,
-            s->sharing.type,
-            s->origin == QN_ORIGIN_NATIVE      ? "native"
-            : s->origin == QN_ORIGIN_SYNTHETIC ? "synthetic"
-                                               : "converted",
-            qn_exactness_name(s->exactness));
-    fprintf(stderr, "%-12s %9llu tokens  %9.1f ms", "prefill", (unsigned long long)(prompt - cached),
-            t->prefill);
-    if (t->prefill_tps >= 0.0) fprintf(stderr, "  %9.1f tokens/s", t->prefill_tps);
-    fprintf(stderr, "\n%-12s %9llu tokens  %9.1f ms", "decode", (unsigned long long)made, t->decode);
-    if (t->decode_tps >= 0.0) fprintf(stderr, "  %9.1f tokens/s", t->decode_tps);
-    fprintf(stderr, "\n%-12s queue %.1f, tokenize %.1f, convert %.1f, finish %.1f, total %.1f ms", "other",
-            t->queue, t->tokenize, t->convert, t->finish, t->total);
-    fprintf(stderr, "\n%-12s weights %s, state %s (%s per token)\n", "memory",
-            qn_cli_bytes(a, s->weights_bytes), qn_cli_bytes(b, sum.peak),
-            qn_cli_bytes(c, s->state_bytes_per_token));
+    qn_api_received_free(&got);
+    return !ok || fflush(stdout) != 0 ? 1 : 0;
 }
 
 static int finish(struct run *r) {
@@ -157,23 +158,62 @@ static int finish(struct run *r) {
         return 1;
     }
     qn_job_write_reply(j, &reply);
-    if (r->json && !reply.failed) printf("%.*s\n", (int)reply.n, reply.p);
-    if (!r->json) {
-        putchar('\n');
-        print_outputs(j);
-        if (!r->quiet) print_table(j, qn_job_timings(j));
-    }
-    bool failed = reply.failed;
+    int rc = reply.failed ? 1 : print(r, reply.p, reply.n);
     qn_buf_free(&reply);
-    return failed || fflush(stdout) != 0 ? 1 : 0;
+    return rc;
 }
+
+/* ---- on a server ---- */
+
+/* One event: text is printed as it comes, the reply is kept. */
+static bool on_event(void *ctx, const char *json, size_t n) {
+    struct run *r = ctx;
+    struct qn_api_received got;
+    struct qn_api_err err = {.code = QN_API_OK};
+    bool ok = qn_api_receive(json, n, &got, &err) == 0;
+    if (!ok)
+        fprintf(stderr, "quern: an event of the server is not understood: %s\n", err.msg);
+    else if (got.kind == QN_GOT_ERROR)
+        qn_remote_complain(got.text, got.text_len);
+    else if (got.kind == QN_GOT_TOKEN && !r->whole)
+        fwrite(got.text, 1, got.text_len, stdout);
+    else if (got.kind == QN_GOT_REPLY)
+        qn_buf_add(&r->reply, json, n);
+    ok = ok && got.kind != QN_GOT_ERROR;
+    qn_api_received_free(&got);
+    fflush(stdout);
+    return ok;
+}
+
+static int run_remote(struct run *r) {
+    struct qn_remote_sink sink = {.event = on_event, .ctx = r};
+    struct qn_buf body = {0};
+    struct qn_api_infer defaults;
+    qn_api_infer_init(&defaults);
+    r->req.stream = r->req.task != QN_TASK_EMBED;
+    r->whole = r->json || r->req.task != QN_TASK_GENERATE || (uint64_t)r->req.n_seqs * r->req.n > 1;
+    qn_api_request_write(&body, &qn_api_infer_table, &r->req, &defaults);
+    int rc = 1;
+    if (body.failed)
+        fprintf(stderr, "quern: out of memory\n");
+    else
+        rc = qn_remote_call(&r->remote, "/v1/infer", &body, &sink);
+    if (!rc && r->reply.n) sink.body.n = 0; /* a stream brought it */
+    if (!rc && sink.body.n) qn_buf_add(&r->reply, sink.body.p, sink.body.n);
+    if (!rc) rc = r->reply.failed ? 1 : print(r, r->reply.n ? r->reply.p : "", r->reply.n);
+    qn_buf_free(&sink.body);
+    qn_buf_free(&body);
+    return rc;
+}
+
+/* ---- in this process ---- */
 
 static int submit(struct run *r) {
     struct qn_api_err err = {0};
     unsigned retry = 0;
     struct qn_job_options jo = {.t_received_ns = qn_now_ns()};
     r->req.stream = r->req.task == QN_TASK_GENERATE; /* token events, printed as they come */
-    if (qn_job_new(&r->local.models, &r->req, &jo, &r->job, &err) ||
+    if (qn_job_new(&r->local.models, &r->req, &jo, &r->job, &err) || qn_job_prepare(r->job, &err) ||
         qn_engine_submit(r->local.engine, r->job, &err, &retry)) {
         fprintf(stderr, "quern: %s\n", err.msg);
         return err.code == QN_API_INTERNAL || err.code == QN_API_OUT_OF_MEMORY ? 1 : 2;
@@ -186,19 +226,46 @@ static void release(struct run *r) {
     qn_local_stop(&r->local);
     if (r->job) qn_job_unref(r->job);
     qn_api_infer_free(&r->req);
+    qn_buf_free(&r->reply);
     qn_local_close(&r->local);
+}
+
+static int prepare_local(struct run *r) {
+    if (!r->model_path) r->model_path = qn_model_builtin();
+    if (!r->model_path) {
+        fprintf(stderr, "quern: " QN_NO_MODEL_HINT "\n");
+        return 2;
+    }
+    return qn_local_kv_type(r->kv_name ? r->kv_name : "f16", &r->kv_type) ? 0 : 2;
+}
+
+static int prepare_remote(struct run *r) {
+    struct qn_api_err err = {.code = QN_API_OK};
+    if (r->kv_name || r->threads != qn_cpu_threads(NULL)) {
+        fprintf(stderr, "quern: --threads and --kv-type are the server's: they can't be given with --url\n");
+        return 2;
+    }
+    if (r->model_path && qn_api_infer_set(&r->req, "model", r->model_path, &err)) {
+        fprintf(stderr, "quern: %s\n", err.msg);
+        return 2;
+    }
+    r->remote.stop = &interrupted;
+    int rc = qn_remote_prepare(&r->remote);
+    return rc == 1 ? FAILED : rc;
 }
 
 static int parse(struct run *r, int argc, char **argv, const char **text) {
     const struct qn_cli_option options[] = {
-        {"model", QN_CLI_STRING, &r->model_path, 0, 0, "MODEL", QN_MODEL_HELP},
-        {"threads", QN_CLI_UINT, &r->threads, 1, 256, "N", "compute threads"},
+        {"model", QN_CLI_STRING, &r->model_path, 0, 0, "MODEL", QN_MODEL_HELP "; with --url: its name there"},
+        {"threads", QN_CLI_THREADS, &r->threads, 1, 256, "N", "compute threads"},
         {"kv-type", QN_CLI_STRING, &r->kv_name, 0, 0, QN_KV_TYPE_WORDS, QN_KV_TYPE_HELP},
         {"json", QN_CLI_FLAG, &r->json, 0, 0, NULL,
          "print the reply of POST /v1/infer instead of text and table"},
         {"quiet", QN_CLI_FLAG, &r->quiet, 0, 0, NULL, "no table of time and memory"},
+        QN_REMOTE_OPTIONS(&r->remote),
     };
     struct qn_cli cli = {
+        .name = "run",
         .usage = "quern run [options] [TEXT]",
         .about = "Runs one sequence and prints what the model says, then time and memory (on stderr).\n"
                  "TEXT may also come from standard input.",
@@ -211,35 +278,31 @@ static int parse(struct run *r, int argc, char **argv, const char **text) {
         .max_positional = 1};
     int bad = qn_cli_parse(&cli, argc, argv);
     if (bad) return bad;
-    if (!r->model_path) {
-        fprintf(stderr, "quern: " QN_NO_MODEL_HINT "\n");
-        return 2;
-    }
-    if (!qn_local_kv_type(r->kv_name, &r->kv_type)) return 2;
-    return set_sequence(r, *text);
+    bad = r->remote.url ? prepare_remote(r) : prepare_local(r);
+    return bad ? bad : set_sequence(r, *text);
+}
+
+static int run_local(struct run *r) {
+    struct qn_err err = {0};
+    struct qn_local_options lo = {.model_path = r->model_path, .kv_type = r->kv_type, .threads = r->threads};
+    if (qn_local_open(&r->local, &lo, &err) == QN_OK) return submit(r);
+    fprintf(stderr, "quern: %s\n", err.msg);
+    return 1;
 }
 
 int qn_cmd_run(int argc, char **argv) {
-    struct run r = {.kv_name = "f16"};
+    struct run r = {.remote.idle_s = QN_REMOTE_IDLE};
     const char *text = NULL;
     r.threads = qn_cpu_threads(NULL);
-    r.model_path = qn_model_builtin();
     qn_api_infer_init(&r.req);
     int code = parse(&r, argc, argv, &text);
     if (code) {
         qn_api_infer_free(&r.req);
-        return code == 1 ? 0 : 2;
+        return code == FAILED ? 1 : code == 1 ? 0 : 2;
     }
     struct sigaction sa = {.sa_handler = on_sigint};
     sigaction(SIGINT, &sa, NULL);
-    struct qn_err err = {0};
-    struct qn_local_options lo = {.model_path = r.model_path, .kv_type = r.kv_type, .threads = r.threads};
-    if (qn_local_open(&r.local, &lo, &err) == QN_OK) {
-        code = submit(&r);
-    } else {
-        fprintf(stderr, "quern: %s\n", err.msg);
-        code = 1;
-    }
+    code = r.remote.url ? run_remote(&r) : run_local(&r);
     release(&r);
     return code;
 }

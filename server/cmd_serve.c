@@ -27,8 +27,10 @@
 
 #define STALL_MS      30000u
 #define WORKERS_MOST  4u
-#define STOP_GRACE_NS 500000000u /* after cancelling: for last events to reach their clients */
-#define EXTRA_FILES   256u       /* descriptors beside connections */
+#define STOP_GRACE_NS 500000000u        /* after cancelling: for last events to reach their clients */
+#define STATE_MOST    ((size_t)4 << 30) /* of one model, when --state-memory does not say */
+#define STATE_UNKNOWN ((size_t)1 << 30) /* of all, when the machine's memory is unknown */
+#define EXTRA_FILES   256u              /* descriptors beside connections */
 
 struct serve {
     struct qn_server srv;
@@ -63,42 +65,65 @@ static void on_progress(void *ctx, const char *phase, double done) {
     s->phase_ns = now;
 }
 
+/* The state pools of several models together take no more than that of one would. */
+static size_t state_share(const struct qn_config *c) {
+    size_t quarter = qn_cpu_memory_bytes() / 4;
+    if (c->state_bytes > 0 || c->n_models < 2) return c->state_bytes;
+    if (quarter == 0) quarter = STATE_UNKNOWN;
+    size_t share = quarter / c->n_models;
+    return share < STATE_MOST ? share : STATE_MOST;
+}
+
+/* The model's line in the log; -1 when an earlier one has its name. */
+static int loaded(struct serve *s, const struct qn_model_info *info) {
+    struct qn_server *srv = &s->srv;
+    for (uint32_t k = 0; k + 1 < srv->models.n; k++)
+        if (strcmp(qn_model_info(srv->models.models[k])->id, info->id) == 0) {
+            snprintf(s->load_msg, sizeof s->load_msg,
+                     "two models are named '%s'; --model NAME=PATH gives one of them another name", info->id);
+            return -1;
+        }
+    qn_log_line(srv->log, QN_LOG_INFO,
+                "model %s: %s, %.1f M parameters, %.1f MiB of weights%s, context %u; loaded in %.0f ms "
+                "(map %.0f, pack %.0f, tokenizer %.0f)",
+                info->id, info->family, (double)info->params_total * 1e-6,
+                (double)info->weights_bytes / (1024.0 * 1024.0), info->mapped ? " (mapped)" : "",
+                info->context, info->load_ms, info->map_ms, info->pack_ms, info->tokenizer_ms);
+    if (info->chat_template_text && info->chat_template_text[0] && !info->chat_template[0])
+        qn_log_line(srv->log, QN_LOG_WARN,
+                    "model %s has a chat template that quern does not know: chat requests get 400 unless "
+                    "--chat-template chooses one",
+                    info->id);
+    if (srv->cfg.mmap && info->note && info->note[0])
+        qn_log_line(srv->log, QN_LOG_WARN, "model %s is not mapped, its weights are in memory: %s", info->id,
+                    info->note);
+    return 0;
+}
+
 static int load_models(struct serve *s) {
     struct qn_server *srv = &s->srv;
     const struct qn_config *c = &srv->cfg;
     struct qn_open_options opt = {.pool = srv->pool,
                                   .state_type = (enum qn_state_type)c->kv_type,
-                                  .state_bytes = c->state_bytes,
+                                  .state_bytes = state_share(c),
                                   .convert_bytes = c->convert_bytes,
                                   .max_step_tokens = c->step_tokens,
                                   .prefix_cache = c->prefix_cache,
                                   .mmap = c->mmap,
+                                  .chat_template = c->chat_template,
                                   .progress = on_progress,
                                   .progress_ctx = s};
     for (uint32_t i = 0; i < c->n_models; i++) {
         struct qn_err err = {.code = QN_OK};
         struct qn_model *m = NULL;
         s->phase = NULL;
+        opt.id = c->model_names[i][0] ? c->model_names[i] : NULL;
         if (qn_model_open(c->models[i], &opt, &m, &err) != QN_OK) {
             snprintf(s->load_msg, sizeof s->load_msg, "can't load %.200s: %.900s", c->models[i], err.msg);
             return -1;
         }
         srv->models.models[srv->models.n++] = m;
-        const struct qn_model_info *info = qn_model_info(m);
-        for (uint32_t k = 0; k + 1 < srv->models.n; k++)
-            if (strcmp(qn_model_info(srv->models.models[k])->id, info->id) == 0) {
-                snprintf(s->load_msg, sizeof s->load_msg, "two models are named '%s'", info->id);
-                return -1;
-            }
-        qn_log_line(srv->log, QN_LOG_INFO,
-                    "model %s: %s, %.1f M parameters, %.1f MiB of weights%s, context %u; loaded in %.0f ms "
-                    "(map %.0f, pack %.0f, tokenizer %.0f)",
-                    info->id, info->family, (double)info->params_total * 1e-6,
-                    (double)info->weights_bytes / (1024.0 * 1024.0), info->mapped ? " (mapped)" : "",
-                    info->context, info->load_ms, info->map_ms, info->pack_ms, info->tokenizer_ms);
-        if (c->mmap && info->note && info->note[0])
-            qn_log_line(srv->log, QN_LOG_WARN, "model %s is not mapped, its weights are in memory: %s",
-                        info->id, info->note);
+        if (loaded(s, qn_model_info(m)) != 0) return -1;
     }
     return 0;
 }
@@ -406,7 +431,7 @@ int qn_cmd_serve(int argc, char **argv) {
     int rc = qn_config_load(&s.srv.cfg, argc, argv);
     if (rc == 2) return 2;
     if (s.srv.cfg.want_help) {
-        qn_config_help();
+        qn_config_help(s.srv.cfg.help);
         return 0;
     }
     if (s.srv.cfg.want_version) {

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/model.h"
 #include "rev.h"
 #include "server/config_table.h"
 
@@ -162,19 +163,39 @@ static int set_listen(struct qn_config *c, const char *s, const struct source *f
     return 0;
 }
 
+static int unknown_template(const struct qn_option *o, const char *s, const struct source *from) {
+    char why[512];
+    snprintf(why, sizeof why, "'%.40s' is not one of %s", s, qn_model_chat_names());
+    return complain(from, o->name, why);
+}
+
+/* One more model; a later source replaces the list of an earlier one. */
+static int add_model(struct qn_config *c, const struct qn_option *o, const char *s,
+                     const struct source *from) {
+    if (!from->own[o - qn_options]) c->n_models = 0;
+    if (c->n_models == QN_CONFIG_MODELS) return complain(from, o->name, "too many models (at most 16)");
+    c->models[c->n_models] = qn_model_arg_split(s, c->model_names[c->n_models]);
+    if (!c->models[c->n_models][0]) return complain(from, o->name, "has a name, but no path");
+    for (uint32_t i = 0; i < c->n_models; i++) {
+        char why[128];
+        if (!c->model_names[i][0] || strcmp(c->model_names[i], c->model_names[c->n_models]) != 0) continue;
+        snprintf(why, sizeof why, "two models are named '%s'", c->model_names[i]);
+        return complain(from, o->name, why);
+    }
+    c->n_models++;
+    return 0;
+}
+
 static int set_string(struct qn_config *c, const struct qn_option *o, const char *s,
                       const struct source *from) {
     if (*s == '\0') return complain(from, o->name, "is empty");
+    if (o->type == QN_OPT_TEMPLATE && !qn_model_chat_known(s)) return unknown_template(o, s, from);
     if (from->keep && !(s = keep(s))) return complain(from, o->name, "out of memory");
-    if (o->type == QN_OPT_STRING) {
+    if (o->type != QN_OPT_MODEL) {
         memcpy((char *)c + o->offset, &s, sizeof s);
         return 0;
     }
-    size_t row = (size_t)(o - qn_options);
-    if (!from->own[row]) c->n_models = 0; /* a later source replaces the list of an earlier one */
-    if (c->n_models == QN_CONFIG_MODELS) return complain(from, o->name, "too many models (at most 16)");
-    c->models[c->n_models++] = s;
-    return 0;
+    return add_model(c, o, s, from);
 }
 
 static int set_option(struct qn_config *c, const struct qn_option *o, const char *s,
@@ -193,6 +214,7 @@ static int set_option(struct qn_config *c, const struct qn_option *o, const char
         rc = set_listen(c, s, from);
         break;
     case QN_OPT_STRING:
+    case QN_OPT_TEMPLATE:
     case QN_OPT_MODEL:
         rc = set_string(c, o, s, from);
         break;
@@ -341,7 +363,7 @@ static bool *action_of(struct qn_config *c, const char *name, size_t n) {
 static int read_arg(struct qn_config *c, int argc, char **argv, int *i, struct source *from,
                     const char **config) {
     const char *a = argv[*i];
-    if (strcmp(a, "-h") == 0) a = "--help";
+    if (!c->want_help && qn_cli_is_help(a, &c->help)) a = "--help";
     if (strcmp(a, "-V") == 0) a = "--version";
     if (strncmp(a, "--", 2) != 0 || a[2] == '\0') {
         fprintf(stderr, "quern: unexpected argument '%s'\n`quern serve --help` lists the options\n", a);
@@ -416,23 +438,26 @@ const char *qn_revision(void) {
     return QN_REVISION;
 }
 
-void qn_config_help(void) {
-    puts("usage: quern serve [options]\n\nEach option has an environment variable, QUERN_ and its name in "
-         "upper\n"
-         "case (QUERN_MAX_BODY), and a key in the file given by --config. Arguments win over\n"
-         "the environment, the environment over the file.\n");
+void qn_config_help(enum qn_cli_format format) {
+    struct qn_cli_page page = {
+        .name = "serve",
+        .usage = "quern serve [options]",
+        .about =
+            "Serves models over HTTP until SIGTERM.\n"
+            "Each option has an environment variable, QUERN_ and its name in upper case "
+            "(QUERN_MAX_BODY),\n"
+            "and a key in the file given by --config. Arguments win over the environment, the environment "
+            "over the file."};
     for (size_t i = 0; i < qn_n_options; i++) {
         const struct qn_option *o = &qn_options[i];
-        char left[64];
-        snprintf(left, sizeof left, "--%s %s", o->name, o->arg);
-        printf("  %-30s %s", left, o->help);
-        if (o->initial) printf(" [%s]", o->initial);
-        putchar('\n');
+        struct qn_cli_row *r = qn_cli_page_add(&page, o->name, o->arg, o->help);
+        if (o->initial) snprintf(r->initial, sizeof r->initial, "%s", o->initial);
     }
-    puts("  --config PATH                  read options from a file of key = value lines\n"
-         "  --print-config                 print every option with its value, as such a file, and exit\n"
-         "  --check-config                 check the configuration and exit\n"
-         "  -h, --help / -V, --version");
+    qn_cli_page_add(&page, "config", "FILE", "read options from a file of key = value lines");
+    qn_cli_page_add(&page, "print-config", NULL,
+                    "print every option with its value, as such a file, and exit");
+    qn_cli_page_add(&page, "check-config", NULL, "check the configuration and exit");
+    qn_cli_page_print(&page, format);
 }
 
 static void print_value(const struct qn_config *c, const struct qn_option *o) {
@@ -461,6 +486,7 @@ static void print_value(const struct qn_config *c, const struct qn_option *o) {
         printf("%s = %s\n", o->name, o->words[level]);
         return;
     case QN_OPT_STRING:
+    case QN_OPT_TEMPLATE:
         memcpy(&s, field, sizeof s);
         if (s)
             printf("%s = %s\n", o->name, s);
@@ -469,7 +495,9 @@ static void print_value(const struct qn_config *c, const struct qn_option *o) {
         return;
     case QN_OPT_MODEL:
         if (c->n_models == 0) printf("# %s =\n", o->name);
-        for (uint32_t i = 0; i < c->n_models; i++) printf("%s = %s\n", o->name, c->models[i]);
+        for (uint32_t i = 0; i < c->n_models; i++)
+            printf("%s = %s%s%s\n", o->name, c->model_names[i], c->model_names[i][0] ? "=" : "",
+                   c->models[i]);
         return;
     case QN_OPT_LISTEN:
         printf(strchr(c->listen_host, ':') ? "%s = [%s]:%u\n" : "%s = %s:%u\n", o->name, c->listen_host,

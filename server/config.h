@@ -7,10 +7,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "server/cli_page.h"
+#include "server/model_arg.h"
+
 #define QN_CONFIG_MODELS 16
 
 struct qn_config {
-    const char *models[QN_CONFIG_MODELS]; /* paths */
+    const char *models[QN_CONFIG_MODELS];                      /* paths */
+    char model_names[QN_CONFIG_MODELS][QN_MODEL_NAME_MAX + 1]; /* "": from the file's */
+    const char *chat_template;                                 /* NULL: as each checkpoint says */
     uint32_t n_models;
     char listen_host[256];
     uint16_t listen_port;
@@ -26,6 +31,7 @@ struct qn_config {
     bool mmap, prefix_cache, metrics_auth, log_json, access_log;
     int log_level, kv_type; /* enum qn_state_type */
     const char *api_key_file;
+    enum qn_cli_format help;                              /* how want_help wants it */
     bool want_help, want_version, want_print, want_check; /* what to do instead of serving */
 };
 
@@ -35,7 +41,7 @@ struct qn_config {
 int qn_config_load(struct qn_config *c, int argc, char **argv);
 /* Source revision that was built (git), for logs and /metrics. */
 const char *qn_revision(void);
-void qn_config_help(void); /* option table to stdout */
+void qn_config_help(enum qn_cli_format format); /* option table to stdout */
 void qn_config_print(
     const struct qn_config *c); /* --print-config: file syntax, every option with its value */
 

@@ -17,8 +17,9 @@ enum qn_opt_type {
     QN_OPT_CHOICE,  /* bool: words[0] = false, words[1] = true */
     QN_OPT_LEVEL,   /* int: index of the word */
     QN_OPT_STRING,  /* const char *, a path */
-    QN_OPT_MODEL,   /* models[], repeatable */
-    QN_OPT_LISTEN   /* listen_host and listen_port */
+    QN_OPT_MODEL,   /* models[] and model_names[], repeatable */
+    QN_OPT_LISTEN,  /* listen_host and listen_port */
+    QN_OPT_TEMPLATE /* const char *, a name that qn_model_chat_known knows */
 };
 
 struct qn_option {

@@ -111,10 +111,11 @@ static void update_pause(struct qn_engine *e, struct qn_job_run *js) {
         js->paused_ns = e->now_ns;
 }
 
-/* Looks at every live job; returns when the next clock-driven change is due (UINT64_MAX: never). */
-static uint64_t sweep(struct qn_engine *e, bool stopping, uint32_t *paused) {
+/* Looks at every live job; returns when the next clock-driven change is due (UINT64_MAX: never). paused: by
+ * model. */
+static uint64_t sweep(struct qn_engine *e, bool stopping, uint32_t paused[QN_MAX_MODELS]) {
     uint64_t due = UINT64_MAX, stall = (uint64_t)e->opt.stall_timeout_ms * 1000000u;
-    *paused = 0;
+    memset(paused, 0, QN_MAX_MODELS * sizeof *paused);
     for (struct qn_job_run *js = e->jobs, *next; js; js = next) {
         struct qn_job *j = js->job;
         next = js->next;
@@ -129,7 +130,7 @@ static uint64_t sweep(struct qn_engine *e, bool stopping, uint32_t *paused) {
         } else {
             if (j->deadline_ns && j->deadline_ns < due) due = j->deadline_ns;
             if (js->paused_ns && js->paused_ns + stall < due) due = js->paused_ns + stall;
-            *paused += js->paused_ns != 0;
+            paused[js->pool] += js->paused_ns != 0;
         }
     }
     return due;
@@ -161,19 +162,21 @@ static void park(struct qn_engine *e, uint64_t due) {
 static void *engine_main(void *arg) {
     struct qn_engine *e = arg;
     for (;;) {
-        uint32_t paused;
+        uint32_t paused[QN_MAX_MODELS];
         pthread_mutex_lock(&e->lock);
         bool stopping = e->stop;
         pthread_mutex_unlock(&e->lock);
         e->now_ns = qn_now_ns();
         intake(e);
-        uint64_t due = sweep(e, stopping, &paused);
+        uint64_t due = sweep(e, stopping, paused);
         qn_engine_admit(e);
         bool busy = qn_engine_step(e);
         /* The state that a job held is free before its end is known to anybody. */
         pthread_mutex_lock(&e->lock);
-        e->stats.running = e->n_running;
-        e->stats.paused = paused;
+        for (uint32_t i = 0; i < e->opt.models->n; i++) {
+            e->queues[i].stats.running = e->pool_running[i];
+            e->queues[i].stats.paused = paused[i];
+        }
         pthread_mutex_unlock(&e->lock);
         send_events(e);
         if (stopping && !e->jobs) return NULL;
@@ -186,7 +189,7 @@ static void *engine_main(void *arg) {
 /* ---- public ---- */
 /* Work memory of one step: sized here, so that no step allocates it. */
 static bool alloc_work(struct qn_engine *e) {
-    size_t n = e->lim.max_running, work = 1, vocab = 1;
+    size_t n = (size_t)e->lim.max_running * (e->opt.models->n ? e->opt.models->n : 1), work = 1, vocab = 1;
     for (uint32_t i = 0; i < e->opt.models->n; i++) {
         const struct qn_model_info *info = qn_model_info(e->opt.models->models[i]);
         size_t w = qn_sample_work_bytes(info->vocab);
@@ -264,13 +267,13 @@ int qn_engine_start(struct qn_engine *e) {
 }
 
 /* Seconds until the queue has room, from the rate at which jobs left it lately. Under lock. */
-static unsigned retry_after(const struct qn_engine *e) {
-    uint64_t n = e->n_left < QN_DRAIN_RING ? e->n_left : QN_DRAIN_RING;
+static unsigned retry_after(const struct qn_model_queue *q) {
+    uint64_t n = q->n_left < QN_DRAIN_RING ? q->n_left : QN_DRAIN_RING;
     if (n < 2) return 1;
-    uint64_t oldest = e->left_ns[(e->n_left - n) % QN_DRAIN_RING];
+    uint64_t oldest = q->left_ns[(q->n_left - n) % QN_DRAIN_RING];
     double seconds = (double)(qn_now_ns() - oldest) * 1e-9;
     /* Half the queue: who comes back then should find room, not another refusal. */
-    double wait = seconds / (double)n * ((double)e->stats.queued / 2 + 1);
+    double wait = seconds / (double)n * ((double)q->stats.queued / 2 + 1);
     return wait < 1 ? 1 : wait > 30 ? 30 : (unsigned)(wait + 0.5);
 }
 
@@ -301,7 +304,7 @@ static bool can_run_whole(const struct qn_engine *e, const struct qn_job *j, str
     return true;
 }
 
-static struct qn_job_run *new_record(struct qn_job *j, uint64_t tokens) {
+static struct qn_job_run *new_record(const struct qn_engine *e, struct qn_job *j, uint64_t tokens) {
     struct qn_job_run *js = calloc(1, sizeof *js + j->n_outputs * sizeof js->runs[0]);
     if (!js) return NULL;
     js->done = calloc(1, sizeof *js->done);
@@ -310,6 +313,7 @@ static struct qn_job_run *new_record(struct qn_job *j, uint64_t tokens) {
         return NULL;
     }
     js->job = j;
+    js->pool = qn_engine_pool_of(e, j->model);
     js->queued_tokens = tokens;
     js->counted = true;
     js->n_live = js->n_runs = j->n_outputs;
@@ -323,19 +327,20 @@ static struct qn_job_run *new_record(struct qn_job *j, uint64_t tokens) {
 /* Check and reservation are one critical section, so the bounds hold whoever submits at the same time. */
 static int enter_queue(struct qn_engine *e, struct qn_job *j, uint64_t tokens, struct qn_api_err *err,
                        unsigned *after) {
+    struct qn_model_queue *q = &e->queues[j->run->pool];
     pthread_mutex_lock(&e->lock);
-    bool full = e->stats.queued >= e->opt.max_queue_requests ||
-                e->stats.queued_tokens + tokens > e->opt.max_queue_tokens;
+    bool full = q->stats.queued >= e->opt.max_queue_requests ||
+                q->stats.queued_tokens + tokens > e->opt.max_queue_tokens;
     bool leaving = e->stop || (e->draining && !j->seated);
     bool refuse = leaving || (full && !j->seated);
     if (leaving) {
         qn_api_fail(err, QN_API_DRAINING, "", "the server is shutting down");
     } else if (refuse) {
-        *after = retry_after(e);
+        *after = retry_after(q);
         qn_api_fail(err, QN_API_QUEUE_FULL, "", "the queue is full; try again in %u s", *after);
     } else {
-        e->stats.queued++;
-        e->stats.queued_tokens += tokens;
+        q->stats.queued++;
+        q->stats.queued_tokens += tokens;
         qn_job_ref(j);
         qn_queue_push(&e->incoming, &j->node);
         e->kick = true;
@@ -370,14 +375,17 @@ int qn_engine_submit(struct qn_engine *e, struct qn_job *j, struct qn_api_err *e
         return qn_api_fail(err, QN_API_TOO_LARGE_WORK, "sequence",
                            "the sequence with max_tokens can never fit the state budget of %zu bytes",
                            qn_model_state(j->model).budget);
-    j->run = new_record(j, tokens);
+    j->run = new_record(e, j, tokens);
     if (!j->run) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
+    uint32_t pool = j->run->pool;
     if (enter_queue(e, j, tokens, err, after)) {
+        if (err->code == QN_API_QUEUE_FULL) qn_metrics_model_add(e->opt.metrics, pool, QN_MC_REFUSED, 1);
         qn_job_run_free(j->run);
         j->run = NULL;
         return -1;
     }
     if (!j->quiet) qn_metrics_add(e->opt.metrics, by_task[j->req.task], 1);
+    if (!j->quiet) qn_metrics_model_add(e->opt.metrics, pool, QN_MC_REQUESTS, 1);
     return 0;
 }
 
@@ -411,12 +419,24 @@ void qn_engine_stop(struct qn_engine *e) {
     e->started = false;
 }
 
-struct qn_engine_stats qn_engine_stats(const struct qn_engine *e) {
+struct qn_engine_stats qn_engine_model_stats(const struct qn_engine *e, uint32_t model) {
     struct qn_engine *w = (struct qn_engine *)(uintptr_t)e; /* the lock is not part of the value */
     pthread_mutex_lock(&w->lock);
-    struct qn_engine_stats s = e->stats;
+    struct qn_engine_stats s = e->queues[model].stats;
     pthread_mutex_unlock(&w->lock);
     return s;
+}
+
+struct qn_engine_stats qn_engine_stats(const struct qn_engine *e) {
+    struct qn_engine_stats all = {0};
+    for (uint32_t i = 0; i < e->opt.models->n; i++) {
+        struct qn_engine_stats s = qn_engine_model_stats(e, i);
+        all.queued += s.queued;
+        all.queued_tokens += s.queued_tokens;
+        all.running += s.running;
+        all.paused += s.paused;
+    }
+    return all;
 }
 
 void qn_engine_free(struct qn_engine **pe) {

@@ -15,9 +15,9 @@ struct qn_engine;
 
 struct qn_engine_options {
     const struct qn_registry *models; /* borrowed */
-    uint32_t max_queue_requests;      /* waiting jobs, default 256 */
+    uint32_t max_queue_requests;      /* waiting jobs of each model, default 256 */
     uint64_t max_queue_tokens;        /* their prompt tokens, default 1 << 20 */
-    uint32_t max_running;             /* sequences in the running set, default 64 */
+    uint32_t max_running;             /* sequences of each model in the running set, default 64 */
     uint32_t step_tokens;             /* token budget of a step, default 512 */
     uint32_t prefill_chunk;           /* longest prefill chunk while others decode, default 128 */
     uint32_t reserve_tokens;          /* admission reserves prompt + min(max_tokens, this) */
@@ -64,6 +64,8 @@ struct qn_engine_stats {
     uint32_t queued, running, paused;
     uint64_t queued_tokens;
 };
-struct qn_engine_stats qn_engine_stats(const struct qn_engine *e); /* any thread */
+/* Any thread: of all models, and of the one at this place in the registry. */
+struct qn_engine_stats qn_engine_stats(const struct qn_engine *e);
+struct qn_engine_stats qn_engine_model_stats(const struct qn_engine *e, uint32_t model);
 
 #endif

@@ -48,7 +48,7 @@ static uint32_t guess(struct qn_run *r) {
     n = qn_draft_guess(&s->index, r->hist, most, out);
     for (uint32_t i = 0; i < n && !j->req.ignore_eos; i++)
         if (qn_model_is_eog(j->model, out[i])) n = i + 1;
-    return n;
+    return j->constraint ? qn_mask_guesses(r, n) : n;
 }
 
 uint32_t qn_draft_wish(struct qn_run *r, size_t *grow) {

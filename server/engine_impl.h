@@ -3,6 +3,7 @@
  *   engine.c        public calls, thread, intake, cancels and deadlines, parking
  *   engine_seq.c    one sequence: queue, admission, fork, preemption, end
  *   engine_step.c   snapshot -> qn_sched_step -> qn_step_run -> rows -> tokens
+ *   engine_mask.c   what the text of an output may be, before each token
  *   engine_draft.c  guesses of what a sequence goes on with, and what came of them
  *   engine_fidelity.c  an output held against a baseline structure, teacher-forced
  *   engine_done.c   a job's end: timings, cost, DONE event
@@ -74,13 +75,15 @@ struct qn_run { /* one output on its way */
     uint32_t target;    /* rows to run until the end (score, embed, max_tokens 0); generate: n_hist */
     uint32_t cap;       /* most tokens to generate: max_tokens clipped by the context */
     uint32_t reserved;  /* length that its state has room for */
-    uint32_t next_row;  /* score, embed: first row whose value is not in the sums yet */
+    uint32_t next_row;  /* score, embed, scored prompts: first row whose value is not in the sums yet */
     uint32_t span_rows; /* rows in the current step */
     bool admitted;      /* at least once */
     bool sampled_ok;    /* `sampled` is the next token, from the step that just ran */
     bool no_memory;     /* a row callback could not store its result */
     struct qn_sampled sampled;
     struct qn_text_out text;
+    struct qn_cursor cursor;     /* its place in job->constraint */
+    int mask_rc;                 /* why the constraint could not be followed, or QN_OK */
     struct qn_speculation *spec; /* owned, or NULL */
     struct qn_fidelity_run fid;
     /* measurements */
@@ -98,17 +101,19 @@ struct qn_job_run { /* the engine's record of one job; made by submit */
     struct qn_job *job;
     struct qn_job_run *prev, *next; /* in engine->jobs; next also on the list of the dead */
     struct qn_event *done;          /* made at submit, so that DONE can always be sent */
-    uint64_t queued_tokens;         /* what is still counted in engine->queued_tokens */
-    bool counted, ended;            /* counted: in engine->queued */
+    uint32_t pool;                  /* place of its model */
+    uint64_t queued_tokens;         /* what is still counted in its queue's queued_tokens */
+    bool counted, ended;            /* counted: in its queue's queued */
     uint64_t paused_ns;             /* since when it is paused, 0 = it is not */
     struct qn_run *last;            /* the output that ended last */
     uint32_t n_live, n_runs;
     struct qn_run runs[];
 };
 
-struct qn_key_queue { /* one tenant: sequences that wait, oldest first */
+struct qn_key_queue { /* one tenant at one model: sequences that wait, oldest first */
     struct qn_key_queue *next;
     uint64_t salt, served;
+    uint32_t pool;  /* of the model */
     uint32_t users; /* queued and running sequences */
     struct qn_run *head, *tail;
 };
@@ -121,6 +126,13 @@ struct qn_group {               /* sequences that share steps */
 
 #define QN_DRAIN_RING 32
 
+/* One model's queue, seen from outside. Under the engine's lock. */
+struct qn_model_queue {
+    struct qn_engine_stats stats;    /* queued, queued_tokens: kept by submit and admission; rest: copies */
+    uint64_t left_ns[QN_DRAIN_RING]; /* when jobs left it; ring */
+    uint64_t n_left;
+};
+
 struct qn_engine {
     struct qn_engine_options opt;
     struct qn_sched_limits lim;
@@ -132,16 +144,15 @@ struct qn_engine {
     atomic_bool kick; /* something to look at; set under the lock, polled without it while spinning */
     bool stop, draining, parked;
     struct qn_queue incoming, events;
-    struct qn_engine_stats stats;    /* queued, queued_tokens: kept by submit and admission; rest: copies */
-    uint64_t left_ns[QN_DRAIN_RING]; /* when jobs left the queue; ring */
-    uint64_t n_left;
+    struct qn_model_queue queues[QN_MAX_MODELS];
     /* engine thread */
     struct qn_job_run *jobs, *dead;
     struct qn_key_queue *keys;
     uint32_t n_keys;
-    struct qn_run **running; /* [n_running], in order of admission; holds lim.max_running */
+    struct qn_run **running; /* [n_running], in order of admission; holds lim.max_running of each model */
     uint32_t n_running;
-    struct qn_group *groups; /* [n_groups] */
+    uint32_t pool_running[QN_MAX_MODELS]; /* of them, those of each model */
+    struct qn_group *groups;              /* [n_groups] */
     int64_t *deficits;
     uint32_t n_groups, cursor;
     size_t pool_tried[QN_MAX_MODELS]; /* free bytes when the head's reservation failed, plus 1; 0 = did not */
@@ -166,6 +177,8 @@ struct qn_engine {
 void qn_engine_push_event(struct qn_engine *e, struct qn_event *ev); /* sent at the end of the round */
 
 /* engine_seq.c */
+/* Place of a model in the registry; that of its state pool. */
+uint32_t qn_engine_pool_of(const struct qn_engine *e, const struct qn_model *m);
 /* Attributes the time since the last call to the current phase and enters the next one. */
 void qn_run_mark(struct qn_run *r, uint64_t now, enum qn_run_phase next);
 /* Sets up the runs of a new job and queues them; false: the job has ended with an error. */
@@ -190,12 +203,25 @@ bool qn_engine_step(struct qn_engine *e); /* false: nothing to run */
 /* Text of the last tokens that was held back: to the output and, for a stream, as an event. */
 void qn_run_flush_text(struct qn_engine *e, struct qn_run *r);
 
+/* Rows of r's prompt are still to be held against the tokens that follow them. */
+bool qn_run_scores_prompt(const struct qn_run *r);
 void qn_run_sample(struct qn_engine *e, struct qn_run *r, float *logits, uint32_t pos,
                    struct qn_sampled *out);
 /* Room for n tokens in r->hist; false when memory is short. */
 bool qn_run_hist_room(struct qn_run *r, uint32_t n);
 /* One more token, r->sampled: text, stop conditions, event; it may end the output. */
 void qn_run_accept(struct qn_engine *e, struct qn_run *r);
+
+/* engine_mask.c */
+/* qn_sample, of the tokens that r's constraint allows after the first n generated ones. */
+void qn_mask_sample(struct qn_run *r, const struct qn_sampling *p, struct qn_sample_input *in,
+                    struct qn_sampled *out);
+/* Is the text complete, so that nothing can follow? */
+bool qn_mask_done(struct qn_run *r);
+/* How many of n guesses the constraint allows. */
+uint32_t qn_mask_guesses(const struct qn_run *r, uint32_t n);
+/* Ends a job of which a constraint could not be followed. */
+void qn_mask_check(struct qn_engine *e, struct qn_job_run *js);
 
 /* engine_draft.c */
 /* Guesses for r's next step, made once per token: how many, and what their state takes beyond its row's. */

@@ -70,15 +70,16 @@ static void prune_keys(struct qn_engine *e, uint64_t least) {
     }
 }
 
-/* The queue of a salt; NULL when memory is short. A key that was idle starts at the least served active key's
- * counter: idle time is not saved up. */
-static struct qn_key_queue *find_key(struct qn_engine *e, uint64_t salt) {
+/* The queue of a salt at a model; NULL when memory is short. A key that was idle starts at the least served
+ * active key's counter: idle time is not saved up. Each model has its own, so that who waits for one model is
+ * not behind those who wait for another. */
+static struct qn_key_queue *find_key(struct qn_engine *e, uint64_t salt, uint32_t pool) {
     uint64_t least = UINT64_MAX;
     struct qn_key_queue *k;
     for (k = e->keys; k; k = k->next)
         if (k->users && k->served < least) least = k->served;
     for (k = e->keys; k; k = k->next)
-        if (k->salt == salt) break;
+        if (k->salt == salt && k->pool == pool) break;
     if (!k) {
         prune_keys(e, least);
         if (e->n_keys == e->cap_keys) {
@@ -90,6 +91,7 @@ static struct qn_key_queue *find_key(struct qn_engine *e, uint64_t salt) {
         }
         if (!(k = calloc(1, sizeof *k))) return NULL;
         k->salt = salt;
+        k->pool = pool;
         k->next = e->keys;
         e->keys = k;
         e->n_keys++;
@@ -99,7 +101,7 @@ static struct qn_key_queue *find_key(struct qn_engine *e, uint64_t salt) {
 }
 
 /* ---- new jobs ---- */
-static uint32_t pool_of(const struct qn_engine *e, const struct qn_model *m) {
+uint32_t qn_engine_pool_of(const struct qn_engine *e, const struct qn_model *m) {
     for (uint32_t i = 0; i < e->opt.models->n; i++)
         if (e->opt.models->models[i] == m) return i;
     return 0;
@@ -112,14 +114,6 @@ static uint32_t reserve_length(const struct qn_engine *e, const struct qn_run *r
     return r->cap ? r->n_hist + ahead : r->target;
 }
 
-/* Does the prompt show no text, so that a first blank is the tokenizer's and not the model's? */
-static bool starts_text(const struct qn_job *j, const struct qn_output *o) {
-    if (!qn_model_strips_first_blank(j->model)) return false;
-    for (uint32_t i = 0; i < o->n_prompt; i++)
-        if (qn_model_piece(j->model, o->prompt[i], false).n) return false;
-    return true;
-}
-
 static bool init_run(struct qn_engine *e, struct qn_job_run *js, struct qn_run *r) {
     struct qn_job *j = js->job;
     struct qn_output *o = r->out;
@@ -128,7 +122,7 @@ static bool init_run(struct qn_engine *e, struct qn_job_run *js, struct qn_run *
     bool generate = j->req.task == QN_TASK_GENERATE;
     r->job = js;
     r->order = ++e->next_order;
-    r->pool = pool_of(e, j->model);
+    r->pool = js->pool;
     r->mark_ns = j->t_received_ns;
     r->cap = !generate ? 0 : j->req.max_tokens < room ? j->req.max_tokens : room;
     /* The last token's row would score a token that is not there. */
@@ -144,7 +138,8 @@ static bool init_run(struct qn_engine *e, struct qn_job_run *js, struct qn_run *
         if (!o->hidden_sum || !o->embedding) return false;
     }
     qn_text_out_init(&r->text, (const char *const *)j->req.stop, j->req.stop_len, j->req.n_stop,
-                     generate && starts_text(j, o));
+                     generate && qn_job_starts_text(j, o));
+    qn_cursor_init(&r->cursor, generate && qn_job_starts_text(j, o));
     return true;
 }
 
@@ -163,7 +158,7 @@ bool qn_engine_enqueue(struct qn_engine *e, struct qn_job_run *js) {
     struct qn_job *j = js->job;
     struct qn_seq *probe = NULL;
     struct qn_err err = {0};
-    struct qn_key_queue *key = find_key(e, j->salt);
+    struct qn_key_queue *key = find_key(e, j->salt, js->pool);
     enum qn_api_code code = key ? QN_API_OK : QN_API_OUT_OF_MEMORY;
     if (key && qn_seq_new(j->variant, j->salt, false, &probe, &err)) code = QN_API_OUT_OF_MEMORY;
     for (uint32_t i = 0; i < js->n_runs && !code; i++) {
@@ -194,12 +189,13 @@ bool qn_engine_enqueue(struct qn_engine *e, struct qn_job_run *js) {
 void qn_engine_uncount(struct qn_engine *e, struct qn_job_run *js, uint64_t tokens) {
     if (tokens > js->queued_tokens) tokens = js->queued_tokens;
     js->queued_tokens -= tokens;
+    struct qn_model_queue *q = &e->queues[js->pool];
     pthread_mutex_lock(&e->lock);
-    e->stats.queued_tokens -= tokens;
+    q->stats.queued_tokens -= tokens;
     if (js->counted) {
         js->counted = false;
-        e->stats.queued--;
-        e->left_ns[e->n_left++ % QN_DRAIN_RING] = e->now_ns;
+        q->stats.queued--;
+        q->left_ns[q->n_left++ % QN_DRAIN_RING] = e->now_ns;
     }
     pthread_mutex_unlock(&e->lock);
 }
@@ -240,6 +236,7 @@ static void start_running(struct qn_engine *e, struct qn_run *r, uint64_t waited
     r->state = QN_RUN_RUNNING;
     r->group = join_group(e, r);
     e->running[e->n_running++] = r;
+    e->pool_running[r->pool]++;
     qn_engine_uncount(e, r->job, waited);
 }
 
@@ -247,6 +244,7 @@ static void stop_running(struct qn_engine *e, struct qn_run *r) {
     uint32_t i = 0;
     while (e->running[i] != r) i++;
     e->n_running--;
+    e->pool_running[r->pool]--;
     memmove(&e->running[i], &e->running[i + 1], (e->n_running - i) * sizeof(struct qn_run *));
     leave_group(e, r->group);
 }
@@ -280,9 +278,10 @@ static int take_state(struct qn_engine *e, struct qn_run *r, struct qn_err *err)
     if (rc) return rc;
     if (!r->seq) rc = qn_seq_new(j->variant, j->salt, j->req.cache && !embed, &r->seq, err);
     if (rc) return rc;
-    /* score and embed want every row's value, and a cached row has none */
+    /* score, embed and a scored prompt want every row's value, and a cached row has none */
     uint32_t cached = 0;
-    if (j->req.task == QN_TASK_GENERATE && j->req.cache) cached = qn_seq_match(r->seq, r->hist, r->n_hist);
+    if (j->req.task == QN_TASK_GENERATE && j->req.cache && !qn_run_scores_prompt(r))
+        cached = qn_seq_match(r->seq, r->hist, r->n_hist);
     rc = reserve(e, r);
     if (rc) {
         qn_seq_reset(r->seq);
@@ -292,6 +291,7 @@ static int take_state(struct qn_engine *e, struct qn_run *r, struct qn_err *err)
         r->out->cached_tokens = cached;
         r->key->served += (uint64_t)(r->n_hist - cached) * QN_SCHED_PROMPT_WEIGHT;
         qn_metrics_add(e->opt.metrics, QN_C_CACHED_TOKENS, cached);
+        qn_metrics_model_add(e->opt.metrics, r->pool, QN_MC_CACHED_TOKENS, cached);
     }
     return QN_OK;
 }
@@ -304,10 +304,11 @@ static void admitted(struct qn_engine *e, struct qn_run *r) {
     start_running(e, r, waited);
 }
 
-/* No room although nothing runs that could make some: with the cache dropped it must fit, or it never will.
+/* No room although nothing of the model runs that could make some: with the cache dropped it must fit, or it
+ * never will.
  */
 static int last_resort(struct qn_engine *e, struct qn_run *r, struct qn_err *err) {
-    if (e->n_running) return QN_ERR_NO_STATE;
+    if (e->pool_running[r->pool]) return QN_ERR_NO_STATE;
     qn_model_drop_cache(r->job->job->model);
     int rc = take_state(e, r, err);
     return rc == QN_ERR_NO_STATE ? QN_ERR_NOMEM : rc;
@@ -341,13 +342,14 @@ static struct qn_run *head_of(const struct qn_key_queue *k, const struct qn_sche
     return r;
 }
 
-/* The next sequence to admit, or NULL. */
+/* The next sequence to admit, or NULL. A model whose places are all taken takes none. */
 static struct qn_run *pick(struct qn_engine *e) {
     struct qn_sched_pool pools[QN_MAX_MODELS];
     uint32_t n = 0, open = 0;
     for (uint32_t i = 0; i < e->opt.models->n; i++) {
         struct qn_state_stats st = qn_model_state(e->opt.models->models[i]);
         pools[i].free = st.budget - st.used;
+        pools[i].running = e->pool_running[i];
         pools[i].blocked = e->pool_tried[i] && pools[i].free < e->pool_tried[i];
         open += !pools[i].blocked;
     }
@@ -363,7 +365,7 @@ static struct qn_run *pick(struct qn_engine *e) {
             s->backlog += todo < e->lim.prefill_chunk ? todo : e->lim.prefill_chunk;
         }
     }
-    uint32_t best = qn_sched_pick(&e->lim, e->n_running, e->key_snap, n, pools);
+    uint32_t best = qn_sched_pick(&e->lim, e->key_snap, n, pools);
     struct qn_key_queue *k = e->keys;
     for (uint32_t i = 0; i < best && k; i++) k = k->next;
     return best == QN_SCHED_NONE || !k ? NULL : head_of(k, pools);
@@ -373,16 +375,16 @@ bool qn_run_measured(const struct qn_run *r) {
     return r->fid.on && !r->job->job->fidelity_only;
 }
 
-/* Who gives way to a waiting sequence: of one pool, whose state it needs, the newest measurement of an answer
- * that is there, else the newest running sequence of a slow reader; of any pool (QN_SCHED_NONE), where a
- * place is needed, only the latter. A measurement takes no place but the one that its answer had. */
-static struct qn_run *first_to_go(const struct qn_engine *e, uint32_t pool) {
+/* Who of its pool gives way to a waiting sequence: where it needs state, the newest measurement of an answer
+ * that is there, else the newest running sequence of a slow reader; where it needs a place, only the latter.
+ * A measurement takes no place but the one that its answer had. */
+static struct qn_run *first_to_go(const struct qn_engine *e, uint32_t pool, bool place) {
     struct qn_run *best = NULL;
     bool best_spare = false;
     for (uint32_t i = 0; i < e->n_running; i++) {
         struct qn_run *r = e->running[i];
-        bool spare = qn_run_measured(r) && pool != QN_SCHED_NONE;
-        if (!(spare || held_up(r)) || (pool != QN_SCHED_NONE && r->pool != pool)) continue;
+        bool spare = qn_run_measured(r) && !place;
+        if (!(spare || held_up(r)) || r->pool != pool) continue;
         if (best && (spare != best_spare ? best_spare : r->order < best->order)) continue;
         best = r;
         best_spare = spare;
@@ -394,11 +396,11 @@ static struct qn_run *first_to_go(const struct qn_engine *e, uint32_t pool) {
  * caught up. */
 static bool give_place(struct qn_engine *e) {
     static const struct qn_sched_pool open[QN_MAX_MODELS] = {{0}};
-    bool full = e->n_running >= e->lim.max_running;
     for (const struct qn_key_queue *k = e->keys; k; k = k->next) {
         const struct qn_run *h = head_of(k, open);
+        bool full = e->pool_running[k->pool] >= e->lim.max_running;
         if (!h || (!full && !e->pool_tried[h->pool])) continue;
-        struct qn_run *r = first_to_go(e, full ? QN_SCHED_NONE : h->pool);
+        struct qn_run *r = first_to_go(e, h->pool, full);
         if (!r) continue;
         uint32_t pool = r->pool; /* a measurement's end may be its job's, and with it r's */
         qn_engine_preempt(e, r);
@@ -425,7 +427,7 @@ bool qn_run_leads(const struct qn_run *r) {
 /* A fork starts where its leader stands; its time so far is the leader's. */
 static bool fork_one(struct qn_engine *e, struct qn_run *r, struct qn_run *leader) {
     struct qn_err err = {0};
-    if (e->n_running >= e->lim.max_running || !r->sampled_ok) return false;
+    if (e->pool_running[r->pool] >= e->lim.max_running || !r->sampled_ok) return false;
     if (qn_seq_fork(leader->seq, &r->seq, &err)) return false;
     if (reserve(e, r)) {
         qn_seq_free(&r->seq);
@@ -491,7 +493,7 @@ static bool ended_well(enum qn_finish f) {
  */
 static bool measure(struct qn_engine *e, struct qn_run *r) {
     struct qn_err err = {0};
-    if (e->n_running >= e->lim.max_running || !qn_fidelity_begin(r)) return false;
+    if (e->pool_running[r->pool] >= e->lim.max_running || !qn_fidelity_begin(r)) return false;
     int rc = take_state(e, r, &err);
     if (rc == QN_ERR_NO_STATE) rc = last_resort(e, r, &err);
     if (rc) {

@@ -21,18 +21,14 @@ static bool grow(void **p, uint32_t n, uint32_t *cap, size_t size) {
     return true;
 }
 
-static bool add_logprob(struct qn_output *o, const struct qn_sampled *s) {
+static bool add_logprob(struct qn_sampled **list, uint32_t *n, const struct qn_sampled *s) {
     /* Doubles at powers of two, so the capacity needs no field of its own. */
-    uint32_t cap =
-        o->n_logprobs && !(o->n_logprobs & (o->n_logprobs - 1)) ? o->n_logprobs : o->n_logprobs + 1;
-    if (!o->n_logprobs) cap = 0;
-    if (o->n_logprobs == cap) {
-        uint32_t want = cap ? cap * 2 : 1;
-        struct qn_sampled *p = realloc(o->logprobs, want * sizeof *p);
+    if (!(*n & (*n - 1))) {
+        struct qn_sampled *p = realloc(*list, (*n ? (size_t)*n * 2 : 1) * sizeof *p);
         if (!p) return false;
-        o->logprobs = p;
+        *list = p;
     }
-    o->logprobs[o->n_logprobs++] = *s;
+    (*list)[(*n)++] = *s;
     return true;
 }
 
@@ -59,7 +55,10 @@ void qn_run_sample(struct qn_engine *e, struct qn_run *r, float *logits, uint32_
                                  .choice = r->out->choice,
                                  .position = pos + 1,
                                  .work = e->sample_work};
-    qn_sample(&p, &in, out);
+    if (j->constraint)
+        qn_mask_sample(r, &p, &in, out);
+    else
+        qn_sample(&p, &in, out);
 }
 
 static void sample(struct qn_engine *e, struct qn_run *r, float *logits, uint32_t pos) {
@@ -97,7 +96,24 @@ static void row_score(struct qn_run *r, uint32_t pos, const float *v) {
     o->log_prob += (double)s.logprob;
     o->scored_bytes += qn_run_token_bytes(r, pos + 1, o->scored_bytes);
     o->scored_tokens++;
-    if (j->req.logprobs_given && !add_logprob(o, &s)) r->no_memory = true;
+    if (j->req.logprobs_given && !add_logprob(&o->logprobs, &o->n_logprobs, &s)) r->no_memory = true;
+}
+
+bool qn_run_scores_prompt(const struct qn_run *r) {
+    const struct qn_api_infer *q = &r->job->job->req;
+    return q->task == QN_TASK_GENERATE && q->prompt_logprobs && !r->out->choice &&
+           r->next_row + 1 < r->out->n_prompt;
+}
+
+/* A row of a prompt whose own tokens are reported: the one that follows it. */
+static void row_prompt(struct qn_run *r, uint32_t pos, const float *v) {
+    const struct qn_job *j = r->job->job;
+    struct qn_output *o = r->out;
+    struct qn_sampled s;
+    if (!qn_run_scores_prompt(r) || pos != r->next_row) return; /* recomputed after preemption */
+    r->next_row++;
+    qn_logprob_of(v, qn_model_info(j->model)->vocab, r->hist[pos + 1], j->req.logprobs, &s);
+    if (!add_logprob(&o->prompt_logprobs, &o->n_prompt_logprobs, &s)) r->no_memory = true;
 }
 
 static void on_row(void *ctx, uint32_t span, uint32_t pos, float *v) {
@@ -108,10 +124,11 @@ static void on_row(void *ctx, uint32_t span, uint32_t pos, float *v) {
         qn_fidelity_row(e, r, pos, v);
         return;
     }
-    if (r->cap) {
-        if (qn_draft_runs(r))
+    if (j->req.task == QN_TASK_GENERATE) {
+        row_prompt(r, pos, v);
+        if (r->cap && qn_draft_runs(r))
             qn_draft_row(e, r, pos, v);
-        else
+        else if (r->cap && pos + 1 == r->n_hist)
             row_generate(e, r, pos, v);
         return;
     }
@@ -165,7 +182,7 @@ static bool store_token(struct qn_run *r, int32_t id) {
         return false;
     o->tokens[o->n_tokens++] = id;
     r->hist[r->n_hist++] = id;
-    return !r->job->job->req.logprobs_given || add_logprob(o, &r->sampled);
+    return !r->job->job->req.logprobs_given || add_logprob(&o->logprobs, &o->n_logprobs, &r->sampled);
 }
 
 static void time_token(struct qn_engine *e, struct qn_run *r) {
@@ -181,6 +198,7 @@ static void time_token(struct qn_engine *e, struct qn_run *r) {
     r->last_ns = now;
     r->key->served += QN_SCHED_OUTPUT_WEIGHT;
     qn_metrics_add(m, QN_C_GENERATED_TOKENS, 1);
+    qn_metrics_model_add(m, r->pool, QN_MC_GENERATED_TOKENS, 1);
 }
 
 void qn_run_accept(struct qn_engine *e, struct qn_run *r) {
@@ -189,6 +207,7 @@ void qn_run_accept(struct qn_engine *e, struct qn_run *r) {
     size_t from = o->text.n;
     int32_t id = r->sampled.id;
     enum qn_finish finish = QN_FINISH_NONE;
+    if (r->mask_rc) return; /* the token means nothing, and the job ends after this step */
     if (!store_token(r, id)) {
         r->no_memory = true;
         return;
@@ -196,7 +215,7 @@ void qn_run_accept(struct qn_engine *e, struct qn_run *r) {
     time_token(e, r);
     struct qn_str_ref piece = qn_model_piece(j->model, id, false);
     int stop = qn_text_out_push(&r->text, piece.p, piece.n, &o->text);
-    if (stop > 0 || (qn_model_is_eog(j->model, id) && !j->req.ignore_eos))
+    if (stop > 0 || (qn_model_is_eog(j->model, id) && !j->req.ignore_eos) || qn_mask_done(r))
         finish = QN_FINISH_STOP;
     else if (o->n_tokens >= r->cap)
         finish = QN_FINISH_LENGTH;
@@ -243,6 +262,7 @@ static void apply_run(struct qn_engine *e, struct qn_run *r) {
 static void check_memory(struct qn_engine *e, struct qn_job_run *js) {
     for (uint32_t i = 0; i < js->n_runs && !js->ended; i++)
         if (js->runs[i].no_memory) qn_job_fail(e, js, QN_API_OUT_OF_MEMORY, "out of memory");
+    if (js->job->constraint) qn_mask_check(e, js);
 }
 
 /* Rows of a step, and the weights that it reads once for all of them. */
@@ -275,11 +295,16 @@ static struct qn_cost span_cost(const struct qn_step *st, const struct qn_span *
     return c;
 }
 
+static void count_prompt(struct qn_engine *e, const struct qn_run *r, uint32_t rows) {
+    qn_metrics_add(e->opt.metrics, QN_C_PROMPT_TOKENS, rows);
+    qn_metrics_model_add(e->opt.metrics, r->pool, QN_MC_PROMPT_TOKENS, rows);
+}
+
 static void account_run(struct qn_engine *e, struct qn_run *r, const struct qn_span *s) {
     if (r->fid.on) { /* no part of the output's own figures */
         r->served_at = e->n_steps;
         r->key->served += (uint64_t)s->n * QN_SCHED_PROMPT_WEIGHT;
-        qn_metrics_add(e->opt.metrics, QN_C_PROMPT_TOKENS, s->n);
+        count_prompt(e, r, s->n);
         return;
     }
     r->steps++;
@@ -287,7 +312,7 @@ static void account_run(struct qn_engine *e, struct qn_run *r, const struct qn_s
     uint32_t end = qn_seq_length(s->seq);
     r->served_at = e->n_steps;
     if (end > r->prefilled) r->prefilled = end;
-    qn_metrics_add(e->opt.metrics, QN_C_PROMPT_TOKENS, s->n);
+    count_prompt(e, r, s->n);
 }
 
 /* Shares the step's time out by analytic arithmetic. */
@@ -380,7 +405,7 @@ static enum qn_want want_of(const struct qn_run *r, uint32_t n) {
     if (r->fid.on) return qn_fidelity_want(r);
     if (qn_draft_runs(r)) return QN_WANT_ALL;
     if (task == QN_TASK_EMBED) return QN_WANT_HIDDEN;
-    if (task == QN_TASK_SCORE) return QN_WANT_ALL;
+    if (task == QN_TASK_SCORE || qn_run_scores_prompt(r)) return QN_WANT_ALL;
     return r->cap && n == qn_run_todo(r) ? QN_WANT_LAST : QN_WANT_NONE;
 }
 
@@ -394,7 +419,7 @@ static bool grow_state(struct qn_engine *e, struct qn_run *r, uint32_t n) {
         r->reserved = length;
     else if (rc != QN_ERR_NO_STATE)
         qn_job_fail(e, r->job, QN_API_OUT_OF_MEMORY, "out of memory");
-    else if (e->n_running == 1)
+    else if (e->pool_running[r->pool] == 1)
         qn_job_fail(e, r->job, QN_API_OUT_OF_MEMORY, "the state budget is exhausted");
     return rc == QN_OK;
 }

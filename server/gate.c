@@ -96,6 +96,8 @@ bool qn_gate(struct qn_request *r, const struct qn_head *head, const char *path,
     make_id(r, head->request_id);
     r->cors = head->origin != NULL;
     r->preflight = head->preflight_headers;
+    r->html = head->accept && strcasestr(head->accept, "text/html");
+    r->if_none_match = head->if_none_match;
     if (qn_head_check(head, version, &err) != 0) {
         qn_reply_error(r, &err);
         return err.code == QN_API_MEDIA_TYPE; /* else it is uncertain where the body ends */
@@ -107,4 +109,20 @@ bool qn_gate(struct qn_request *r, const struct qn_head *head, const char *path,
     check_route(r, head, path);
     if (!r->ready) check_size(r, head);
     return true;
+}
+
+void qn_gate_model(struct qn_request *r, const char *model) {
+    struct qn_api_err err = {.code = QN_API_OK};
+    char decoded[QN_REQUEST_ARG_MAX];
+    size_t n = strlen(model);
+    if (r->ready || !r->route || r->route->prefix) return;
+    if (n > 0 && n < sizeof decoded) {
+        memcpy(decoded, model, n + 1);
+        if (qn_path_decode(decoded)) {
+            memcpy(r->arg, decoded, strlen(decoded) + 1);
+            return;
+        }
+    }
+    qn_api_fail(&err, QN_API_INVALID, "model", "the query's model is not a model's name");
+    qn_reply_error(r, &err);
 }

@@ -1,6 +1,7 @@
 /* Handlers that answer at once: health, metrics, descriptions of models. Thread: loop. */
 #include "server/handlers.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,18 +33,6 @@ void qn_handle_metrics(struct qn_request *r) {
     if (r->status == 200) r->type = "text/plain; version=0.0.4; charset=utf-8";
 }
 
-void qn_handle_index(struct qn_request *r) {
-    qn_reply_text(r, 200,
-                  "quern: transformer inference; every request chooses its structure.\n\n"
-                  "POST /v1/infer       run a sequence\n"
-                  "POST /v1/compare     run it in several structures, side by side\n"
-                  "GET  /v1/structures  what each model can run as\n"
-                  "GET  /v1/models      models\n"
-                  "POST /tokenize       POST /detokenize\n"
-                  "GET  /openapi.json   the whole interface\n"
-                  "GET  /livez /readyz /metrics\n");
-}
-
 void qn_handle_openapi(struct qn_request *r) {
     qn_buf_add(&r->reply, r->srv->openapi.p, r->srv->openapi.n);
     qn_reply_json(r);
@@ -56,6 +45,35 @@ static void describe_native(struct qn_model *m, struct qn_api_model *out) {
     qn_structure_to_api(s, &out->native);
     out->state_bytes_per_token = s->state_bytes_per_token;
     qn_variant_unref(v);
+}
+
+/* The row of a kind; NULL when there is none yet. */
+static struct qn_api_kind_row *kind_row(struct qn_api_model *m, const struct qn_structure_entry *e) {
+    for (uint32_t i = 0; i < m->n_kinds; i++)
+        if (!strcmp(m->kinds[i].slot, e->slot) && !strcmp(m->kinds[i].type, e->part.type))
+            return &m->kinds[i];
+    return NULL;
+}
+
+/* Names of what a model can run at all, and how exact each is at best: one name may have several entries. */
+static void describe_kinds(const struct qn_model *m, struct qn_api_model *out) {
+    const size_t most = sizeof out->kinds / sizeof *out->kinds;
+    size_t n = qn_model_structures(m, NULL, 0);
+    struct qn_structure_entry *e = calloc(n ? n : 1, sizeof *e);
+    if (!e) return; /* the rest of the description stands without it */
+    qn_model_structures(m, e, n);
+    enum qn_exactness best[sizeof out->kinds / sizeof *out->kinds] = {0};
+    for (size_t i = 0; i < n && e[i].slot; i++) {
+        struct qn_api_kind_row *k = kind_row(out, &e[i]);
+        if (e[i].exactness == QN_UNAVAILABLE || (!k && out->n_kinds == most)) continue;
+        if (k && e[i].exactness >= best[k - out->kinds]) continue;
+        if (!k) k = &out->kinds[out->n_kinds++];
+        best[k - out->kinds] = e[i].exactness;
+        k->slot = e[i].slot;
+        k->exactness = qn_exactness_name(e[i].exactness);
+        snprintf(k->type, sizeof k->type, "%s", e[i].part.type);
+    }
+    free(e);
 }
 
 static void describe(struct qn_model *m, struct qn_api_model *out) {
@@ -84,7 +102,10 @@ static void describe(struct qn_model *m, struct qn_api_model *out) {
         out->by_type[k].name = i->by_type[k].name;
         out->by_type[k].bytes = i->by_type[k].bytes;
     }
+    out->state_budget = qn_model_state(m).budget;
+    out->chat_template = i->chat_template;
     describe_native(m, out);
+    describe_kinds(m, out);
 }
 
 void qn_handle_models(struct qn_request *r) {

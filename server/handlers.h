@@ -7,15 +7,20 @@
 void qn_handle_livez(struct qn_request *r);
 void qn_handle_readyz(struct qn_request *r);
 void qn_handle_metrics(struct qn_request *r);
-void qn_handle_index(struct qn_request *r);
+void qn_handle_index(struct qn_request *r); /* page.c, as the next one */
+void qn_handle_page(struct qn_request *r);
 void qn_handle_openapi(struct qn_request *r);
 void qn_handle_models(struct qn_request *r);
 void qn_handle_model(struct qn_request *r);
 void qn_handle_structures(struct qn_request *r);
 void qn_handle_infer(struct qn_request *r);
+void qn_handle_completions(struct qn_request *r);
+void qn_handle_chat(struct qn_request *r);
+void qn_handle_embeddings(struct qn_request *r);
 void qn_handle_compare(struct qn_request *r);
 void qn_handle_tokenize(struct qn_request *r);
 void qn_handle_detokenize(struct qn_request *r);
+void qn_handle_tokenizer_info(struct qn_request *r);
 
 /* The request is complete: runs its handler here, or on a worker when the body is large. Afterwards r->ready
  * (a reply), r->stream.open (a stream) or neither (the reply comes later: the caller suspends). Loop thread.

@@ -97,7 +97,7 @@ void qn_handle_tokenize(struct qn_request *r) {
         struct qn_err e = {.code = QN_OK};
         int32_t *ids = NULL;
         size_t n = 0, most = r->srv->cfg.max_body + 16; /* a token takes at least a byte */
-        if (qn_model_tokenize(m, q.text, q.n, q.add_special, most, &ids, &n, &e) == QN_OK)
+        if (qn_model_tokenize(m, q.text.p, q.text.n, q.add_special, most, &ids, &n, &e) == QN_OK)
             write_tokens(r, m, &q, ids, n);
         else
             fail_from_model(r, &e);
@@ -109,15 +109,16 @@ void qn_handle_tokenize(struct qn_request *r) {
 static void write_text(struct qn_request *r, const struct qn_model *m, const struct qn_api_detokenize *q) {
     struct qn_buf text = {0};
     uint32_t vocab = qn_model_info(m)->vocab;
-    for (size_t i = 0; i < q->n; i++) {
-        if (q->ids[i] < 0 || (uint32_t)q->ids[i] >= vocab) {
+    for (size_t i = 0; i < q->ids.n; i++) {
+        if (q->ids.p[i] < 0 || (uint32_t)q->ids.p[i] >= vocab) {
             struct qn_api_err err = {.code = QN_API_OK};
-            qn_api_fail(&err, QN_API_INVALID, "tokens", "token %d is outside [0, %u)", (int)q->ids[i], vocab);
+            qn_api_fail(&err, QN_API_INVALID, "tokens", "token %d is outside [0, %u)", (int)q->ids.p[i],
+                        vocab);
             qn_reply_error(r, &err);
             qn_buf_free(&text);
             return;
         }
-        struct qn_str_ref s = qn_model_piece(m, q->ids[i], true);
+        struct qn_str_ref s = qn_model_piece(m, q->ids.p[i], true);
         if (text.n == 0 && s.n && s.p[0] == ' ' && qn_model_strips_first_blank(m)) s.p++, s.n--;
         qn_buf_add(&text, s.p, s.n);
     }
@@ -157,6 +158,7 @@ static void submit(struct qn_request *r) {
         stream = r->job->req.stream;
     }
     if (!ok) {
+        if (r->job) qn_api_form_rename(r->job->style.form, &err);
         qn_job_unref(r->job);
         r->job = NULL;
         r->retry_after = retry;
@@ -170,6 +172,7 @@ static void submit(struct qn_request *r) {
     r->stream.last_ns = qn_now_ns();
     r->status = 200;
     r->type = "text/event-stream";
+    if (r->job) qn_job_write_start(r->job, qn_stream_buf(r));
 }
 
 /* Jobs go to the engine in batches, after libmicrohttpd has looked at every connection: each submission may
@@ -202,9 +205,20 @@ static void ran(struct qn_request *r) {
     if ((r->job || r->comparison) && !r->ready) submit_later(r);
 }
 
+/* What the job asks of its outputs' texts is made ready; not on the loop. */
+static void prepare(void *arg) {
+    struct qn_request *r = arg;
+    struct qn_api_err err = {.code = QN_API_OK};
+    if (!r->job || r->ready || !qn_job_prepare(r->job, &err)) return;
+    qn_job_unref(r->job);
+    r->job = NULL;
+    qn_reply_error(r, &err);
+}
+
 static void work(void *arg) {
     struct qn_request *r = arg;
     r->route->run(r);
+    prepare(r);
 }
 
 static void after_work(void *arg) {
@@ -218,25 +232,37 @@ static void after_work(void *arg) {
     qn_request_unref(r);
 }
 
-void qn_request_start(struct qn_request *r) {
+/* Hands the request to a worker; 0, or -1 with the reply that says why not. */
+static int offload(struct qn_request *r, void (*what)(void *arg), const char *busy) {
     struct qn_server *srv = r->srv;
-    if (!r->route->offload || r->body.n <= INLINE_BYTES) {
-        r->route->run(r);
-        ran(r);
-        return;
-    }
     if (srv->workers >= srv->workers_max) {
-        qn_reply_fail(r, QN_API_QUEUE_FULL, "too many large requests are being read");
-        return;
+        qn_reply_fail(r, QN_API_QUEUE_FULL, busy);
+        return -1;
     }
     qn_request_ref(r);
     srv->workers++;
     r->working = true;
-    if (qn_loop_work(srv->loop, work, after_work, r) == 0) return;
+    if (qn_loop_work(srv->loop, what, after_work, r) == 0) return 0;
     srv->workers--;
     r->working = false;
     qn_request_unref(r);
     qn_reply_fail(r, QN_API_OUT_OF_MEMORY, "no memory for the request");
+    return -1;
+}
+
+void qn_request_start(struct qn_request *r) {
+    if (r->route->offload && r->body.n > INLINE_BYTES) {
+        offload(r, work, "too many large requests are being read");
+        return;
+    }
+    r->route->run(r);
+    if (r->job && !r->ready && qn_job_unprepared(r->job)) {
+        qn_request_drop_body(r);
+        if (!offload(r, prepare, "too many requests are being prepared")) return;
+        qn_job_unref(r->job);
+        r->job = NULL;
+    }
+    ran(r);
 }
 
 void qn_request_cancel(struct qn_request *r) {
@@ -271,12 +297,16 @@ static void answer(struct qn_request *r) {
     if (!failed && r->comparison) {
         qn_compare_reply(r);
     } else if (!failed) {
-        qn_job_write_reply(r->job, &r->reply);
+        if (r->stream.open)
+            qn_job_write_end(r->job, qn_stream_buf(r));
+        else
+            qn_job_write_reply(r->job, &r->reply);
         observe(r->srv->metrics, qn_job_timings(r->job));
     }
     if (r->stream.open) {
         if (failed) r->error = err.code;
-        if (!failed && !r->reply.failed) qn_api_sse_data(qn_stream_buf(r), r->reply.p, r->reply.n);
+        if (!failed && r->comparison && !r->reply.failed)
+            qn_api_sse_data(qn_stream_buf(r), r->reply.p, r->reply.n);
         qn_stream_end(r, failed ? &err : NULL);
         return;
     }

@@ -53,6 +53,12 @@ static void add_cors(const struct qn_request *r, struct MHD_Response *resp) {
     MHD_add_response_header(resp, "Access-Control-Max-Age", "600");
 }
 
+static void add_file_headers(const struct qn_request *r, struct MHD_Response *resp) {
+    for (const struct qn_page_header *h = qn_page_headers(); h->name; h++)
+        MHD_add_response_header(resp, h->name, h->value);
+    MHD_add_response_header(resp, "ETag", r->tag);
+}
+
 static void add_headers(const struct qn_request *r, struct MHD_Response *resp) {
     char number[16];
     if (r->type) MHD_add_response_header(resp, "Content-Type", r->type);
@@ -68,6 +74,8 @@ static void add_headers(const struct qn_request *r, struct MHD_Response *resp) {
         snprintf(number, sizeof number, "%u", r->retry_after);
         MHD_add_response_header(resp, "Retry-After", number);
     }
+    if (r->file) add_file_headers(r, resp);
+    if (r->vary) MHD_add_response_header(resp, "Vary", "Accept");
     if (r->cors) add_cors(r, resp);
     if (r->close || r->conn->over_limit || qn_server_closing(r->srv))
         MHD_add_response_header(resp, "Connection", "close");
@@ -77,6 +85,9 @@ static enum MHD_Result queue_reply(struct qn_request *r) {
     struct MHD_Response *resp;
     if (r->stream.open) {
         resp = qn_stream_response(r);
+    } else if (r->file) { /* a constant of the binary: MHD only reads it, and of a 304 only the length */
+        resp = MHD_create_response_from_buffer((size_t)(r->file->end - r->file->p),
+                                               (void *)(uintptr_t)r->file->p, MHD_RESPMEM_PERSISTENT);
     } else { /* the buffer becomes the response's: malloc'ed by api/buf */
         resp = MHD_create_response_from_buffer(r->reply.n, r->reply.n ? r->reply.p : (void *)"",
                                                r->reply.n ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
@@ -128,6 +139,8 @@ static enum MHD_Result first_call(struct qn_http *h, struct qn_request *r, const
     MHD_get_connection_values_n(r->conn->mc, MHD_HEADER_KIND, each_header, &head);
     qn_metrics_add(h->srv->metrics, QN_C_HTTP_REQUESTS, 1);
     bool trusted = qn_gate(r, &head, url, version, r->conn->over_limit);
+    const char *model = MHD_lookup_connection_value(r->conn->mc, MHD_GET_ARGUMENT_KIND, "model");
+    if (model && (r->method & (QN_GET | QN_HEAD))) qn_gate_model(r, model);
     r->refused = r->ready;
     r->discard = r->refused || !(r->method & QN_POST);
     if (r->ready && (!trusted || head.expect || head.length > DRAIN_BYTES)) {

@@ -54,6 +54,7 @@ void qn_head_add(struct qn_head *h, const char *name, size_t nn, const char *val
     case 6:
         if (named(name, nn, "origin")) h->origin = value;
         if (named(name, nn, "expect")) h->expect = true;
+        if (named(name, nn, "accept")) h->accept = value;
         break;
     case 9:
         if (named(name, nn, "x-api-key")) h->api_key = value;
@@ -63,6 +64,7 @@ void qn_head_add(struct qn_head *h, const char *name, size_t nn, const char *val
         break;
     case 13:
         if (named(name, nn, "authorization")) h->authorization = value;
+        if (named(name, nn, "if-none-match")) h->if_none_match = value;
         break;
     case 14:
         if (named(name, nn, "content-length")) add_length(h, value, vn);

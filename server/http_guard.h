@@ -16,7 +16,8 @@ struct qn_head { /* zero it, add every header field, then check; strings borrowe
     unsigned n_fields, n_length, n_host, n_transfer;
     bool chunked, bad_transfer, bad_name, bad_value, bad_length, too_large, encoded, expect;
     uint64_t length; /* Content-Length, when n_length = 1 */
-    const char *authorization, *api_key, *request_id, *origin, *preflight_method, *preflight_headers;
+    const char *authorization, *api_key, *request_id, *origin, *preflight_method, *preflight_headers, *accept,
+        *if_none_match;
 };
 
 void qn_head_add(struct qn_head *h, const char *name, size_t name_n, const char *value, size_t value_n);

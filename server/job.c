@@ -16,6 +16,7 @@
 #include "api/infer_fields.h"
 #include "kernels/cpu.h"
 #include "kernels/mem.h"
+#include "server/constraints.h"
 #include "server/engine.h"
 #include "server/translate.h"
 
@@ -23,6 +24,7 @@
 static void free_output(struct qn_output *o) {
     free(o->tokens);
     free(o->logprobs);
+    free(o->prompt_logprobs);
     free(o->hidden_sum);
     free(o->embedding);
     qn_buf_free(&o->text);
@@ -35,8 +37,10 @@ static void free_job(struct qn_job *j) {
     free(j->outputs);
     free(j->prompts);
     free(j->n_prompts);
+    free(j->positions);
     if (j->variant) qn_variant_unref(j->variant);
     if (j->baseline) qn_variant_unref(j->baseline);
+    qn_constraint_unref(j->constraint);
     qn_api_infer_free(&j->req);
     free(j);
 }
@@ -69,22 +73,45 @@ static int resolve(struct qn_job *j, struct qn_api_err *err) {
     return 0;
 }
 
+/* ---- constraint ---- */
+bool qn_job_unprepared(const struct qn_job *j) {
+    return j->req.constraint.kind != QN_CONSTRAIN_NONE && !j->constraint;
+}
+
+int qn_job_prepare(struct qn_job *j, struct qn_api_err *err) {
+    if (!qn_job_unprepared(j)) return 0;
+    return qn_constraints_make(j->model, &j->req.constraint, &j->constraint, err);
+}
+
+static int find_constraint(struct qn_job *j, struct qn_api_err *err) {
+    if (j->req.constraint.kind == QN_CONSTRAIN_NONE) return 0;
+    if (j->req.ignore_eos)
+        return qn_api_fail(err, QN_API_INVALID, "ignore_eos",
+                           "a text that must be complete ends there: leave \"ignore_eos\" out");
+    if (!qn_model_info(j->model)->has_tokenizer)
+        return qn_api_fail(err, QN_API_INVALID, "model",
+                           "model %s has no tokenizer: its outputs have no text to constrain",
+                           qn_model_info(j->model)->id);
+    j->constraint = qn_constraints_find(j->model, &j->req.constraint);
+    return 0;
+}
+
 bool qn_variant_fits(const struct qn_variant *v, uint32_t tokens) {
     return qn_variant_state_bytes(v, tokens) <= qn_model_state(qn_variant_model(v)).budget;
 }
 
 /* ---- tokens ---- */
 static int too_long(struct qn_api_err *err, const struct qn_job_sequence *s, size_t n, uint32_t context) {
+    /* Clients look for "maximum context length" in the text. */
     if (n <= context)
-        return qn_api_fail(
-            err, QN_API_CONTEXT, "sequence",
-            "sequence %u has %zu tokens, which leaves no room to generate in the model's context "
-            "of %u",
-            s->index, n, context);
+        return qn_api_fail(err, QN_API_CONTEXT, "sequence",
+                           "sequence %u has %zu tokens, which leaves no room to generate in the model's "
+                           "maximum context length of %u",
+                           s->index, n, context);
     return qn_api_fail(err, QN_API_CONTEXT, "sequence",
-                       "sequence %u has more than %u tokens, the most that %s", s->index,
-                       s->generate ? context - 1 : context,
-                       s->generate ? "leave room to generate" : "the model's context holds");
+                       "sequence %u has more than %u tokens; the model's maximum context length is %u%s",
+                       s->index, s->generate ? context - 1 : context, context,
+                       s->generate ? ", and there must be room to generate" : "");
 }
 
 static int tokenize_text(struct qn_model *m, const struct qn_job_sequence *s, int32_t **out, uint32_t *count,
@@ -95,7 +122,7 @@ static int tokenize_text(struct qn_model *m, const struct qn_job_sequence *s, in
     if (!info->has_tokenizer)
         return qn_api_fail(err, QN_API_INVALID, "sequence",
                            "model %s has no tokenizer: give token ids instead of text", info->id);
-    int rc = qn_model_tokenize(m, s->seq->text, s->seq->n, true, info->context, out, &n, &me);
+    int rc = qn_model_tokenize(m, s->seq->text, s->seq->n, !s->seq->rendered, info->context, out, &n, &me);
     if (rc == QN_ERR_TOO_LONG) return too_long(err, s, (size_t)info->context + 1, info->context);
     if (rc) {
         if (!me.param[0]) snprintf(me.param, sizeof me.param, "sequence");
@@ -148,10 +175,18 @@ static int tokenize(struct qn_job *j, struct qn_api_err *err) {
     return 0;
 }
 
+bool qn_job_starts_text(const struct qn_job *j, const struct qn_output *o) {
+    if (!qn_model_strips_first_blank(j->model)) return false;
+    for (uint32_t i = 0; i < o->n_prompt; i++)
+        if (qn_model_piece(j->model, o->prompt[i], false).n) return false;
+    return true;
+}
+
 static int make_outputs(struct qn_job *j, struct qn_api_err *err) {
     uint32_t n = j->req.task == QN_TASK_GENERATE && j->req.n ? j->req.n : 1;
-    if (!j->req.n_seqs || j->req.n_seqs > QN_API_MAX_OUTPUTS || n > QN_API_MAX_OUTPUTS / j->req.n_seqs)
-        return qn_api_fail(err, QN_API_INVALID, "n", "a request has 1 to %d outputs", QN_API_MAX_OUTPUTS);
+    uint32_t most = j->req.task == QN_TASK_EMBED ? QN_API_MAX_INPUTS : QN_API_MAX_OUTPUTS;
+    if (!j->req.n_seqs || j->req.n_seqs > most || n > most / j->req.n_seqs)
+        return qn_api_fail(err, QN_API_INVALID, "n", "a request has 1 to %u outputs", most);
     j->outputs = calloc(j->req.n_seqs * n, sizeof *j->outputs);
     if (!j->outputs) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
     j->n_outputs = j->req.n_seqs * n;
@@ -165,6 +200,15 @@ static int make_outputs(struct qn_job *j, struct qn_api_err *err) {
     return 0;
 }
 
+/* A streamed completion says of every token where it stands. */
+static int make_positions(struct qn_job *j, struct qn_api_err *err) {
+    if (j->style.form != QN_FORM_COMPLETION || !j->req.stream || !j->req.logprobs_given) return 0;
+    j->positions = calloc(j->n_outputs, sizeof *j->positions);
+    if (!j->positions) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
+    for (uint32_t i = 0; i < j->n_outputs; i++) j->positions[i].strip = qn_job_starts_text(j, &j->outputs[i]);
+    return 0;
+}
+
 /* ---- identity ---- */
 static void random_bytes(void *p, size_t n) {
     if (getrandom(p, n, 0) == (ssize_t)n) return;
@@ -173,20 +217,25 @@ static void random_bytes(void *p, size_t n) {
         ((unsigned char *)p)[i] = (unsigned char)((x = x * 6364136223846793005u + 1) >> 56);
 }
 
-void qn_job_id(const char prefix[5], char id[40]) {
+void qn_job_id(const char *prefix, char id[40]) {
     static const char hex[] = "0123456789abcdef";
     unsigned char r[12];
+    size_t n = strnlen(prefix, 15);
     random_bytes(r, sizeof r);
-    memcpy(id, prefix, 4);
+    memcpy(id, prefix, n);
     for (size_t i = 0; i < sizeof r; i++) {
-        id[4 + 2 * i] = hex[r[i] >> 4];
-        id[5 + 2 * i] = hex[r[i] & 15];
+        id[n++] = hex[r[i] >> 4];
+        id[n++] = hex[r[i] & 15];
     }
-    id[4 + 2 * sizeof r] = '\0';
+    id[n] = '\0';
 }
 
 static void identify(struct qn_job *j) {
-    qn_job_id("inf-", j->id);
+    static const char *const prefixes[QN_FORM_COUNT] = {[QN_FORM_NATIVE] = "inf-",
+                                                        [QN_FORM_COMPLETION] = "cmpl-",
+                                                        [QN_FORM_CHAT] = "chatcmpl-",
+                                                        [QN_FORM_EMBEDDING] = "embd-"};
+    qn_job_id(prefixes[j->style.form], j->id);
     j->created = (int64_t)time(NULL);
     if (!j->req.seed_given) random_bytes(&j->req.seed, sizeof j->req.seed);
 }
@@ -214,6 +263,7 @@ int qn_job_new(const struct qn_registry *models, struct qn_api_infer *req, const
     memset(req, 0, sizeof *req);
     j->salt = opt->salt;
     j->owner = opt->owner;
+    j->style = opt->style;
     j->t_received_ns = opt->t_received_ns && opt->t_received_ns < start ? opt->t_received_ns : start;
     uint32_t timeout = j->req.timeout_ms ? j->req.timeout_ms : opt->default_timeout_ms;
     if (timeout) j->deadline_ns = j->t_received_ns + (uint64_t)timeout * 1000000u;
@@ -222,10 +272,12 @@ int qn_job_new(const struct qn_registry *models, struct qn_api_infer *req, const
                       : qn_api_fail(err, QN_API_MODEL_NOT_FOUND, "model", "there is no model \"%s\" here",
                                     j->req.model);
     if (!rc) rc = resolve(j, err);
+    if (!rc) rc = find_constraint(j, err);
     start = qn_now_ns();
     if (!rc) rc = tokenize(j, err);
     j->tokenize_ms = (double)(qn_now_ns() - start) * 1e-6;
     if (!rc) rc = make_outputs(j, err);
+    if (!rc) rc = make_positions(j, err);
     if (rc) {
         free_job(j);
         return -1;
@@ -233,6 +285,22 @@ int qn_job_new(const struct qn_registry *models, struct qn_api_infer *req, const
     identify(j);
     *out = j;
     return 0;
+}
+
+void qn_job_open_end(struct qn_job *j, uint32_t most) {
+    uint32_t longest = 0, context = qn_model_info(j->model)->context;
+    for (uint32_t i = 0; i < j->req.n_seqs; i++)
+        if (j->n_prompts[i] > longest) longest = j->n_prompts[i];
+    uint32_t low = 0, high = context > longest ? context - longest : 0;
+    if (most && most < high) high = most;
+    while (low < high) { /* state grows with length: the last count that fits */
+        uint32_t mid = low + (high - low + 1) / 2;
+        if (qn_variant_fits(j->variant, longest + mid))
+            low = mid;
+        else
+            high = mid - 1;
+    }
+    j->req.max_tokens = low ? low : 1; /* what fits nowhere is refused as such */
 }
 
 static bool set_tokens(struct qn_job *j, const struct qn_job_tokens *t) {

@@ -11,8 +11,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "api/infer.h"
+#include "api/openai.h"
 #include "model/batch.h"
+#include "model/constrain/constrain.h"
 #include "model/model.h"
 #include "model/sample.h"
 #include "server/queue.h"
@@ -47,6 +48,8 @@ struct qn_output {
     struct qn_buf text;          /* generated text up to stop strings, whole characters */
     struct qn_sampled *logprobs; /* one per generated or scored token when asked, owned */
     uint32_t n_logprobs;
+    struct qn_sampled *prompt_logprobs; /* one per prompt token but the first when asked (choice 0), owned */
+    uint32_t n_prompt_logprobs;
     double log_prob; /* score: sum over scored tokens */
     uint64_t scored_tokens, scored_bytes;
     double *hidden_sum; /* embed: [d_model] sum over positions, owned */
@@ -58,23 +61,39 @@ struct qn_output {
     struct qn_api_timings timings;
 };
 
+/* In whose words the reply is written, and with what. */
+struct qn_job_style {
+    enum qn_api_form form;
+    bool echo;   /* completion: the prompt stands before the text */
+    bool usage;  /* stream: ends with the usage */
+    bool base64; /* embedding */
+};
+
+/* Where in an output's text its tokens stand, one after the other. */
+struct qn_text_pos {
+    uint32_t chars; /* before the next token */
+    bool strip;     /* a first blank would be the tokenizer's, not the text's */
+};
+
 struct qn_job {
     struct qn_node node; /* in the engine's submit queue */
     atomic_int refs;
     /* set by qn_job_new, then constant */
-    char id[40];             /* "inf-" + 24 hex digits */
+    char id[40]; /* "inf-", "cmpl-", … and 24 hex digits */
+    struct qn_job_style style;
     int64_t created;         /* unix seconds */
     struct qn_api_infer req; /* owned */
     struct qn_model *model;
     struct qn_variant *variant; /* one reference */
     struct qn_variant
-        *baseline;            /* one reference: what outputs are held against when they are there, or NULL */
-    uint32_t fidelity_tokens; /* over at most so many tokens of prompt and output */
-    bool fidelity_only;       /* holds the prompt's tokens against the baseline and does nothing else */
-    bool quiet;               /* a part of a request that is counted as a whole */
-    bool seated;              /* goes on with work that was admitted: passes the queue's bounds */
-    uint64_t salt;            /* prefix-cache domain: hash of the API key, 0 without */
-    int32_t **prompts;        /* [req.n_seqs], owned; add_bos etc. done */
+        *baseline; /* one reference: what outputs are held against when they are there, or NULL */
+    struct qn_constraint *constraint; /* one reference, or NULL: what texts outputs may be */
+    uint32_t fidelity_tokens;         /* over at most so many tokens of prompt and output */
+    bool fidelity_only; /* holds the prompt's tokens against the baseline and does nothing else */
+    bool quiet;         /* a part of a request that is counted as a whole */
+    bool seated;        /* goes on with work that was admitted: passes the queue's bounds */
+    uint64_t salt;      /* prefix-cache domain: hash of the API key, 0 without */
+    int32_t **prompts;  /* [req.n_seqs], owned; add_bos etc. done */
     uint32_t *n_prompts;
     uint64_t t_received_ns; /* monotonic: when the request's body was complete */
     double tokenize_ms;
@@ -83,7 +102,9 @@ struct qn_job {
     /* set by qn_engine_submit, then the engine's alone */
     struct qn_job_run *run;
     /* set by the loop thread, read by the engine */
-    atomic_bool cancel;    /* client gone: free within one step */
+    atomic_bool cancel;            /* client gone: free within one step */
+    struct qn_text_pos *positions; /* [n_outputs], owned: of the tokens that a stream has written; NULL where
+                                      they are not asked for. The engine never looks at it */
     atomic_size_t pending; /* bytes produced for the stream and not yet sent: above the high-water mark the
                               engine pauses this job's sequences */
     /* written by the engine thread until DONE */
@@ -103,9 +124,14 @@ struct qn_job_options {
     uint64_t salt, t_received_ns;
     uint32_t default_timeout_ms;
     void *owner;
+    struct qn_job_style style;
 };
 int qn_job_new(const struct qn_registry *models, struct qn_api_infer *req, const struct qn_job_options *opt,
                struct qn_job **out, struct qn_api_err *err);
+/* A request may ask for texts of a kind whose constraint is not there yet: it has to be made before the job
+ * is submitted, on another thread than the loop. */
+bool qn_job_unprepared(const struct qn_job *j);
+int qn_job_prepare(struct qn_job *j, struct qn_api_err *err); /* 0, or -1 with *err */
 /* Tokens that an inference in a structure of approximate or untrained weights is held against the native one
  * with. */
 #define QN_FIDELITY_TOKENS 256u
@@ -132,15 +158,23 @@ struct qn_job_sequence {
 };
 int qn_job_tokenize(struct qn_model *m, const struct qn_job_sequence *s, int32_t **out, uint32_t *n,
                     struct qn_api_err *err);
+/* Does the prompt show no text, so that a first blank is the tokenizer's and not the model's? */
+bool qn_job_starts_text(const struct qn_job *j, const struct qn_output *o);
 /* Could `tokens` tokens of this structure fit an empty pool? */
 bool qn_variant_fits(const struct qn_variant *v, uint32_t tokens);
-/* "inf-" or another prefix of four characters, and 24 hex digits. */
-void qn_job_id(const char prefix[5], char id[40]);
+/* "inf-" or another prefix of up to 15 characters, and 24 hex digits. */
+void qn_job_id(const char *prefix, char id[40]);
+/* As many new tokens as the context and the state budget hold, at most `most` (0: no limit). Before the job
+ * is submitted. */
+void qn_job_open_end(struct qn_job *j, uint32_t most);
 void qn_job_ref(struct qn_job *j);
 void qn_job_unref(struct qn_job *j);
 /* After DONE, without error: the whole reply as JSON; adds the finish phase (from the engine's last moment to
  * now) to the timings first. Loop thread. */
 void qn_job_write_reply(struct qn_job *j, struct qn_buf *out);
+/* The same for a stream: what comes before the first token, and what ends it (but the [DONE]). */
+void qn_job_write_start(const struct qn_job *j, struct qn_buf *out);
+void qn_job_write_end(struct qn_job *j, struct qn_buf *out);
 /* The same for a job of one output that is a part of another reply; without logprobs. *v borrows from j. */
 struct qn_job_view {
     struct qn_api_structure structure;

@@ -9,6 +9,7 @@
 
 #include "kernels/cpu.h"
 #include "server/engine.h"
+#include "server/openai_reply.h"
 #include "server/translate.h"
 
 /* ---- process ---- */
@@ -40,9 +41,8 @@ static struct qn_api_logprob logprob_of(const struct qn_model *m, int32_t id, fl
     return (struct qn_api_logprob){.id = id, .logprob = value, .text = s.p, .text_len = s.n};
 }
 
-/* Fills *t and its alternatives; top has room for QN_TOP_LOGPROBS. */
-static void token_to_api(const struct qn_model *m, const struct qn_sampled *s, struct qn_api_token *t,
-                         struct qn_api_logprob *top) {
+void qn_token_to_api(const struct qn_model *m, const struct qn_sampled *s, struct qn_api_token *t,
+                     struct qn_api_logprob *top) {
     t->chosen = logprob_of(m, s->id, s->logprob);
     t->n_top = s->n_top < QN_TOP_LOGPROBS ? s->n_top : QN_TOP_LOGPROBS;
     t->top = top;
@@ -137,7 +137,7 @@ static void output_to_api(const struct qn_job *j, const struct qn_output *o, str
         a->logprobs = w->tokens;
         a->n_logprobs = o->n_logprobs;
         for (uint32_t k = 0; k < o->n_logprobs; k++) {
-            token_to_api(j->model, &o->logprobs[k], w->tokens++, w->tops);
+            qn_token_to_api(j->model, &o->logprobs[k], w->tokens++, w->tops);
             w->tops += o->logprobs[k].n_top;
         }
     }
@@ -191,7 +191,24 @@ void qn_job_view(const struct qn_job *j, struct qn_job_view *v) {
     v->memory = v->output.memory;
 }
 
-void qn_job_write_reply(struct qn_job *j, struct qn_buf *out) {
+/* The whole reply in the words of the job's endpoint; end: as the end of a stream. */
+static void write_reply(const struct qn_job *j, const struct qn_api_reply *r, bool end, struct qn_buf *out) {
+    struct qn_buf json = {0};
+    if (j->style.form != QN_FORM_NATIVE) {
+        qn_openai_write(j, r, end, out);
+    } else if (!end) {
+        qn_api_infer_write(out, r);
+    } else {
+        qn_api_infer_write(&json, r);
+        if (json.failed)
+            out->failed = true;
+        else
+            qn_api_sse_data(out, json.p, json.n);
+        qn_buf_free(&json);
+    }
+}
+
+static void finish(struct qn_job *j, bool end, struct qn_buf *out) {
     struct reply_work w = {0}, at;
     if (!alloc_work(j, &w)) {
         free_work(&w);
@@ -210,8 +227,20 @@ void qn_job_write_reply(struct qn_job *j, struct qn_buf *out) {
                              .cost = j->cost};
     qn_structure_to_api(qn_variant_structure(j->variant), &r.structure);
     totals_to_api(j, &r);
-    qn_api_infer_write(out, &r);
+    write_reply(j, &r, end, out);
     free_work(&w);
+}
+
+void qn_job_write_reply(struct qn_job *j, struct qn_buf *out) {
+    finish(j, false, out);
+}
+
+void qn_job_write_end(struct qn_job *j, struct qn_buf *out) {
+    finish(j, true, out);
+}
+
+void qn_job_write_start(const struct qn_job *j, struct qn_buf *out) {
+    if (j->style.form != QN_FORM_NATIVE) qn_openai_write_start(j, out);
 }
 
 const struct qn_api_timings *qn_job_timings(const struct qn_job *j) {
@@ -221,7 +250,11 @@ const struct qn_api_timings *qn_job_timings(const struct qn_job *j) {
 void qn_event_write_sse(const struct qn_event *ev, struct qn_buf *out) {
     struct qn_api_logprob top[QN_TOP_LOGPROBS];
     struct qn_api_token lp;
-    if (ev->has_logprob) token_to_api(ev->job->model, &ev->logprob, &lp, top);
+    if (ev->has_logprob) qn_token_to_api(ev->job->model, &ev->logprob, &lp, top);
+    if (ev->job->style.form != QN_FORM_NATIVE) {
+        qn_openai_write_event(ev, ev->has_logprob ? &lp : NULL, out);
+        return;
+    }
     struct qn_api_stream_token t = {.index = ev->index,
                                     .token = ev->token,
                                     .text = ev->text,

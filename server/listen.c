@@ -13,6 +13,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "server/cli.h"
 #include "server/cmd.h"
 
 #define SEND_BUFFER     (128 * 1024) /* a slow reader holds at most this in the kernel */
@@ -154,14 +155,16 @@ int qn_cmd_healthcheck(int argc, char **argv) {
     char host[256], made[300];
     uint16_t port;
     const char *path, *url = NULL;
-    if (argc == 3 && strcmp(argv[1], "--url") == 0)
-        url = argv[2];
-    else if (argc == 2 && strncmp(argv[1], "--url=", 6) == 0)
-        url = argv[1] + 6;
-    else if (argc != 1) {
-        fputs("usage: quern healthcheck [--url http://HOST:PORT/PATH]\n", stderr);
-        return 2;
-    }
+    const struct qn_cli_option options[] = {
+        {"url", QN_CLI_STRING, &url, 0, 0, "URL",
+         "what must answer 200; default: /readyz on the port of QUERN_LISTEN, or 8080, on this host"}};
+    struct qn_cli cli = {.name = "healthcheck",
+                         .usage = "quern healthcheck [--url http://HOST:PORT/PATH]",
+                         .about = "Succeeds when a server answers 200; for health checks of containers.",
+                         .options = options,
+                         .n_options = 1};
+    int r = qn_cli_parse(&cli, argc, argv);
+    if (r) return r == 1 ? 0 : 2;
     if (!url) { /* the port of QUERN_LISTEN on this host */
         const char *listen_at = getenv("QUERN_LISTEN"), *colon = listen_at ? strrchr(listen_at, ':') : NULL;
         snprintf(made, sizeof made, "http://127.0.0.1:%.5s/readyz", colon ? colon + 1 : "8080");

@@ -8,21 +8,17 @@
 #include "kernels/cpu.h"
 #include "rev.h"
 #include "server/cmd.h"
+#include "server/commands.h"
 
 static void help(FILE *f) {
-    fputs("quern: transformer inference on CPUs; every request chooses its structure\n"
-          "\n"
-          "usage: quern <command> [options]\n"
-          "\n"
-          "  serve       serve models over HTTP\n"
-          "  run         generate once from the command line, with a table of time and memory\n"
-          "  compare     run one sequence in several structures; a table of time, memory and fidelity\n"
-          "  inspect     describe a model file\n"
-          "  convert     write a model as GGUF in another type\n"
-          "  bench       measure prompt and generation throughput\n"
-          "  perplexity  measure how well a model predicts a text\n"
-          "\n"
-          "  -V, --version   version, revision, processor level\n"
+    size_t n;
+    const struct qn_command *c = qn_commands(&n);
+    fputs("quern: transformer inference on CPUs; every request chooses its structure\n\n"
+          "usage: quern <command> [options]\n\n",
+          f);
+    for (size_t i = 0; i < n; i++)
+        if (!c[i].mode) fprintf(f, "  %-11s %s\n", c[i].name, c[i].about);
+    fputs("\n  -V, --version   version, revision, processor level\n"
           "  -h, --help      this text; `quern <command> --help` lists a command's options\n",
           f);
 }
@@ -32,14 +28,6 @@ static int version(void) {
            qn_isa_name(qn_cpu_isa()));
     return 0;
 }
-
-static const struct command {
-    const char *name;
-    int (*run)(int argc, char **argv);
-} commands[] = {{"serve", qn_cmd_serve},     {"run", qn_cmd_run},
-                {"compare", qn_cmd_compare}, {"inspect", qn_cmd_inspect},
-                {"bench", qn_cmd_bench},     {"perplexity", qn_cmd_perplexity},
-                {"convert", qn_cmd_convert}, {"healthcheck", qn_cmd_healthcheck}};
 
 static int dispatch(int argc, char **argv) {
     if (argc < 2) {
@@ -53,8 +41,10 @@ static int dispatch(int argc, char **argv) {
         return 0;
     }
     if (strcmp(name, "--healthcheck") == 0) return qn_cmd_healthcheck(argc - 1, argv + 1);
-    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
-        if (strcmp(name, commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
+    size_t n;
+    const struct qn_command *c = qn_commands(&n);
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(name, c[i].name) == 0) return c[i].run(argc - 1, argv + 1);
     fprintf(stderr, "quern: unknown command '%s'\n\n", name);
     help(stderr);
     return 2;

@@ -19,6 +19,7 @@ struct histogram {
 
 struct qn_metrics {
     atomic_uint_fast64_t counters[QN_C_COUNT];
+    atomic_uint_fast64_t models[QN_METRICS_MODELS][QN_MC_COUNT];
     atomic_uint_fast64_t refused[QN_API_CODE_COUNT];
     atomic_uint_fast64_t responses[600]; /* by HTTP status */
     struct histogram histograms[QN_H_COUNT];
@@ -81,6 +82,10 @@ static uint64_t value(const atomic_uint_fast64_t *c) {
 
 void qn_metrics_add(struct qn_metrics *m, enum qn_counter c, uint64_t n) {
     if (m && (unsigned)c < QN_C_COUNT) bump(&m->counters[c], n);
+}
+
+void qn_metrics_model_add(struct qn_metrics *m, uint32_t model, enum qn_model_counter c, uint64_t n) {
+    if (m && model < QN_METRICS_MODELS && (unsigned)c < QN_MC_COUNT) bump(&m->models[model][c], n);
 }
 
 void qn_metrics_observe(struct qn_metrics *m, enum qn_histogram h, double seconds) {
@@ -161,5 +166,27 @@ void qn_metrics_write(const struct qn_metrics *m, struct qn_buf *out) {
         if (histogram_rows[h].help)
             qn_metrics_head(out, histogram_rows[h].name, "histogram", histogram_rows[h].help);
         write_histogram(m, h, out);
+    }
+}
+
+void qn_metrics_models_write(const struct qn_metrics *m, const char *const *names, uint32_t n,
+                             struct qn_buf *out) {
+    static const struct {
+        const char *name, *help;
+    } rows[QN_MC_COUNT] = {
+        [QN_MC_REQUESTS] = {"quern_model_requests_total", "Inference requests that a model's queue took."},
+        [QN_MC_REFUSED] = {"quern_model_refused_total", "Requests refused because a model's queue was full."},
+        [QN_MC_PROMPT_TOKENS] = {"quern_model_prompt_tokens_total", "Prompt tokens run through a model."},
+        [QN_MC_CACHED_TOKENS] = {"quern_model_cached_tokens_total",
+                                 "Prompt tokens taken from a model's prefix cache."},
+        [QN_MC_GENERATED_TOKENS] = {"quern_model_generated_tokens_total", "Tokens that a model generated."},
+    };
+    for (unsigned c = 0; c < QN_MC_COUNT; c++) {
+        qn_metrics_head(out, rows[c].name, "counter", rows[c].help);
+        for (uint32_t i = 0; i < n && i < QN_METRICS_MODELS; i++) {
+            qn_buf_printf(out, "%s{model=\"", rows[c].name);
+            qn_metrics_label(out, names[i]);
+            qn_buf_printf(out, "\"} %llu\n", (unsigned long long)value(&m->models[i][c]));
+        }
     }
 }

@@ -46,6 +46,17 @@ enum qn_histogram {                /* seconds; buckets 1 ms … 600 s */
                     QN_H_COUNT
 };
 
+/* Kept for each model besides, by its place in the registry: quern_model_…{model="…"}. */
+enum qn_model_counter {
+    QN_MC_REQUESTS = 0, /* quern_model_requests_total */
+    QN_MC_REFUSED,      /* quern_model_refused_total: its queue was full */
+    QN_MC_PROMPT_TOKENS,
+    QN_MC_CACHED_TOKENS,
+    QN_MC_GENERATED_TOKENS,
+    QN_MC_COUNT
+};
+#define QN_METRICS_MODELS 16 /* as many as a registry holds */
+
 struct qn_metrics;
 struct qn_metrics *qn_metrics_new(void);
 void qn_metrics_free(struct qn_metrics *m);
@@ -55,8 +66,13 @@ void qn_metrics_observe(struct qn_metrics *m, enum qn_histogram h, double second
 void qn_metrics_refused(struct qn_metrics *m, enum qn_api_code reason); /* quern_refused_total{reason=…} */
 void qn_metrics_response(struct qn_metrics *m, unsigned http_status); /* quern_http_responses_total{code=…} */
 
+void qn_metrics_model_add(struct qn_metrics *m, uint32_t model, enum qn_model_counter c, uint64_t n);
+
 /* Appends all of the above in text format 0.0.4. Loop thread. */
 void qn_metrics_write(const struct qn_metrics *m, struct qn_buf *out);
+/* The counters of models, whose names are given in the registry's order. */
+void qn_metrics_models_write(const struct qn_metrics *m, const char *const *names, uint32_t n,
+                             struct qn_buf *out);
 /* "# HELP" and "# TYPE" lines of one metric. */
 void qn_metrics_head(struct qn_buf *out, const char *name, const char *type, const char *help);
 /* A label's value, escaped. */

@@ -99,10 +99,37 @@ static void write_engine(struct qn_server *srv, struct qn_buf *out) {
     gauge(out, "quern_paused", "Sequences that wait for a slow reader.", s.paused);
 }
 
+/* The queue of each model; their sums are the figures above. */
+static void write_queues(struct qn_server *srv, struct qn_buf *out) {
+    static const struct {
+        const char *name, *help;
+    } rows[4] = {{"quern_model_queue_depth", "Requests waiting for admission to a model."},
+                 {"quern_model_queue_tokens", "Prompt tokens of requests that wait for a model."},
+                 {"quern_model_running", "Sequences in a model's running set."},
+                 {"quern_model_paused", "Sequences of a model that wait for a slow reader."}};
+    const struct qn_registry *g = &srv->models;
+    const char *names[QN_MAX_MODELS];
+    uint64_t v[4][QN_MAX_MODELS];
+    for (uint32_t i = 0; i < g->n; i++) {
+        struct qn_engine_stats s = qn_engine_model_stats(srv->engine, i);
+        names[i] = qn_model_info(g->models[i])->id;
+        v[0][i] = s.queued;
+        v[1][i] = s.queued_tokens;
+        v[2][i] = s.running;
+        v[3][i] = s.paused;
+    }
+    for (size_t k = 0; k < 4; k++) {
+        qn_metrics_head(out, rows[k].name, "gauge", rows[k].help);
+        for (uint32_t i = 0; i < g->n; i++) model_row(out, rows[k].name, g->models[i], "", v[k][i]);
+    }
+    qn_metrics_models_write(srv->metrics, names, g->n, out);
+}
+
 void qn_metrics_page(struct qn_server *srv, struct qn_buf *out) {
     qn_metrics_write(srv->metrics, out);
     write_engine(srv, out);
     if (qn_server_loaded(srv)) {
+        write_queues(srv, out);
         write_state(&srv->models, out);
         write_bytes(&srv->models, out);
         write_load(&srv->models, out);

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "server/constraints.h"
+
 struct qn_model *qn_registry_find(const struct qn_registry *r, const char *id) {
     if (!id[0]) return r->n ? r->models[0] : NULL;
     for (uint32_t i = 0; i < r->n; i++)
@@ -17,6 +19,9 @@ uint32_t qn_registry_alive(const struct qn_registry *r) {
 }
 
 void qn_registry_close(struct qn_registry *r) {
-    for (uint32_t i = 0; i < r->n; i++) qn_model_close(&r->models[i]);
+    for (uint32_t i = 0; i < r->n; i++) {
+        qn_constraints_drop(r->models[i]);
+        qn_model_close(&r->models[i]);
+    }
     r->n = 0;
 }

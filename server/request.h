@@ -12,6 +12,7 @@
 #include "api/buf.h"
 #include "api/error.h"
 #include "server/job.h"
+#include "server/page.h"
 #include "server/server.h"
 
 struct qn_comparison;
@@ -49,13 +50,18 @@ struct qn_request {
     bool close;      /* answer with Connection: close */
     bool cors;       /* the client is a browser: has an Origin */
     bool working;    /* a worker has it */
+    bool html;       /* the client takes HTML: a browser that shows the reply */
+    bool vary;       /* the reply depends on that */
     uint64_t t_start_ns, t_body_ns, salt;
     size_t drained; /* bytes dropped */
     /* reply */
     unsigned status, retry_after;
-    const char *type;      /* content type */
-    const char *allow;     /* Allow header of a 405 */
-    const char *preflight; /* value for Access-Control-Allow-Headers, valid while MHD has the request */
+    const char *type;          /* content type */
+    const char *allow;         /* Allow header of a 405 */
+    const char *preflight;     /* value for Access-Control-Allow-Headers, valid while MHD has the request */
+    const char *if_none_match; /* valid as long as preflight */
+    const struct qn_page_file *file; /* is the reply's body; a 304 tells its length */
+    char tag[QN_PAGE_TAG];           /* its entity tag */
     struct qn_buf body, reply, timing;
     struct qn_stream stream;
     struct qn_job *job;
@@ -63,7 +69,7 @@ struct qn_request {
     bool submitted, job_done;
     enum qn_api_code error;
     char id[QN_REQUEST_ID_MAX];
-    char arg[QN_REQUEST_ARG_MAX]; /* what follows the route's prefix, decoded */
+    char arg[QN_REQUEST_ARG_MAX]; /* what follows the route's prefix, or the query's model, decoded */
 };
 
 /* NULL without memory. One reference, the HTTP side's. */

@@ -3,6 +3,7 @@
 #define QN_SERVER_ROUTE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 struct qn_request;
 
@@ -25,6 +26,8 @@ struct qn_route {
 
 /* path: without query, percent-decoded. NULL when there is none; *arg points into path. */
 const struct qn_route *qn_route_find(const char *path, const char **arg);
+/* All of them; api/endpoints.c describes each. */
+const struct qn_route *qn_routes(size_t *n);
 unsigned qn_method_of(const char *name);
 
 #endif

@@ -1,13 +1,13 @@
 /* Admission order and step plans; see sched.h for the rules. Pure functions, engine thread. */
 #include "server/sched.h"
 
-uint32_t qn_sched_pick(const struct qn_sched_limits *lim, uint32_t running, const struct qn_sched_key *keys,
-                       uint32_t n_keys, const struct qn_sched_pool *pools) {
+uint32_t qn_sched_pick(const struct qn_sched_limits *lim, const struct qn_sched_key *keys, uint32_t n_keys,
+                       const struct qn_sched_pool *pools) {
     uint32_t best = QN_SCHED_NONE;
-    if (running >= lim->max_running) return best;
     for (uint32_t i = 0; i < n_keys; i++) {
         const struct qn_sched_key *k = &keys[i];
         if (!k->waiting || pools[k->head_pool].blocked || k->backlog >= lim->step_tokens) continue;
+        if (pools[k->head_pool].running >= lim->max_running) continue;
         if (best == QN_SCHED_NONE || k->served < keys[best].served ||
             (k->served == keys[best].served && k->head_order < keys[best].head_order))
             best = i;

@@ -35,7 +35,7 @@ struct qn_sched_limits {
     uint32_t step_tokens;   /* most rows of a step, >= max_running */
     uint32_t prefill_chunk; /* most prefill rows of a step while anything decodes, but for a last whole
                                sequence, >= 1 */
-    uint32_t max_running;   /* >= 1 */
+    uint32_t max_running;   /* of each pool, >= 1 */
 };
 
 /* ---- admission ---- */
@@ -47,13 +47,14 @@ struct qn_sched_key {    /* one tenant, with the sequence at the head of its que
     uint64_t backlog;    /* sum over its running, still prefilling sequences of min(todo, prefill_chunk) */
 };
 struct qn_sched_pool {
-    size_t free;  /* bytes that no sequence uses */
-    bool blocked; /* the sequence whose turn it is finds no room here: nobody overtakes it */
+    size_t free;      /* bytes that no sequence uses */
+    uint32_t running; /* sequences that hold state here; for qn_sched_pick */
+    bool blocked;     /* the sequence whose turn it is finds no room here: nobody overtakes it */
 };
 /* Index of the key whose head is admitted next, or QN_SCHED_NONE. A key with a step's worth of unfinished
  * prompts waits: more of them would hold memory and finish no sooner. */
-uint32_t qn_sched_pick(const struct qn_sched_limits *lim, uint32_t running, const struct qn_sched_key *keys,
-                       uint32_t n_keys, const struct qn_sched_pool *pools);
+uint32_t qn_sched_pick(const struct qn_sched_limits *lim, const struct qn_sched_key *keys, uint32_t n_keys,
+                       const struct qn_sched_pool *pools);
 
 /* ---- step ---- */
 struct qn_sched_seq {   /* one sequence that holds state */

@@ -142,19 +142,18 @@ int qn_structure_list(const char *text, struct qn_api_compare_structure **out, u
 
 /* ---- all of a model ---- */
 /* How much leave an entry needs: 0 native, 1 exact, 2 approximate or untrained, 3 none can be given. */
-static int leave(const struct qn_structure_entry *e) {
-    if (e->exactness == QN_UNAVAILABLE) return 3;
-    if (strcmp(e->slot, "attention") == 0 && !e->causal) return 3;
-    if (e->origin != QN_ORIGIN_CONVERTED) return 0;
-    return e->exactness == QN_EXACT ? 1 : 2;
+static int leave(const struct qn_api_structure_entry *e) {
+    if (!strcmp(e->exactness, "unavailable")) return 3;
+    if (!strcmp(e->slot, "attention") && !e->causal) return 3;
+    if (strcmp(e->origin, "converted") != 0) return 0;
+    return strcmp(e->exactness, "exact") ? 2 : 1;
 }
 
 /* Entries of one slot that need at most `most`; returns how many. out: [n] indices. */
-static size_t slot_entries(const struct qn_structure_entry *rows, size_t n, const char *slot, int most,
-                           size_t *out) {
+static size_t slot_entries(const struct qn_structure_source *s, const char *slot, int most, size_t *out) {
     size_t k = 0;
-    for (size_t i = 0; rows && out && i < n; i++)
-        if (!strcmp(rows[i].slot, slot) && leave(&rows[i]) <= most) out[k++] = i;
+    for (size_t i = 0; i < s->n; i++)
+        if (!strcmp(s->rows[i].slot, slot) && leave(&s->rows[i]) <= most) out[k++] = i;
     return k;
 }
 
@@ -174,47 +173,47 @@ struct list {
     uint32_t n;
 };
 
+static bool looks_back_only(const struct qn_api_part *attention) {
+    for (uint32_t i = 0; i < attention->n_params; i++)
+        if (!strcmp(attention->params[i].name, "causal")) return attention->params[i].value > 0;
+    return true;
+}
+
 /* The model's own structure, and each that differs from it in one part. */
-static int vary(struct qn_model *m, const struct qn_structure_entry *rows, size_t n, int most,
-                struct list *out, struct qn_api_err *err) {
-    struct qn_variant *v = qn_native_variant(m);
-    struct qn_api_structure own;
+static int vary(const struct qn_structure_source *s, int most, struct list *out, struct qn_api_err *err) {
     struct qn_api_compare_structure one = {.convert = most > 1};
-    if (!v) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
-    qn_structure_to_api(qn_variant_structure(v), &own);
-    bool causal = qn_variant_structure(v)->causal;
-    qn_variant_unref(v);
-    if (causal && append(&out->items, &out->n, &one, err)) return -1;
-    for (size_t i = 0; i < n; i++) {
-        struct qn_api_part part, none = {.type = ""};
-        bool attention = !strcmp(rows[i].slot, "attention"), ffn = !strcmp(rows[i].slot, "ffn");
-        qn_part_to_api(&rows[i].part, &part);
-        if (leave(&rows[i]) > most || same_part(&part, attention ? &own.attention
-                                                       : ffn     ? &own.ffn
-                                                                 : &own.sharing))
-            continue;
-        one.attention = attention ? part : none;
-        one.ffn = ffn ? part : none;
-        one.sharing = attention || ffn ? none : part;
+    if (looks_back_only(&s->own->attention) && append(&out->items, &out->n, &one, err)) return -1;
+    for (size_t i = 0; i < s->n; i++) {
+        const struct qn_api_structure_entry *e = &s->rows[i];
+        struct qn_api_part none = {.type = ""};
+        bool attention = !strcmp(e->slot, "attention"), ffn = !strcmp(e->slot, "ffn");
+        const struct qn_api_part *own = attention ? &s->own->attention
+                                        : ffn     ? &s->own->ffn
+                                                  : &s->own->sharing;
+        if (leave(e) > most || same_part(&e->part, own)) continue;
+        one.attention = attention ? e->part : none;
+        one.ffn = ffn ? e->part : none;
+        one.sharing = attention || ffn ? none : e->part;
         if (append(&out->items, &out->n, &one, err)) return -1;
     }
     return 0;
 }
 
 /* Every combination; one part at a time when they would be too many. */
-static int combine(struct qn_model *m, const struct qn_structure_entry *rows, size_t n, int most,
-                   struct list *out, struct qn_api_err *err) {
-    size_t *a = calloc(n ? n : 1, 3 * sizeof *a), *f = a ? a + n : NULL, *s = a ? a + 2 * n : NULL;
+static int combine(const struct qn_structure_source *src, int most, struct list *out,
+                   struct qn_api_err *err) {
+    size_t n = src->n, *a = calloc(n ? n : 1, 3 * sizeof *a), *f = a ? a + n : NULL,
+           *s = a ? a + 2 * n : NULL;
     if (!a) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
-    size_t na = slot_entries(rows, n, "attention", most, a), nf = slot_entries(rows, n, "ffn", most, f);
-    size_t ns = slot_entries(rows, n, "sharing", most, s), all = na * nf * ns;
-    int rc = all > QN_COMPARE_STRUCTURES ? vary(m, rows, n, most, out, err) : 0;
+    size_t na = slot_entries(src, "attention", most, a), nf = slot_entries(src, "ffn", most, f);
+    size_t ns = slot_entries(src, "sharing", most, s), all = na * nf * ns;
+    int rc = all > QN_COMPARE_STRUCTURES ? vary(src, most, out, err) : 0;
     if (all > QN_COMPARE_STRUCTURES) all = 0;
     for (size_t i = 0; i < all && !rc; i++) {
         struct qn_api_compare_structure one = {.convert = false};
-        qn_part_to_api(&rows[a[i / (nf * ns)]].part, &one.attention);
-        qn_part_to_api(&rows[f[i / ns % nf]].part, &one.ffn);
-        qn_part_to_api(&rows[s[i % ns]].part, &one.sharing);
+        one.attention = src->rows[a[i / (nf * ns)]].part;
+        one.ffn = src->rows[f[i / ns % nf]].part;
+        one.sharing = src->rows[s[i % ns]].part;
         rc = append(&out->items, &out->n, &one, err);
     }
     free(a);
@@ -222,15 +221,11 @@ static int combine(struct qn_model *m, const struct qn_structure_entry *rows, si
 }
 
 /* The model's own structure comes first: it is the baseline when nobody says otherwise. */
-static void native_first(struct qn_model *m, struct qn_api_compare_structure *list, uint32_t n) {
-    struct qn_variant *v = qn_native_variant(m);
-    struct qn_api_structure own;
+static void native_first(const struct qn_api_structure *own, struct qn_api_compare_structure *list,
+                         uint32_t n) {
     uint32_t i = 0;
-    if (!v) return;
-    qn_structure_to_api(qn_variant_structure(v), &own);
-    qn_variant_unref(v);
-    while (i < n && !(same_part(&list[i].attention, &own.attention) && same_part(&list[i].ffn, &own.ffn) &&
-                      same_part(&list[i].sharing, &own.sharing)))
+    while (i < n && !(same_part(&list[i].attention, &own->attention) && same_part(&list[i].ffn, &own->ffn) &&
+                      same_part(&list[i].sharing, &own->sharing)))
         i++;
     if (i == n) return;
     struct qn_api_compare_structure first = list[i];
@@ -238,30 +233,55 @@ static void native_first(struct qn_model *m, struct qn_api_compare_structure *li
     list[0] = first;
 }
 
-int qn_structure_all(struct qn_model *m, bool convert, struct qn_api_compare_structure **out, uint32_t *count,
-                     struct qn_api_err *err) {
-    size_t n = qn_model_structures(m, NULL, 0);
-    struct qn_structure_entry *rows = calloc(n ? n : 1, sizeof *rows);
+int qn_structure_choose(const struct qn_structure_source *s, bool convert,
+                        struct qn_api_compare_structure **out, uint32_t *count, struct qn_api_err *err) {
     struct list list = {NULL, 0};
     *out = NULL;
     *count = 0;
-    if (!rows) return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
-    qn_model_structures(m, rows, n);
-    int rc = convert ? vary(m, rows, n, 2, &list, err) : combine(m, rows, n, 0, &list, err);
+    int rc = convert ? vary(s, 2, &list, err) : combine(s, 0, &list, err);
     if (!rc && !convert && list.n <= 1) {
         list.n = 0;
-        rc = combine(m, rows, n, 1, &list, err);
+        rc = combine(s, 1, &list, err);
     }
-    free(rows);
     if (!rc && !list.n)
         rc = qn_api_fail(err, QN_API_UNSUPPORTED, "structures", "this model has none to compare");
     if (rc) {
         free(list.items);
-        list = (struct list){NULL, 0};
+        return rc;
     }
-    native_first(m, list.items, list.n);
+    native_first(s->own, list.items, list.n);
     *out = list.items;
     *count = list.n;
+    return 0;
+}
+
+int qn_structure_all(struct qn_model *m, bool convert, struct qn_api_compare_structure **out, uint32_t *count,
+                     struct qn_api_err *err) {
+    size_t n = qn_model_structures(m, NULL, 0);
+    struct qn_structure_entry *from = calloc(n ? n : 1, sizeof *from);
+    struct qn_api_structure_entry *rows = calloc(n ? n : 1, sizeof *rows);
+    struct qn_variant *v = qn_native_variant(m);
+    struct qn_api_structure own;
+    int rc = -1;
+    *out = NULL;
+    *count = 0;
+    if (from && rows && v) {
+        qn_model_structures(m, from, n);
+        for (size_t i = 0; i < n; i++) {
+            rows[i].slot = from[i].slot;
+            rows[i].origin = qn_origin_name(from[i].origin);
+            rows[i].exactness = qn_exactness_name(from[i].exactness);
+            rows[i].causal = from[i].causal;
+            qn_part_to_api(&from[i].part, &rows[i].part);
+        }
+        qn_structure_to_api(qn_variant_structure(v), &own);
+        rc = qn_structure_choose(&(struct qn_structure_source){rows, n, &own}, convert, out, count, err);
+    } else {
+        qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
+    }
+    if (v) qn_variant_unref(v);
+    free(from);
+    free(rows);
     return rc;
 }
 

@@ -10,6 +10,7 @@
 #include <stddef.h>
 
 #include "api/compare.h"
+#include "api/models.h"
 #include "model/model.h"
 
 /* One structure out of text[0, n). 0, or -1 with *err saying what is wrong where. */
@@ -18,10 +19,19 @@ int qn_structure_text(const char *text, size_t n, struct qn_api_compare_structur
 /* A list of them with commas between. *out: free(). At most QN_COMPARE_STRUCTURES. */
 int qn_structure_list(const char *text, struct qn_api_compare_structure **out, uint32_t *n,
                       struct qn_api_err *err);
+/* What there is to choose from: a model's rows as GET /v1/structures lists them, and its own structure. */
+struct qn_structure_source {
+    const struct qn_api_structure_entry *rows; /* [n] */
+    size_t n;
+    const struct qn_api_structure *own;
+};
 /* Of what a model can run and is causal: every native combination; when there is only one, every combination
  * of what can be had by exact conversions too; with convert, whatever can be had. With convert, or when the
  * combinations are too many, only the model's own structure and each that differs from it in one part. The
  * model's own comes first. *out: free(). */
+int qn_structure_choose(const struct qn_structure_source *s, bool convert,
+                        struct qn_api_compare_structure **out, uint32_t *n, struct qn_api_err *err);
+/* The same of a model in this process. */
 int qn_structure_all(struct qn_model *m, bool convert, struct qn_api_compare_structure **out, uint32_t *n,
                      struct qn_api_err *err);
 

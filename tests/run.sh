@@ -2,7 +2,7 @@
 # Runs the test suites: tests/run.sh short | full | asan | ubsan | tsan. Called by the Makefile.
 #   short  everything that CI runs: asan build of all C tests and the HTTP tests, golden models on the release
 #          build, tokenizers against Hugging Face, a short thread-sanitizer pass
-#   full   the same at full length
+#   full   the same at full length, and lm-evaluation-harness
 # Each C test is a process of its own with a time limit. The last line is `N passed, N failed`.
 set -u
 cd "$(dirname "$0")/.." || exit 2
@@ -102,7 +102,7 @@ short | full)
     if [ "$mode" = short ]; then export QUERN_TRACES=25; else unset QUERN_TRACES; fi
     c_tests asan 900 '/golden/real_test'
     unset QUERN_TRACES
-    http_tests release -k "test_model or test_cancel or test_compare or test_structures or test_conversions or test_crowd" # what a sanitizer's slowness hides
+    http_tests release -k "test_model or test_cancel or test_compare or test_structures or test_conversions or test_crowd or test_page or test_schema" # what a sanitizer's slowness hides
     http_tests asan
     http_tests tsan -m tsan
     # The sanitizer slows threads down some thirty times: fewer random traces.
@@ -114,6 +114,7 @@ short | full)
         c_tests tsan 1800 '/(oom|golden/real_test)/'
     fi
     run_script tokenizers tests/golden/tokenizers/run.sh
+    run_script clients tests/clients/run.sh "$mode"
     ;;
 asan | ubsan)
     c_tests "$mode" 900 '/golden/real_test'

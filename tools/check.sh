@@ -50,6 +50,7 @@ layering() {
         forbid '#include "kernels/(kernels|quant|gemm|act|[a-z]+/)' $(echo "$src" | grep '^server/') || ok=1
         forbid '#include "model/(load|text|attention|ffn|state|zoo)/' $(echo "$src" | grep '^server/') || ok=1
         forbid '#include <microhttpd\.h>' $(echo "$src" | grep -vE '^server/(http|stream)\.c$') || ok=1
+        forbid '#include <(curl/|dlfcn\.h)' $(echo "$src" | grep -v '^server/remote\.c$') || ok=1
         forbid '#include <uv\.h>' $(echo "$src" | grep -v '^server/') || ok=1
         forbid '#include <jansson\.h>' $(echo "$src" | grep -vE '^(api|model/load)/') || ok=1
         forbid '#include <cblas\.h>' $(echo "$src" | grep -v '^kernels/gemm\.c$') || ok=1

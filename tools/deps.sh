@@ -1,10 +1,10 @@
 #!/bin/sh
 # Installs missing Debian packages: tools/deps.sh build | test | check | bench. Uses sudo only when not root.
 set -e
-build="gcc make pkg-config git libc6-dev libmicrohttpd-dev libuv1-dev libjansson-dev libopenblas-pthread-dev libutf8proc-dev curl jq python3 python3-venv"
-test="$build libcmocka-dev"
+build="gcc make pkg-config git libc6-dev libmicrohttpd-dev libuv1-dev libjansson-dev libopenblas-pthread-dev libutf8proc-dev libcurl4-openssl-dev libjs-chart.js curl jq python3 python3-venv"
+test="$build libcmocka-dev mandoc chromium"
 check="$build clang clang-tidy clang-format cppcheck shellcheck"
-fuzz="$build clang"
+fuzz="$build clang libclang-rt-dev"
 bench="$build wrk nginx-light"
 case "$1" in
 build) want=$build ;;

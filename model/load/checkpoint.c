@@ -11,6 +11,7 @@
 
 #include "kernels/cpu.h"
 #include "kernels/mem.h"
+#include "model/load/chat_text.h"
 #include "model/load/gguf_spec.h"
 #include "model/load/hf_config.h"
 #include "model/load/json.h"
@@ -72,6 +73,7 @@ static int build_gguf(const struct qn_gguf *g, const struct qn_load_options *opt
     if (rc != QN_OK) return rc;
     progress(opt, "tokenizer", 0);
     rc = qn_vocab_from_gguf(g, c->spec.vocab, &c->tokenizer, err);
+    if (rc == QN_OK) rc = qn_chat_text_from_gguf(g, c, err);
     c->ms_tokenizer = (double)(qn_now_ns() - t1) * 1e-6;
     if (rc == QN_OK) progress(opt, "tokenizer", 1);
     return rc;
@@ -138,6 +140,7 @@ int qn_open_hf(const struct qn_hf_vocab *files, const struct qn_tensor_dir *dir,
     if (rc != QN_OK) return rc;
     progress(opt, "tokenizer", 0);
     rc = qn_vocab_from_hf(files, c->spec.vocab, opt, &c->tokenizer, err);
+    if (rc == QN_OK) rc = qn_chat_text_from_hf(files, c, err);
     c->ms_tokenizer += (double)(qn_now_ns() - t1) * 1e-6;
     if (rc == QN_OK) progress(opt, "tokenizer", 1);
     return rc;
@@ -145,7 +148,13 @@ int qn_open_hf(const struct qn_hf_vocab *files, const struct qn_tensor_dir *dir,
 
 struct hf_files {
     json_t *config, *tokenizer, *settings, *generation;
+    char *chat;
+    size_t n_chat;
 };
+
+static struct qn_hf_vocab vocab_of(const struct hf_files *f) {
+    return (struct qn_hf_vocab){f->tokenizer, f->settings, f->generation, f->config, f->chat, f->n_chat};
+}
 
 static int read_side_file(const char *dir, const char *name, bool optional, struct qn_json_limits limits,
                           json_t **out, struct qn_err *err) {
@@ -162,6 +171,7 @@ static int read_side_files(const char *dir, struct hf_files *f, struct qn_err *e
         rc = read_side_file(dir, "tokenizer_config.json", true, settings_limits, &f->settings, err);
     if (rc == QN_OK)
         rc = read_side_file(dir, "generation_config.json", true, config_limits, &f->generation, err);
+    if (rc == QN_OK) rc = qn_chat_text_file(dir, &f->chat, &f->n_chat, err);
     return rc;
 }
 
@@ -187,6 +197,7 @@ static void free_side_files(struct hf_files *f) {
     json_decref(f->tokenizer);
     json_decref(f->settings);
     json_decref(f->generation);
+    free(f->chat);
 }
 
 /* A model that lies in the binary. */
@@ -198,7 +209,7 @@ static int load_builtin(const struct qn_zoo_model *z, const struct qn_load_optio
     snprintf(c->name, sizeof c->name, "%s", z->name);
     c->file_bytes = (size_t)(z->weights.end - z->weights.begin);
     int rc = parse_builtin(z, &f, &dir, err);
-    struct qn_hf_vocab files = {f.tokenizer, f.settings, f.generation, f.config};
+    struct qn_hf_vocab files = vocab_of(&f);
     if (rc == QN_OK) rc = qn_open_hf(&files, &dir, opt, c, err);
     qn_tensor_dir_free(&dir);
     free_side_files(&f);
@@ -218,7 +229,7 @@ static int load_hf(const char *path, const char *dir, const struct qn_load_optio
     c->ms_map = (double)(qn_now_ns() - t1) * 1e-6;
     c->file_bytes = s.bytes;
     if (rc == QN_OK) {
-        struct qn_hf_vocab files = {f.tokenizer, f.settings, f.generation, f.config};
+        struct qn_hf_vocab files = vocab_of(&f);
         progress(opt, "map", 1);
         if (opt->mmap && panels_of(path, dir, panels)) qn_mapped_begin(c, panels, s.shards, s.n, opt);
         rc = qn_open_hf(&files, &s.dir, opt, c, err);
@@ -371,5 +382,6 @@ void qn_checkpoint_free(struct qn_checkpoint *c) {
     qn_panels_free(c->panels);
     free(c->held_out);
     qn_tokenizer_free(c->tokenizer);
+    free(c->chat_text);
     free(c);
 }

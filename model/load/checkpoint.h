@@ -83,6 +83,7 @@ struct qn_checkpoint {
     struct qn_ffn_weights *ffn;     /* [n_ffn * ffn_blocks] */
     bool synthetic;                 /* random weights made from a description */
     struct qn_tokenizer *tokenizer; /* NULL when the checkpoint carries none (sequence must be token ids) */
+    char *chat_text;                /* its chat template as it was published, or NULL; owned */
     uint64_t params;                /* parameters in the file */
     size_t bytes_by_type[QN_TYPE_COUNT]; /* file bytes of weight tensors */
     size_t file_bytes;

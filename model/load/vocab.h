@@ -14,6 +14,8 @@ struct qn_hf_vocab {
     const json_t *settings;   /* tokenizer_config.json */
     const json_t *generation; /* generation_config.json */
     const json_t *config;     /* config.json */
+    const char *chat;         /* chat_template.jinja, or NULL */
+    size_t n_chat;            /* bytes */
 };
 
 /* vocab: rows of the embedding table; more tokens than that are QN_ERR_FORMAT. *out is NULL with QN_OK when

@@ -359,6 +359,7 @@ int qn_save_from_checkpoint(const char *path, const struct qn_load_options *opt,
     if ((rc = find_family(&b)) != QN_OK) return rc;
     metadata(&b);
     if (!b.c->tokenizer) qn_gguf_put_str(&s->meta, "tokenizer.ggml.model", text("none"));
+    if (b.c->chat_text) qn_gguf_put_str(&s->meta, "tokenizer.chat_template", text(b.c->chat_text));
     tensors(&b);
     const struct qn_spec *spec = &b.c->spec;
     s->layers = spec->layers;

@@ -97,6 +97,7 @@ static void copy_flags(struct qn_tokenizer *t, const struct qn_vocab_desc *d) {
     t->n_tokens = d->n_tokens;
     t->bos = d->bos;
     t->eos = d->eos;
+    t->pad = d->pad;
     t->unk = d->unk;
     t->add_bos = d->add_bos && d->bos >= 0;
     t->add_eos = d->add_eos && d->eos >= 0;
@@ -267,8 +268,20 @@ int32_t qn_tokenizer_eos(const struct qn_tokenizer *t) {
     return t->eos;
 }
 
+int32_t qn_tokenizer_unk(const struct qn_tokenizer *t) {
+    return t->unk;
+}
+
+int32_t qn_tokenizer_pad(const struct qn_tokenizer *t) {
+    return t->pad;
+}
+
 bool qn_tokenizer_adds_bos(const struct qn_tokenizer *t) {
     return t->add_bos;
+}
+
+bool qn_tokenizer_adds_eos(const struct qn_tokenizer *t) {
+    return t->add_eos;
 }
 
 size_t qn_tokenizer_bytes(const struct qn_tokenizer *t) {

@@ -74,6 +74,9 @@ bool qn_tokenizer_is_special(const struct qn_tokenizer *t, int32_t id);
 uint32_t qn_tokenizer_size(const struct qn_tokenizer *t);
 int32_t qn_tokenizer_bos(const struct qn_tokenizer *t); /* -1 when absent */
 int32_t qn_tokenizer_eos(const struct qn_tokenizer *t);
+int32_t qn_tokenizer_unk(const struct qn_tokenizer *t);
+int32_t qn_tokenizer_pad(const struct qn_tokenizer *t);
+bool qn_tokenizer_adds_eos(const struct qn_tokenizer *t);
 bool qn_tokenizer_adds_bos(const struct qn_tokenizer *t);
 size_t qn_tokenizer_bytes(const struct qn_tokenizer *t); /* heap bytes held */
 

@@ -22,7 +22,7 @@ struct qn_tokenizer {
     enum qn_tok_kind kind;
     enum qn_pretok pretok;
     uint32_t n_tokens;
-    int32_t bos, eos, unk;
+    int32_t bos, eos, unk, pad;
     bool add_bos, add_eos, add_space_prefix, ignore_merges, nfc;
     uint8_t *attrs;       /* [n_tokens] enum qn_tok_attr | QN_ATTR_EOG */
     struct qn_str *piece; /* [n_tokens] the bytes each token stands for; point into blob */

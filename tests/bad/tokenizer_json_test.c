@@ -153,7 +153,7 @@ static int open_text(const struct qn_test_buf *b, struct side side, struct qn_to
     *t = NULL;
     int rc = qn_open_tokenizer_json(copy, b->n, &root, err);
     free(copy);
-    struct qn_hf_vocab files = {root, s, g, c};
+    struct qn_hf_vocab files = {.tokenizer = root, .settings = s, .generation = g, .config = c};
     if (rc == QN_OK) rc = qn_vocab_from_hf(&files, VOCAB, NULL, t, err);
     json_decref(root);
     json_decref(s);

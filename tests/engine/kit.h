@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "server/constraints.h"
 #include "server/engine.h"
 
 struct kit {
@@ -101,6 +102,7 @@ static inline void kit_stop(struct kit *k) {
     kit_take(k);
     qn_engine_free(&k->engine);
     for (uint32_t i = 0; i < k->models.n; i++) assert_int_equal(qn_model_state(k->models.models[i]).used, 0);
+    for (uint32_t i = 0; i < k->models.n; i++) qn_constraints_drop(k->models.models[i]);
     if (!k->keep_models) qn_registry_close(&k->models);
     pthread_cond_destroy(&k->cond);
     pthread_mutex_destroy(&k->lock);
@@ -154,7 +156,11 @@ static inline int kit_make(struct kit *k, struct kit_call *c, struct qn_api_infe
     clock_gettime(CLOCK_MONOTONIC, &t);
     struct qn_job_options opt = {
         .salt = salt, .owner = c, .t_received_ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec};
-    return qn_job_new(&k->models, &r, &opt, &c->job, &c->err);
+    if (qn_job_new(&k->models, &r, &opt, &c->job, &c->err)) return -1;
+    if (!qn_job_prepare(c->job, &c->err)) return 0;
+    qn_job_unref(c->job);
+    c->job = NULL;
+    return -1;
 }
 
 static inline int kit_submit(struct kit *k, struct kit_call *c, struct qn_api_infer r, uint64_t salt) {

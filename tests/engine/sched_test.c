@@ -123,6 +123,8 @@ static void admit(struct world *w) {
     for (;;) {
         struct qn_sched_key keys[KEYS] = {{0}};
         uint32_t head[KEYS];
+        for (uint32_t i = 0; i < POOLS; i++) pools[i].running = 0;
+        for (uint32_t i = 0; i < w->n_running; i++) pools[w->f[w->running[i]].pool].running++;
         for (uint32_t i = 0; i < w->n_jobs; i++) {
             const struct fake *f = &w->f[i];
             struct qn_sched_key *k = &keys[f->key];
@@ -136,9 +138,9 @@ static void admit(struct world *w) {
             k->head_pool = f->pool;
             head[f->key] = i;
         }
-        uint32_t k = qn_sched_pick(&w->lim, w->n_running, keys, KEYS, pools);
+        uint32_t k = qn_sched_pick(&w->lim, keys, KEYS, pools);
         if (k == QN_SCHED_NONE) return;
-        CHECK(keys[k].waiting && w->n_running < w->lim.max_running);
+        CHECK(keys[k].waiting && pools[keys[k].head_pool].running < w->lim.max_running);
         struct fake *f = &w->f[head[k]];
         uint32_t left = f->max - f->made,
                  need = blocks_at(f, known(f) + (left < w->reserve ? left : w->reserve));
@@ -259,7 +261,7 @@ static void step(struct world *w) {
                                         .held = f->blocks};
     }
     for (uint32_t p = 0; p < POOLS; p++)
-        pools[p] = (struct qn_sched_pool){w->pool_blocks[p] - w->used[p], false};
+        pools[p] = (struct qn_sched_pool){.free = w->pool_blocks[p] - w->used[p]};
     struct qn_sched_step s = {.lim = w->lim,
                               .seqs = seqs,
                               .n_seqs = n,
@@ -322,7 +324,7 @@ static void group_fairness(void **state) {
     for (uint64_t seed = 1; seed <= 200; seed++) {
         struct qn_sched_seq seqs[6];
         struct qn_sched_span spans[6];
-        struct qn_sched_pool pools[1] = {{1000, false}};
+        struct qn_sched_pool pools[1] = {{.free = 1000}};
         uint32_t work[6], preempt[6], cursor = 0;
         int64_t deficits[2] = {0, 0}, charged[2] = {0, 0};
         seed_now = rng_state = seed;
@@ -359,13 +361,13 @@ static void key_fairness(void **state) {
     (void)state;
     for (uint64_t seed = 1; seed <= 200; seed++) {
         struct qn_sched_limits lim = {.step_tokens = 1000, .prefill_chunk = 100, .max_running = 1};
-        struct qn_sched_pool pool = {1000, false};
+        struct qn_sched_pool pool = {.free = 1000};
         struct qn_sched_key keys[2] = {{.waiting = true, .head_order = 1},
                                        {.waiting = true, .head_order = 2}};
         uint64_t order = 2, most = 0;
         seed_now = rng_state = seed;
         for (uint32_t t = 0; t < 1000; t++) {
-            uint32_t k = qn_sched_pick(&lim, 0, keys, 2, &pool), cost = 1 + rnd(k ? 5 : 500);
+            uint32_t k = qn_sched_pick(&lim, keys, 2, &pool), cost = 1 + rnd(k ? 5 : 500);
             CHECK(k < 2);
             keys[k].served += cost;
             keys[k].head_order = ++order;
@@ -378,20 +380,23 @@ static void key_fairness(void **state) {
 
 static void pick_rules(void **state) {
     struct qn_sched_limits lim = {.step_tokens = 64, .prefill_chunk = 16, .max_running = 2};
-    struct qn_sched_pool pools[2] = {{100, false}, {100, false}};
+    struct qn_sched_pool pools[2] = {{.free = 100, .running = 2}, {.free = 100, .running = 2}};
     struct qn_sched_key k[3] = {{.served = 5, .waiting = true, .head_order = 1, .head_pool = 0},
                                 {.served = 3, .waiting = true, .head_order = 9, .head_pool = 1},
                                 {.served = 3, .waiting = true, .head_order = 8, .head_pool = 0}};
     (void)state;
-    assert_int_equal(qn_sched_pick(&lim, 2, k, 3, pools), QN_SCHED_NONE);
-    assert_int_equal(qn_sched_pick(&lim, 1, k, 3, pools), 2); /* least served, then first come */
+    assert_int_equal(qn_sched_pick(&lim, k, 3, pools), QN_SCHED_NONE);
+    pools[1].running = 0; /* places are a pool's own */
+    assert_int_equal(qn_sched_pick(&lim, k, 3, pools), 1);
+    pools[0].running = 1;
+    assert_int_equal(qn_sched_pick(&lim, k, 3, pools), 2); /* least served, then first come */
     pools[0].blocked = true;
-    assert_int_equal(qn_sched_pick(&lim, 1, k, 3, pools), 1);
+    assert_int_equal(qn_sched_pick(&lim, k, 3, pools), 1);
     k[1].backlog = 64; /* enough of its prompts are under way */
-    assert_int_equal(qn_sched_pick(&lim, 1, k, 3, pools), QN_SCHED_NONE);
+    assert_int_equal(qn_sched_pick(&lim, k, 3, pools), QN_SCHED_NONE);
     pools[0].blocked = false;
     k[2].waiting = false;
-    assert_int_equal(qn_sched_pick(&lim, 1, k, 3, pools), 0);
+    assert_int_equal(qn_sched_pick(&lim, k, 3, pools), 0);
 }
 
 /* Guesses: in turns, by age, up to a small step; none beside a prompt; memory only when it is free. */
@@ -403,7 +408,7 @@ static void guesses_take_what_is_left(void **state) {
         {.order = 4, .todo = 1, .decode = true, .draft = 2},
     };
     struct qn_sched_span spans[4];
-    struct qn_sched_pool pools[1] = {{5, false}};
+    struct qn_sched_pool pools[1] = {{.free = 5}};
     uint32_t work[4], preempt[4];
     int64_t deficits[1] = {0};
     struct qn_sched_step s = {.lim = {.step_tokens = 64, .prefill_chunk = 16, .max_running = 4},

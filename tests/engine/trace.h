@@ -1,7 +1,7 @@
 /* Random traces: every request runs alone first (one slot, no cache, a large pool), then all of them together
  * in an engine with random small limits, with arrivals over time, clients that leave, shared prefixes, stop
- * strings, several choices and structures, and speculation, which a request that runs alone never has.
- * Whoever survives must have the very same answer, bit for bit.
+ * strings, expressions, several choices and structures, and speculation, which a request that runs alone
+ * never has. Whoever survives must have the very same answer, bit for bit.
  *
  * A request is a function of (seed, number), so that it can be made twice. Works with the fake and real
  * models. */
@@ -43,6 +43,17 @@ static inline void trace_part(uint64_t *rng, const char *const *names, struct qn
     r->convert = true;
 }
 
+/* Some outputs must be texts of an expression: short ones, long ones, and one that is hard to get out of. */
+static inline void trace_constrain(uint64_t *rng, struct qn_api_infer *r) {
+    static const char *const expressions[] = {"[a-m ]{3,40}", "(?:a|b)*c[^x]{2,9}", "\\{\"k\": \"[^\"]*\"\\}",
+                                              "(?:yes|no|[0-9]{1,3}\\.)+"};
+    if (trace_rnd(rng, 3)) return;
+    char *text = strdup(expressions[trace_rnd(rng, 4)]);
+    assert_non_null(text);
+    r->constraint = (struct qn_api_constraint){.kind = QN_CONSTRAIN_REGEX, .text = text, .n = strlen(text)};
+    r->ignore_eos = false;
+}
+
 static inline struct qn_api_infer trace_request(const struct trace_models *m, uint64_t seed,
                                                 uint32_t number) {
     struct qn_api_infer r = kit_request();
@@ -81,6 +92,7 @@ static inline struct qn_api_infer trace_request(const struct trace_models *m, ui
             if (trace_rnd(&rng, 2)) stop[1] = (char)('a' + trace_rnd(&rng, 26));
             kit_add_stop(&r, stop);
         }
+        if (info->has_tokenizer) trace_constrain(&rng, &r);
     }
     trace_part(&rng, m->attention, &r, &r.attention);
     trace_part(&rng, m->ffn, &r, &r.ffn);

@@ -1,4 +1,5 @@
-/* libFuzzer target: bodies of /v1/infer, /v1/compare, /tokenize, /detokenize. Beyond memory safety it holds
+/* libFuzzer target: bodies of /v1/infer, /v1/compare, /tokenize, /detokenize and the OpenAI
+ * endpoints. Beyond memory safety it holds
  * that a refusal says what and is itself a valid reply, that an accepted request respects every bound, and
  * that the block of a document is never too small. */
 #include <jansson.h>
@@ -10,6 +11,7 @@
 #include "api/infer_fields.h"
 #include "api/jload.h"
 #include "api/models.h"
+#include "api/openai.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -43,6 +45,25 @@ static void check_request(const struct qn_api_infer *r, const struct qn_api_limi
     for (uint32_t i = 0; i < r->n_stop; i++) must(r->stop_len[i] >= 1 && r->stop_len[i] <= 256);
 }
 
+static void check_openai(const char *body, size_t size, const struct qn_api_limits *lim) {
+    for (int form = QN_FORM_COMPLETION; form < QN_FORM_COUNT; form++) {
+        struct qn_api_openai r;
+        struct qn_api_err e = {0};
+        if (qn_api_openai_parse((enum qn_api_form)form, body, size, lim, &r, &e)) {
+            check_error(&e);
+        } else if (form == QN_FORM_CHAT) {
+            must(r.n_messages >= 1 && r.run.max_tokens <= lim->max_tokens && r.run.logprobs <= 20);
+            for (uint32_t i = 0; i < r.n_messages; i++)
+                must(r.messages[i].role[0] && strlen(r.messages[i].text) == r.messages[i].n);
+        } else if (form == QN_FORM_EMBEDDING) {
+            must(r.run.n_seqs >= 1 && r.run.n_seqs <= QN_API_MAX_INPUTS && r.run.task == QN_TASK_EMBED);
+        } else {
+            check_request(&r.run, lim);
+        }
+        qn_api_openai_free(&r);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const struct qn_api_limits lim = {
         .max_outputs = 8, .max_tokens = 4096, .max_depth = 32, .max_elements = 5000};
@@ -73,6 +94,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (qn_api_detokenize_parse(body, size, &d, &e)) check_error(&e);
     qn_api_detokenize_free(&d);
     e = (struct qn_api_err){0};
+    check_openai(body, size, &lim);
     (void)qn_jdoc_open(&doc, body, size, NULL, &e);
     must(!doc.exhausted && e.code != QN_API_OUT_OF_MEMORY);
     qn_jdoc_close(&doc);

@@ -31,7 +31,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     json_t *root = NULL;
     int rc = qn_open_tokenizer_json((const char *)data, size, &root, &err);
     if (rc == QN_OK) {
-        struct qn_hf_vocab files = {root, root, root, root};
+        struct qn_hf_vocab files = {.tokenizer = root, .settings = root, .generation = root, .config = root};
         rc = qn_vocab_from_hf(&files, 100000, NULL, &t, &err);
     }
     if (rc != QN_OK)

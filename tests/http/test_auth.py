@@ -12,7 +12,7 @@ pytestmark = pytest.mark.tsan
 
 OPEN = ["/livez", "/readyz", "/healthz", "/health", "/"]
 KEYED = [("GET", "/v1/models"), ("GET", "/v1/models/stub"), ("GET", "/v1/structures"), ("GET", "/openapi.json"),
-         ("POST", "/v1/infer"), ("POST", "/tokenize"), ("POST", "/detokenize"), ("GET", "/nope"), ("PUT", "/livez/x"),
+         ("POST", "/v1/infer"), ("POST", "/tokenize"), ("POST", "/detokenize"), ("GET", "/tokenizer_info"), ("GET", "/nope"), ("PUT", "/livez/x"),
          ("OPTIONS", "/v1/infer"), ("DELETE", "/v1/models")]
 KEY, KEY2 = "sk-first-key-12345", "sk-second-key-67890"
 

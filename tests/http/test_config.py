@@ -31,6 +31,21 @@ def test_printed_configuration_is_a_configuration(tmp_path):
     f = tmp_path / "conf"
     f.write_text(run("--print-config", "--max-queue", "77", "--listen", "[::1]:99", "--model", "m1").stdout)
     assert config("--config", f) == config("--max-queue", "77", "--listen", "[::1]:99", "--model", "m1")
+    f.write_text(run("--print-config", "--model", "a=m1", "--model", "m=2/x", "--chat-template", "chatml").stdout)
+    printed = run("--print-config", "--config", f).stdout
+    assert "model = a=m1\nmodel = m=2/x\nchat-template = chatml\n" in printed
+
+
+def test_chat_template_names_are_listed():
+    p = run("--chat-template", "nothing")
+    assert p.returncode == 2 and "--chat-template: 'nothing' is not one of chatml" in p.stderr
+
+
+def test_models_of_one_name():
+    p = run("--model", "a=x", "--model", "a=y")
+    assert p.returncode == 2 and "--model: two models are named 'a'" in p.stderr
+    p = run("--model", "a=")
+    assert p.returncode == 2 and "--model: has a name, but no path" in p.stderr
 
 
 def test_file_below_environment_below_flags(tmp_path):

@@ -14,7 +14,9 @@
 #include <string.h>
 
 #include "api/models.h"
+#include "api/openai.h"
 #include "api/openapi.h"
+#include "api/received.h"
 #include "tests/support/oom.h"
 
 /* ---- the failing allocator ---- */
@@ -95,6 +97,36 @@ static int do_reply(void) {
     return failed ? -1 : 0;
 }
 
+static int do_form(enum qn_api_form form, const char *body) {
+    struct qn_api_openai r;
+    struct qn_api_err e = {0};
+    int rc = qn_api_openai_parse(form, body, strlen(body), NULL, &r, &e);
+    if (rc) assert_int_equal(e.code, QN_API_OUT_OF_MEMORY);
+    if (!rc && form == QN_FORM_CHAT) assert_string_equal(r.messages[1].text, "a\nb");
+    if (!rc && form != QN_FORM_CHAT) assert_int_equal(r.run.seqs[1].ids[1], 2);
+    qn_api_openai_free(&r);
+    return rc;
+}
+
+static int do_completion(void) {
+    return do_form(
+        QN_FORM_COMPLETION,
+        "{\"model\":\"grist@mqa\",\"prompt\":[\"text\",[1,2]],\"stop\":[\"a\",\"b\"],\"user\":\"me\"}");
+}
+
+static int do_chat(void) {
+    return do_form(
+        QN_FORM_CHAT,
+        "{\"messages\":[{\"role\":\"system\",\"content\":\"be good\"},{\"role\":\"user\",\"content\":["
+        "{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}],\"stop\":\"x\","
+        "\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"n\",\"schema\":"
+        "{\"type\":\"object\"}}}}");
+}
+
+static int do_embedding(void) {
+    return do_form(QN_FORM_EMBEDDING, "{\"input\":[\"text\",[1,2]],\"encoding_format\":\"base64\"}");
+}
+
 static int do_openapi(void) {
     struct qn_buf b = {0};
     qn_api_openapi_write(&b, "1");
@@ -102,6 +134,26 @@ static int do_openapi(void) {
     if (!failed) assert_int_equal(b.p[b.n - 1], '}');
     qn_buf_free(&b);
     return failed ? -1 : 0;
+}
+
+static int do_receive(void) {
+    static const char json[] = "{\"object\":\"list\",\"data\":[{\"model\":\"a\",\"structures\":[{\"slot\":"
+                               "\"ffn\",\"structure\":{\"type\":\"moe\"},"
+                               "\"origin\":null,\"exactness\":\"exact\"}]}]}";
+    static const char error[] = "{\"error\":{\"message\":\"no\"}}";
+    struct qn_api_runs runs = {.rows = NULL};
+    struct qn_api_received got;
+    struct qn_api_err e = {.code = QN_API_OK};
+    int rc = qn_api_receive_structures(json, sizeof json - 1, &runs, &e);
+    if (rc == 0) assert_int_equal(runs.n, 1);
+    free(runs.rows);
+    if (rc == 0) {
+        rc = qn_api_receive(error, sizeof error - 1, &got, &e);
+        if (rc == 0) assert_int_equal(got.kind, QN_GOT_ERROR);
+        qn_api_received_free(&got);
+    }
+    if (rc) assert_int_equal(e.code, QN_API_OUT_OF_MEMORY);
+    return rc;
 }
 
 static void torture(int (*work)(void), long least) {
@@ -134,6 +186,12 @@ static void detokenize(void **state) {
     (void)state;
     torture(do_detokenize, 1);
 }
+static void openai(void **state) {
+    (void)state;
+    torture(do_completion, 5);
+    torture(do_chat, 5);
+    torture(do_embedding, 3);
+}
 static void reply(void **state) {
     (void)state;
     torture(do_reply, 3);
@@ -141,6 +199,11 @@ static void reply(void **state) {
 static void openapi(void **state) {
     (void)state;
     torture(do_openapi, 5);
+}
+
+static void receive(void **state) {
+    (void)state;
+    torture(do_receive, 3);
 }
 
 /* jansson gets no memory of its own while a request is parsed. */
@@ -168,7 +231,9 @@ static void jansson_stays_in_the_block(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(infer), cmocka_unit_test(tokenize), cmocka_unit_test(detokenize),
-        cmocka_unit_test(reply), cmocka_unit_test(openapi),  cmocka_unit_test(jansson_stays_in_the_block)};
+        cmocka_unit_test(infer),      cmocka_unit_test(tokenize),
+        cmocka_unit_test(detokenize), cmocka_unit_test(openai),
+        cmocka_unit_test(reply),      cmocka_unit_test(openapi),
+        cmocka_unit_test(receive),    cmocka_unit_test(jansson_stays_in_the_block)};
     return cmocka_run_group_tests_name("api out of memory", tests, NULL, NULL);
 }

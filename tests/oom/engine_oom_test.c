@@ -35,6 +35,7 @@ static struct qn_api_infer request(unsigned kind) {
         r.speculative.ngram = 1;
         kit_add_stop(&r, "never to be found");
     }
+    if (kind == 4) r.prompt_logprobs = true;
     if (kind == 1) r.task = QN_TASK_SCORE;
     if (kind == 2) r.task = QN_TASK_EMBED;
     return r;
@@ -51,6 +52,7 @@ static bool run_failing(struct kit *k, unsigned kind, long at, bool always) {
     atomic_store(&armed, true);
     int rc = kit_submit(k, &c, r, (uint64_t)at + 1);
     if (!rc) kit_wait(k, &c);
+    if (!rc && kind == 4) c.job->style = (struct qn_job_style){.form = QN_FORM_COMPLETION, .echo = true};
     if (!rc && !c.job->error) qn_job_write_reply(c.job, &reply);
     atomic_store(&armed, false);
     if (rc) assert_int_equal(c.err.code, QN_API_OUT_OF_MEMORY);
@@ -90,7 +92,7 @@ static void every_allocation(void **state) {
     if (qn_model_open(path, &opt, &m, &err)) fail_msg("%s", err.msg);
     kit_start(&k, &m, 1, (struct qn_engine_options){.step_tokens = 64, .reserve_tokens = 2});
     kit_run(&k, &want, request(3));
-    for (unsigned kind = 0; kind < 3; kind++)
+    for (unsigned kind = 0; kind < 5; kind++)
         for (int always = 0; always < 2; always++) {
             long at = 0;
             while (!run_failing(&k, kind, at, always)) {

@@ -15,6 +15,7 @@
 
 #define BLOCK       QN_STUB_BLOCK
 #define BLOCK_BYTES ((size_t)1024)
+#define MOST_BLOCKS ((size_t)1 << 16)
 #define D_MODEL     8u
 
 struct qn_stub_knobs qn_stub;
@@ -168,8 +169,10 @@ struct qn_model *qn_stub_open(const char *id, uint32_t context, uint32_t state_b
     f->weights_bytes = f->file_bytes = 1u << 20;
     f->scratch_bytes = 4096;
     f->has_tokenizer = true;
-    f->bos = -1;
+    f->bos = f->unk = f->pad = -1;
     f->eos = QN_STUB_EOG;
+    f->chat_template = strcmp(id, "nochat") ? "chatml" : "";
+    f->chat_template_text = f->chat_template[0] ? "{# the fake model's #}" : "";
     for (uint32_t i = 0; i < VARIANTS; i++) init_variant(m, i);
     return m;
 }
@@ -178,7 +181,12 @@ int qn_model_open(const char *path, const struct qn_open_options *opt, struct qn
                   struct qn_err *err) {
     const char *name = strrchr(path, '/');
     size_t blocks = opt->state_bytes ? opt->state_bytes / BLOCK_BYTES : 4096;
-    *out = qn_stub_open(name ? name + 1 : path, 4096, (uint32_t)blocks, opt->prefix_cache);
+    if (blocks > MOST_BLOCKS) blocks = MOST_BLOCKS; /* they are searched one by one */
+    if (opt->id) name = NULL;
+    *out = qn_stub_open(name      ? name + 1
+                        : opt->id ? opt->id
+                                  : path,
+                        4096, (uint32_t)blocks, opt->prefix_cache);
     return *out ? QN_OK : qn_err_set(err, QN_ERR_NOMEM, "out of memory");
 }
 
@@ -371,6 +379,48 @@ bool qn_model_strips_first_blank(const struct qn_model *m) {
 bool qn_model_is_eog(const struct qn_model *m, int32_t id) {
     (void)m;
     return id == QN_STUB_EOG;
+}
+
+/* A format of its own, as plain as ChatML; a model named nochat has none, and no message may come from a
+ * tool. */
+const char *qn_model_chat_names(void) {
+    return "chatml";
+}
+
+bool qn_model_chat_known(const char *name) {
+    return strcmp(name, "chatml") == 0;
+}
+
+int qn_model_chat(const struct qn_model *m, const struct qn_chat_message *msgs, size_t n,
+                  bool add_generation_prompt, char **out, size_t *len, struct qn_err *err) {
+    static const char prompt[] = "<|im_start|>assistant\n";
+    size_t room = sizeof prompt, at = 0;
+    char param[64];
+    *out = NULL;
+    *len = 0;
+    if (!m->info.chat_template[0])
+        return qn_err_param(err, QN_ERR_UNSUPPORTED, "messages",
+                            "model '%s' has no chat template that quern "
+                            "knows",
+                            m->info.id);
+    for (size_t i = 0; i < n; i++) {
+        room += strlen(msgs[i].role) + msgs[i].n + 32;
+        if (strcmp(msgs[i].role, "tool") != 0) continue;
+        snprintf(param, sizeof param, "messages[%zu].role", i);
+        return qn_err_param(err, QN_ERR_INVALID, param, "the template has no place for a tool's message");
+    }
+    char *text = malloc(room);
+    if (!text) return qn_err_set(err, QN_ERR_NOMEM, "out of memory");
+    for (size_t i = 0; i < n; i++) {
+        at += (size_t)snprintf(text + at, room - at, "<|im_start|>%s\n", msgs[i].role);
+        if (msgs[i].n) memcpy(text + at, msgs[i].content, msgs[i].n);
+        at += msgs[i].n;
+        at += (size_t)snprintf(text + at, room - at, "<|im_end|>\n");
+    }
+    if (add_generation_prompt) at += (size_t)snprintf(text + at, room - at, "%s", prompt);
+    *out = text;
+    *len = at;
+    return QN_OK;
 }
 
 /* ---- pool ---- */
@@ -720,6 +770,7 @@ void qn_sample(const struct qn_sampling *p, const struct qn_sample_input *in, st
     uint32_t best = qn_argmax(in->logits, in->vocab);
     if (p->temperature > 0)
         best = (uint32_t)(mix(mix(mix(p->seed, in->choice + 1), in->position), best) % 256);
+    while (in->mask && !(in->mask[best / 64] >> (best % 64) & 1)) best = (best + 1) % in->vocab;
     if (p->logprobs)
         qn_logprob_of(in->logits, in->vocab, (int32_t)best, p->top_logprobs, out);
     else

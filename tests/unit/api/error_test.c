@@ -12,9 +12,9 @@
 
 static void every_code(void **state) {
     (void)state;
-    static const unsigned status[QN_API_CODE_COUNT] = {200, 400, 400, 400, 400, 400, 400, 401,
-                                                       404, 404, 405, 413, 415, 431, 400, 429,
-                                                       500, 501, 503, 503, 503, 503, 408};
+    static const unsigned status[QN_API_CODE_COUNT] = {200, 400, 400, 400, 400, 400, 400, 400, 401,
+                                                       404, 404, 405, 413, 415, 431, 400, 429, 500,
+                                                       501, 503, 503, 503, 503, 503, 408};
     for (int c = 1; c < QN_API_CODE_COUNT; c++) {
         struct qn_api_err e = {0};
         struct qn_buf b = {0};

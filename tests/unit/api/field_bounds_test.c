@@ -93,8 +93,13 @@ static bool expected(const struct qn_api_field *f, const json_t *v) {
         return s[0] != '\0' || (json_is_array(v) && json_array_size(v) == 0);
     case QN_FIELD_SPECULATIVE:
         return !strcmp(s, "off") || !strcmp(s, "prompt") || json_is_false(v);
+    case QN_FIELD_REGEX:
+        return s[0] != '\0';
+    case QN_FIELD_SCHEMA:
+        return json_is_true(v) || json_is_object(v);
+    default: /* of other requests */
+        return false;
     }
-    return false;
 }
 
 static const char *text_of(const struct qn_api_field *f, const char *value, char out[64]) {

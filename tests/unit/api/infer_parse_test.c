@@ -394,10 +394,35 @@ static void command_line(void **state) {
     qn_api_infer_free(&r);
 }
 
+static void constraints(void **state) {
+    (void)state;
+    struct qn_api_infer r;
+    struct qn_api_err e = {0};
+    static const char body[] =
+        "{\"sequence\":\"a\",\"json_schema\":{ \"type\" : [\"string\",null],\"x\":{\"n\":-1.50,"
+        "\"m\":2.0,\"k\":12,\"t\":true}}}";
+    assert_int_equal(qn_api_infer_parse(body, sizeof body - 1, NULL, &r, &e), 0);
+    assert_int_equal(r.constraint.kind, QN_CONSTRAIN_SCHEMA);
+    assert_string_equal(r.constraint.text,
+                        "{\"type\":[\"string\",null],\"x\":{\"n\":-1.5,\"m\":2.0,\"k\":12,\"t\":true}}");
+    assert_int_equal(r.constraint.n, strlen(r.constraint.text));
+    assert_int_equal(qn_api_infer_set(&r, "regex", "a", &e), -1); /* one or the other */
+    assert_string_equal(e.param, "regex");
+    assert_int_equal(qn_api_infer_set(&r, "json_schema", "true", &e), 0); /* the last one holds */
+    assert_int_equal(r.constraint.kind, QN_CONSTRAIN_JSON);
+    assert_null(r.constraint.text);
+    qn_api_infer_free(&r);
+    qn_api_infer_init(&r);
+    e = (struct qn_api_err){0};
+    assert_int_equal(qn_api_infer_set(&r, "regex", "{\"a\"}", &e), 0); /* not read as JSON */
+    assert_string_equal(r.constraint.text, "{\"a\"}");
+    qn_api_infer_free(&r);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(defaults), cmocka_unit_test(everything),
-                                       cmocka_unit_test(accepted), cmocka_unit_test(speculative),
-                                       cmocka_unit_test(refused),  cmocka_unit_test(echo_is_short),
-                                       cmocka_unit_test(charsets), cmocka_unit_test(command_line)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(defaults),    cmocka_unit_test(everything),   cmocka_unit_test(accepted),
+        cmocka_unit_test(speculative), cmocka_unit_test(refused),      cmocka_unit_test(echo_is_short),
+        cmocka_unit_test(charsets),    cmocka_unit_test(command_line), cmocka_unit_test(constraints)};
     return cmocka_run_group_tests_name("api/infer parse", tests, NULL, NULL);
 }

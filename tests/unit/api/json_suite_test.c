@@ -110,6 +110,9 @@ static const struct {
     {T("\"\xF4\x90\x80\x80\""), 'n'},
     {T("\xFE\xFF\0{\0}"), 'n'}, /* UTF-16 */
     {T("{\0}\0"), 'n'},
+    {T("[1\0,2]"), 'n'},
+    {T("[1\0]"), 'n'},
+    {T("[true\0]"), 'n'},
     {T("{\"a\":\"b\"}#"), 'n'},
     {T("[\"a\"\xFF]"), 'n'},
     {T("\"\\u0000\""), 'r'},
@@ -123,7 +126,7 @@ static const struct {
 };
 
 static void check(const char *body, size_t n, char kind) {
-    static const struct qn_api_limits lim = {8, 4096, 64, 20000};
+    static const struct qn_api_limits lim = {8, 4096, 64, 20000, 0};
     struct qn_api_infer r;
     struct qn_api_err e = {0};
     char *exact = malloc(n ? n : 1); /* no byte past the end may be read */
@@ -201,7 +204,7 @@ static void depth(void **state) {
 
 static void elements(void **state) {
     (void)state;
-    static const struct qn_api_limits lim = {8, 4096, 0, 1000};
+    static const struct qn_api_limits lim = {8, 4096, 0, 1000, 0};
     static const struct {
         const char *unit;
         size_t times;
@@ -244,7 +247,7 @@ static void memory_estimate(void **state) {
     for (size_t i = 0; i < sizeof d / sizeof d[0]; i++) {
         for (size_t times = 0; times < 4000; times = times * 3 + 1) {
             char *body = repeat(d[i].head, d[i].unit, times, d[i].tail);
-            struct qn_jbounds lim = {64, 1000000};
+            struct qn_jbounds lim = {.max_depth = 64, .max_elements = 1000000};
             struct qn_jdoc doc;
             struct qn_api_err e = {0};
             if (qn_jdoc_open(&doc, body, strlen(body), &lim, &e)) fail_msg("%s", e.msg);

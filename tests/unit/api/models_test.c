@@ -9,30 +9,35 @@
 
 #include "api/models.h"
 
-static const struct qn_api_model model = {.id = "grist",
-                                          .family = "llama",
-                                          .format = "gguf",
-                                          .kv_type = "q8",
-                                          .created = 17,
-                                          .params_total = 100,
-                                          .params_active = 90,
-                                          .layers = 3,
-                                          .d_model = 64,
-                                          .heads = 4,
-                                          .kv_heads = 2,
-                                          .head_dim = 16,
-                                          .ffn_dim = 128,
-                                          .vocab = 512,
-                                          .context = 1024,
-                                          .file_bytes = 1000,
-                                          .weights_bytes = 1100,
-                                          .state_bytes_per_token = 384,
-                                          .native = {.attention = {.type = "gqa"},
-                                                     .ffn = {.type = "swiglu"},
-                                                     .sharing = {.type = "none"},
-                                                     .origin = "native",
-                                                     .exactness = "exact"},
-                                          .by_type = {{"F32", 10}, {"Q4_1", 990}}};
+static const struct qn_api_model model = {
+    .id = "grist",
+    .family = "llama",
+    .format = "gguf",
+    .kv_type = "q8",
+    .created = 17,
+    .params_total = 100,
+    .params_active = 90,
+    .layers = 3,
+    .d_model = 64,
+    .heads = 4,
+    .kv_heads = 2,
+    .head_dim = 16,
+    .ffn_dim = 128,
+    .vocab = 512,
+    .context = 1024,
+    .file_bytes = 1000,
+    .weights_bytes = 1100,
+    .state_bytes_per_token = 384,
+    .native = {.attention = {.type = "gqa"},
+               .ffn = {.type = "swiglu"},
+               .sharing = {.type = "none"},
+               .origin = "native",
+               .exactness = "exact"},
+    .by_type = {{"F32", 10}, {"Q4_1", 990}},
+    .state_budget = 4096,
+    .chat_template = "chatml",
+    .kinds = {{"attention", "gqa", "exact"}, {"attention", "mqa", "untrained"}, {"ffn", "swiglu", "exact"}},
+    .n_kinds = 3};
 
 static void models(void **state) {
     (void)state;
@@ -50,7 +55,11 @@ static void models(void **state) {
         ","
         "\"ffn\":{\"type\":\"swiglu\"},\"sharing\":{\"type\":\"none\"},\"origin\":\"native\",\"exactness\":"
         "\"exact\"},"
-        "\"file_bytes_by_type\":{\"F32\":10,\"Q4_1\":990}}");
+        "\"file_bytes_by_type\":{\"F32\":10,\"Q4_1\":990},\"embedding\":{\"pooling\":\"mean\",\"of\":\"last "
+        "hidden state\",\"dimensions\":64,\"normalized\":false},\"state_budget_bytes\":4096,"
+        "\"chat_template\":\"chatml\",\"structures\":{\"attention\":{\"gqa\":\"exact\",\"mqa\":\"untrained\"}"
+        ","
+        "\"ffn\":{\"swiglu\":\"exact\"}}}");
     struct qn_api_model two[2] = {model, model};
     qn_api_models_write(&b, two, 2);
     json_t *root = json_loadb(b.p, b.n, JSON_REJECT_DUPLICATES, NULL), *data = json_object_get(root, "data");
@@ -155,8 +164,9 @@ static void tokenize(void **state) {
         if (rc != (rows[i].param ? -1 : 0)) fail_msg("%s: %s", rows[i].body, e.msg);
         if (rc) assert_string_equal(e.param, rows[i].param);
         assert_int_equal(e.code, rows[i].code);
-        if (i == 0) assert_true(t.add_special && !t.with_pieces && t.n == 3 && !strcmp(t.text, "a b"));
-        if (i == 1) assert_true(!t.add_special && t.with_pieces && t.n == 0 && !strcmp(t.model, "grist"));
+        if (i == 0) assert_true(t.add_special && !t.with_pieces && t.text.n == 3 && !strcmp(t.text.p, "a b"));
+        if (i == 1)
+            assert_true(!t.add_special && t.with_pieces && t.text.n == 0 && !strcmp(t.model, "grist"));
         qn_api_tokenize_free(&t);
         qn_api_tokenize_free(&t);
     }
@@ -193,7 +203,7 @@ static void detokenize(void **state) {
         if (rc != (rows[i].param ? -1 : 0)) fail_msg("%s: %s", rows[i].body, e.msg);
         if (rc) assert_string_equal(e.param, rows[i].param);
         assert_int_equal(e.code, rows[i].code);
-        if (i == 0) assert_true(t.n == 2 && t.ids[1] == INT32_MAX);
+        if (i == 0) assert_true(t.ids.n == 2 && t.ids.p[1] == INT32_MAX);
         qn_api_detokenize_free(&t);
         qn_api_detokenize_free(&t);
     }
@@ -203,8 +213,32 @@ static void detokenize(void **state) {
     qn_buf_free(&b);
 }
 
+static void tokenizer_info(void **state) {
+    (void)state;
+    struct qn_buf b = {0};
+    struct qn_api_tokenizer_info t = {.model = "m",
+                                      .vocab = 5,
+                                      .context = 9,
+                                      .adds_bos = true,
+                                      .bos = {1, "<s>", 3},
+                                      .eos = {2, "a\"\xff", 3},
+                                      .unk = {-1, "", 0},
+                                      .pad = {-1, "", 0},
+                                      .chat_template = "{{ \"x\" }}\n",
+                                      .chat_template_name = ""};
+    qn_api_tokenizer_info_write(&b, &t);
+    assert_string_equal(
+        b.p, "{\"model\":\"m\",\"tokenizer_class\":\"PreTrainedTokenizerFast\",\"vocab_size\":5,"
+             "\"model_max_length\":9,\"add_bos_token\":true,\"add_eos_token\":false,\"bos_token\":\"<s>\","
+             "\"bos_token_id\":1,\"eos_token\":\"a\\\"\xef\xbf\xbd\",\"eos_token_id\":2,\"unk_token\":null,"
+             "\"unk_token_id\":null,\"pad_token\":null,\"pad_token_id\":null,\"chat_template\":"
+             "\"{{ \\\"x\\\" }}\\n\",\"chat_template_name\":null}");
+    qn_buf_free(&b);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(models), cmocka_unit_test(structures),
-                                       cmocka_unit_test(tokenize), cmocka_unit_test(detokenize)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(models), cmocka_unit_test(tokenizer_info),
+                                       cmocka_unit_test(structures), cmocka_unit_test(tokenize),
+                                       cmocka_unit_test(detokenize)};
     return cmocka_run_group_tests_name("api/models", tests, NULL, NULL);
 }

@@ -293,13 +293,73 @@ static void argmax_is_the_first_of_the_largest(void **state) {
     }
 }
 
+/* Only allowed tokens come, in the proportions that they have among themselves; filters and penalties see no
+ * others; log-probabilities are those of the whole row. */
+static void masks(void **state) {
+    static const uint64_t mask[1] = {1U << 0 | 1U << 3 | 1U << 5 | 1U << 10};
+    double w[V], all = 0;
+    (void)state;
+    uint32_t count[V] = {0};
+    for (int i = 0; i < V; i++) all += exp((double)logits[i]);
+    for (int i = 0; i < V; i++) w[i] = *mask >> i & 1 ? exp((double)logits[i]) : 0;
+    for (uint32_t mode = 0; mode < 6; mode++) {
+        struct qn_sampling p = off;
+        p.seed = 3;
+        p.logprobs = mode % 2;
+        p.top_logprobs = mode % 2 ? 2 : 0;
+        if (mode / 2 == 1) p.temperature = 0;
+        if (mode / 2 == 2) p.top_k = 2;
+        for (uint32_t i = 0; i < 20000; i++) {
+            float row[V];
+            uint64_t work[V * 2];
+            struct qn_sampled out;
+            memcpy(row, logits, sizeof row);
+            struct qn_sample_input in = {
+                .logits = row, .vocab = V, .position = i, .work = work, .mask = mask};
+            qn_sample(&p, &in, &out);
+            assert_true(*mask >> out.id & 1);
+            count[out.id] += mode == 0;
+            if (mode / 2 == 1) assert_int_equal(out.id, 3);
+            if (mode / 2 == 2) assert_true(out.id == 3 || out.id == 10);
+            if (!p.logprobs) continue;
+            assert_float_equal(out.logprob, (float)((double)logits[out.id] - log(all)), 1e-5);
+            assert_int_equal(out.top[0].id, 1); /* not allowed, and the likeliest all the same */
+        }
+    }
+    double total = w[0] + w[3] + w[5] + w[10];
+    for (int i = 0; i < V; i++) assert_true(fabs(count[i] / 20000.0 - w[i] / total) < 0.015);
+}
+
+/* Rows without any finite logit still give an allowed token. */
+static void masks_of_bad_rows(void **state) {
+    static const uint64_t mask[1] = {1U << 7};
+    (void)state;
+    for (uint32_t mode = 0; mode < 4; mode++) {
+        float row[V];
+        uint64_t work[V * 2];
+        struct qn_sampled out;
+        struct qn_sampling p = off;
+        for (int i = 0; i < V; i++) row[i] = mode % 2 ? (float)NAN : -INFINITY;
+        if (mode / 2) p.temperature = 0;
+        struct qn_sample_input in = {.logits = row, .vocab = V, .work = work, .mask = mask};
+        qn_sample(&p, &in, &out);
+        assert_int_equal(out.id, 7);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(draws_the_distribution),        cmocka_unit_test(draws_within_filters),
-        cmocka_unit_test(filters_keep_at_least_one),     cmocka_unit_test(ties_go_to_the_lowest_id),
-        cmocka_unit_test(keyed_by_seed_choice_position), cmocka_unit_test(penalties_by_hand),
-        cmocka_unit_test(rows_no_model_should_give),     cmocka_unit_test(argmax_is_the_first_of_the_largest),
+        cmocka_unit_test(draws_the_distribution),
+        cmocka_unit_test(draws_within_filters),
+        cmocka_unit_test(filters_keep_at_least_one),
+        cmocka_unit_test(ties_go_to_the_lowest_id),
+        cmocka_unit_test(keyed_by_seed_choice_position),
+        cmocka_unit_test(penalties_by_hand),
+        cmocka_unit_test(rows_no_model_should_give),
+        cmocka_unit_test(argmax_is_the_first_of_the_largest),
         cmocka_unit_test(filters_of_wide_rows),
+        cmocka_unit_test(masks),
+        cmocka_unit_test(masks_of_bad_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -162,12 +162,76 @@ static void test_actions(void **state) {
     assert_true(c.want_print && c.want_check && !c.want_help);
 }
 
+static void test_models_may_have_names(void **state) {
+    (void)state;
+    struct qn_config c;
+    char dir[] = "/tmp/quern_config_XXXXXX", path[64], arg[160], long_name[80];
+    assert_int_equal(load(&c, "--model", "a=x.gguf", "--model=b.2_-=y=z", "--model=plain.gguf"), 0);
+    assert_int_equal(c.n_models, 3);
+    assert_string_equal(c.model_names[0], "a");
+    assert_string_equal(c.models[0], "x.gguf");
+    assert_string_equal(c.model_names[1], "b.2_-");
+    assert_string_equal(c.models[1], "y=z");
+    assert_string_equal(c.model_names[2], "");
+    assert_string_equal(c.models[2], "plain.gguf");
+    static const char *const paths[] = {"./a=x.gguf", "synthetic:hidden=32,layers=2", "=x", "a b=x",
+                                        "\xc3\xa9=x"};
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        assert_int_equal(load(&c, "--model", paths[i], NULL, NULL), 0);
+        assert_string_equal(c.model_names[0], "");
+        assert_string_equal(c.models[0], paths[i]);
+    }
+    memset(long_name, 'n', 65);
+    snprintf(long_name + 64, 8, "=x");
+    assert_int_equal(load(&c, "--model", long_name, NULL, NULL), 0);
+    assert_int_equal(strlen(c.model_names[0]), 64);
+    snprintf(long_name + 64, 8, "n=x");
+    assert_int_equal(load(&c, "--model", long_name, NULL, NULL), 0);
+    assert_string_equal(c.model_names[0], "");
+    assert_int_equal(load_quietly(&c, "--model=a="), 2);
+    quiet(true);
+    assert_int_equal(load(&c, "--model=a=x", "--model=a=y", NULL, NULL), 2);
+    quiet(false);
+    /* What exists is a path, whatever it looks like. */
+    int home = open(".", O_RDONLY | O_DIRECTORY);
+    assert_true(home >= 0);
+    assert_non_null(mkdtemp(dir));
+    assert_int_equal(chdir(dir), 0);
+    snprintf(path, sizeof path, "%s/a=x.gguf", dir);
+    snprintf(arg, sizeof arg, "--model=a=x.gguf");
+    int fd = open(path, O_CREAT | O_WRONLY, 0600);
+    assert_true(fd >= 0);
+    close(fd);
+    assert_int_equal(load(&c, arg, NULL, NULL, NULL), 0);
+    assert_string_equal(c.model_names[0], "");
+    assert_string_equal(c.models[0], "a=x.gguf");
+    unlink(path);
+    assert_int_equal(load(&c, arg, NULL, NULL, NULL), 0);
+    assert_string_equal(c.model_names[0], "a");
+    assert_int_equal(fchdir(home), 0);
+    close(home);
+    rmdir(dir);
+}
+
+static void test_a_chat_template_is_known(void **state) {
+    (void)state;
+    struct qn_config c;
+    assert_int_equal(load(&c, NULL, NULL, NULL, NULL), 0);
+    assert_null(c.chat_template);
+    assert_int_equal(load(&c, "--chat-template=chatml", NULL, NULL, NULL), 0);
+    assert_string_equal(c.chat_template, "chatml");
+    assert_int_equal(load_quietly(&c, "--chat-template=nothing"), 2);
+    assert_int_equal(load_quietly(&c, "--chat-template="), 2);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_defaults_lie_within_bounds),
                                        cmocka_unit_test(test_numbers_stop_at_their_bounds),
                                        cmocka_unit_test(test_wrong_words_are_refused),
                                        cmocka_unit_test(test_listen_forms),
                                        cmocka_unit_test(test_sources),
-                                       cmocka_unit_test(test_actions)};
+                                       cmocka_unit_test(test_actions),
+                                       cmocka_unit_test(test_models_may_have_names),
+                                       cmocka_unit_test(test_a_chat_template_is_known)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

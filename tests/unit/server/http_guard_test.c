@@ -106,6 +106,9 @@ static void test_routes(void **state) {
     assert_string_equal(arg, "a/b");
     assert_int_equal(qn_route_find("/livez", &arg)->access, QN_OPEN);
     assert_int_equal(qn_route_find("/v1/infer", &arg)->access, QN_KEYED);
+    assert_int_equal(qn_route_find("/page/app.js", &arg)->access, QN_OPEN);
+    assert_string_equal(arg, "app.js");
+    assert_null(qn_route_find("/page", &arg));
     assert_int_equal(qn_method_of("get"), QN_OTHER);
     assert_int_equal(qn_method_of("POST"), QN_POST);
 }

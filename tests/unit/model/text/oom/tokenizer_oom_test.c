@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/load/chat_text.h"
+#include "model/text/chat_template.h"
 #include "model/text/tokenizer.h"
 #include "tests/support/oom.h"
 #include "tests/support/vocab_fixture.h"
@@ -90,10 +92,60 @@ static void sentencepiece(void **state) {
     try_vocabulary("tests/golden/tokenizers/tiny_spm_scores.vocab");
 }
 
+static void chat(void **state) {
+    (void)state;
+    static const char text[] =
+        "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
+        "'\n'}}{{ '<|im_start|>assistant\n' }}";
+    const struct qn_chat_template *t = NULL;
+    const struct qn_chat_context ctx = {.today = ""};
+    const struct qn_chat_message m = {"user", "hi", 2};
+    struct qn_err err = {0};
+    char *out = NULL;
+    size_t n = 0;
+    fail_at = 0;
+    int rc = qn_chat_recognise(text, sizeof text - 1, &t, &err);
+    fail_at = -1;
+    assert_int_equal(rc, QN_ERR_NOMEM);
+    assert_null(t);
+    assert_true(err.msg[0] != 0);
+    assert_int_equal(qn_chat_recognise(text, sizeof text - 1, &t, NULL), QN_OK);
+    assert_non_null(t);
+    memset(&err, 0, sizeof err);
+    fail_at = 0;
+    rc = qn_chat_render(t, &ctx, &m, 1, true, &out, &n, &err);
+    fail_at = -1;
+    assert_int_equal(rc, QN_ERR_NOMEM);
+    assert_null(out);
+    assert_int_equal(n, 0);
+    assert_true(err.msg[0] != 0);
+    assert_int_equal(qn_chat_render(t, &ctx, &m, 1, true, &out, &n, NULL), QN_OK);
+    free(out);
+}
+
+/* A checkpoint's own template: one copy, from wherever it lies. */
+static void chat_text(void **state) {
+    (void)state;
+    struct qn_hf_vocab files = {.chat = "{{ x }}", .n_chat = 7};
+    struct qn_checkpoint c = {0};
+    struct qn_err err = {0};
+    fail_at = 0;
+    int rc = qn_chat_text_from_hf(&files, &c, &err);
+    fail_at = -1;
+    assert_int_equal(rc, QN_ERR_NOMEM);
+    assert_null(c.chat_text);
+    assert_true(err.msg[0] != 0);
+    assert_int_equal(qn_chat_text_from_hf(&files, &c, NULL), QN_OK);
+    assert_string_equal(c.chat_text, "{{ x }}");
+    free(c.chat_text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(byte_level),
         cmocka_unit_test(sentencepiece),
+        cmocka_unit_test(chat),
+        cmocka_unit_test(chat_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
