@@ -26,7 +26,7 @@ struct bench {
     const char *model_path, *kv_name, *depth_mode;
     enum qn_state_type kv_type;
     uint32_t prompt, generate, batch, depth, repeats, threads, step_tokens;
-    bool json;
+    bool f16_as_bf16, json;
     struct qn_pool *pool;
     struct qn_model *model;
     struct qn_variant *variant;
@@ -241,6 +241,7 @@ static int run(struct bench *b, struct qn_err *err) {
     struct qn_structure_request native = {.convert = false};
     struct qn_open_options opt = {.pool = b->pool,
                                   .state_type = b->kv_type,
+                                  .f16_as_bf16 = b->f16_as_bf16,
                                   .max_step_tokens = b->step_tokens > b->batch ? b->step_tokens : b->batch,
                                   .progress = qn_cli_progress};
     int r = qn_model_open(b->model_path, &opt, &b->model, err);
@@ -297,6 +298,7 @@ int qn_cmd_bench(int argc, char **argv) {
         {"threads", QN_CLI_THREADS, &b.threads, 1, 256, "N", "compute threads"},
         {"step-tokens", QN_CLI_UINT, &b.step_tokens, 1, 8192, "N", "most tokens of one step"},
         {"kv-type", QN_CLI_STRING, &b.kv_name, 0, 0, QN_KV_TYPE_WORDS, QN_KV_TYPE_HELP},
+        {"f16-as-bf16", QN_CLI_FLAG, &b.f16_as_bf16, 0, 0, NULL, "round F16 weights to BF16"},
         {"depth-mode", QN_CLI_STRING, &b.depth_mode, 0, 0, "computed|filled",
          "run the tokens of the depth, or fill the state with random values (the same cost per step)"},
         {"structures", QN_CLI_FLAG, &mode, 0, 0, NULL,

@@ -23,7 +23,7 @@ struct measure {
     const char *model_path, *text_path, *kv_name;
     enum qn_state_type kv_type;
     uint32_t ctx, windows, batch, threads;
-    bool exact, compare, json;
+    bool exact, compare, f16_as_bf16, json;
     char *text;
     size_t text_bytes;
     struct qn_pool *pool;
@@ -116,6 +116,7 @@ static int run(struct measure *m, bool exact, struct result *out, struct qn_err 
                                   .state_type = exact ? QN_STATE_F32 : m->kv_type,
                                   .max_step_tokens = MAX_STEP,
                                   .exact = exact,
+                                  .f16_as_bf16 = m->f16_as_bf16 && !exact,
                                   .progress = qn_cli_progress};
     int rc = qn_model_open(m->model_path, &opt, &model, err);
     if (rc == QN_OK) rc = run_model(m, model, out, err);
@@ -185,6 +186,7 @@ int qn_cmd_perplexity(int argc, char **argv) {
         {"batch", QN_CLI_UINT, &m.batch, 1, 64, "N", "windows at a time"},
         {"threads", QN_CLI_THREADS, &m.threads, 1, 256, "N", "compute threads"},
         {"kv-type", QN_CLI_STRING, &m.kv_name, 0, 0, QN_KV_TYPE_WORDS, QN_KV_TYPE_HELP},
+        {"f16-as-bf16", QN_CLI_FLAG, &m.f16_as_bf16, 0, 0, NULL, "round F16 weights to BF16"},
         {"exact", QN_CLI_FLAG, &m.exact, 0, 0, NULL,
          "f32 arithmetic on the file's values: weights, activations, keys and values"},
         {"compare", QN_CLI_FLAG, &m.compare, 0, 0, NULL, "both arithmetics, and their difference"},

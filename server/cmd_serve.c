@@ -110,6 +110,7 @@ static int load_models(struct serve *s) {
                                   .max_step_tokens = c->step_tokens,
                                   .prefix_cache = c->prefix_cache,
                                   .mmap = c->mmap,
+                                  .f16_as_bf16 = c->f16_as_bf16,
                                   .chat_template = c->chat_template,
                                   .progress = on_progress,
                                   .progress_ctx = s};

@@ -28,7 +28,7 @@ struct qn_config {
     uint32_t max_queue, max_running, step_tokens, prefill_chunk, reserve_tokens, max_outputs, max_tokens;
     uint64_t max_queue_tokens;
     size_t state_bytes, convert_bytes;
-    bool mmap, prefix_cache, metrics_auth, log_json, access_log;
+    bool mmap, f16_as_bf16, prefix_cache, metrics_auth, log_json, access_log;
     int log_level, kv_type; /* enum qn_state_type */
     const char *api_key_file;
     enum qn_cli_format help;                              /* how want_help wants it */

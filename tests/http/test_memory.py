@@ -2,6 +2,7 @@
 import os
 import re
 import shutil
+import subprocess
 
 import pytest
 
@@ -132,3 +133,23 @@ def test_memory_is_the_file_and_little_more(name, mmap, tmp_path):
     for key in ("VmRSS", "VmHWM"):
         assert status(server, key) <= bound, f"{key}: {status(server, key) / MIB:.1f} of {bound / MIB:.1f} MiB"
     server.stop()
+
+
+def logprob(server, model):
+    reply = server.infer(model=model, task="score", sequence=[3, 4, 5, 6, 7, 8, 9], logprobs=0)
+    assert reply.status_code == 200, reply.text
+    return reply.json()["outputs"][0]["score"]["log_prob"]
+
+
+def test_f16_as_bf16_rounds_and_does_not_go_with_mmap(tmp_path):
+    path = str(tmp_path / "half.gguf")
+    shutil.copy(os.path.join(MODELS, "llama", "f16.gguf"), path)
+    seen = []
+    for more in ([], ["--f16-as-bf16", "on"]):
+        server = Server(*more, model=path, binary=REAL)
+        seen.append(logprob(server, "half"))
+        server.stop()
+    assert seen[0] != seen[1] and abs(seen[0] - seen[1]) < 0.05 * abs(seen[0]), seen
+    run = subprocess.run([REAL, "serve", "--listen", "127.0.0.1:0", "--model", path, "--mmap", "on", "--f16-as-bf16", "on"],
+                         stderr=subprocess.PIPE, timeout=60, check=False)
+    assert run.returncode == 1 and b"no f16-as-bf16 with mmap" in run.stderr, run.stderr

@@ -51,7 +51,7 @@ static void test_defaults_lie_within_bounds(void **state) {
     assert_int_equal(c.listen_port, 8080);
     assert_string_equal(c.listen_host, "127.0.0.1");
     assert_true(c.prefix_cache && c.access_log && c.kv_type == QN_STATE_F16 && !c.log_json &&
-                !c.metrics_auth && !c.mmap);
+                !c.metrics_auth && !c.mmap && !c.f16_as_bf16);
     for (size_t i = 0; i < qn_n_options;
          i++) { /* one at a time: the text of each default is itself accepted */
         char flag[80];
