@@ -63,20 +63,25 @@ static int render(struct qn_api_openai *q, const struct qn_model *m, struct qn_a
     struct qn_chat_message *list = calloc(q->n_messages, sizeof *list);
     struct qn_api_seq *seq = calloc(1, sizeof *seq);
     struct qn_err me = {.code = QN_OK};
+    int rc = 0;
+    if (!list || !seq) {
+        free(list);
+        free(seq);
+        return qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
+    }
     q->run.seqs = seq;
-    q->run.n_seqs = seq ? 1 : 0;
-    for (uint32_t i = 0; list && i < q->n_messages; i++) {
+    q->run.n_seqs = 1;
+    for (uint32_t i = 0; i < q->n_messages; i++) {
         const struct qn_api_message *from = &q->messages[i];
         bool developer = !strcmp(from->role, "developer");
         list[i] = (struct qn_chat_message){developer ? "system" : from->role, from->text, from->n};
     }
-    int rc = list && seq ? 0 : qn_api_fail(err, QN_API_OUT_OF_MEMORY, "", "out of memory");
-    if (!rc && qn_model_chat(m, list, q->n_messages, true, &seq->text, &seq->n, &me)) {
+    if (qn_model_chat(m, list, q->n_messages, true, &seq->text, &seq->n, &me)) {
         bool none = me.code == QN_ERR_UNSUPPORTED;
         if (!me.param[0]) snprintf(me.param, sizeof me.param, "messages");
         rc = qn_fail_from_model(err, &me, none ? QN_API_UNSUPPORTED_PARAMETER : QN_API_INVALID);
     }
-    if (!rc) seq->rendered = true;
+    seq->rendered = rc == 0;
     free(list);
     return rc;
 }

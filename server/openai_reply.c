@@ -20,17 +20,22 @@ static uint32_t advance(struct qn_text_pos *p, struct qn_str_ref s) {
     return at;
 }
 
+/* The sequence that an output continues. A job has outputs for each of its sequences, so at least one. */
+static const struct qn_api_seq *seq_of(const struct qn_job *j, const struct qn_output *o) {
+    uint32_t seqs = j->req.n_seqs ? j->req.n_seqs : 1, choices = j->n_outputs / seqs;
+    return &j->req.seqs[choices ? o->index / choices : 0];
+}
+
 /* Was this token put before the text, of which it is no part? */
 static bool put_before(const struct qn_job *j, const struct qn_output *o, uint32_t i) {
-    uint32_t choices = j->n_outputs / j->req.n_seqs;
-    const struct qn_api_seq *s = &j->req.seqs[o->index / choices];
+    const struct qn_api_seq *s = seq_of(j, o);
     const struct qn_model_info *m = qn_model_info(j->model);
     return i == 0 && !s->is_ids && !s->rendered && m->adds_bos && o->prompt[0] == m->bos;
 }
 
 /* The prompt as text: what the client sent, or what its ids stand for. */
 static void prompt_text(const struct qn_job *j, const struct qn_output *o, struct qn_buf *out) {
-    const struct qn_api_seq *s = &j->req.seqs[o->index / (j->n_outputs / j->req.n_seqs)];
+    const struct qn_api_seq *s = seq_of(j, o);
     if (!s->is_ids) {
         qn_buf_add(out, s->text, s->n);
         return;
@@ -111,7 +116,7 @@ static void extend(const struct qn_job *j, const struct qn_output *o, struct ext
     }
     if (!a->logprobs && !j->req.logprobs_given) return;
     const struct qn_api_token *made = a->logprobs;
-    size_t n = a->n_logprobs;
+    size_t n = made ? a->n_logprobs : 0;
     a->logprobs = at->tokens;
     a->offsets = at->offsets;
     if (j->style.echo) {
