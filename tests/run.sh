@@ -102,7 +102,7 @@ short | full)
     if [ "$mode" = short ]; then export QUERN_TRACES=25; else unset QUERN_TRACES; fi
     c_tests asan 900 '/golden/real_test'
     unset QUERN_TRACES
-    http_tests release -k "test_model or test_cancel or test_compare or test_structures or test_conversions or test_crowd or test_page or test_schema" # what a sanitizer's slowness hides
+    http_tests release -k "test_model or test_cancel or test_compare or test_structures or test_conversions or test_crowd or test_page or test_schema or test_openai or test_structured" # what a sanitizer's slowness hides
     http_tests asan
     http_tests tsan -m tsan
     # The sanitizer slows threads down some thirty times: fewer random traces.
