@@ -43,10 +43,11 @@ static void convert(const char *path, const char *type, const char *to) {
     if (convert_to(path, type, to, true, NULL, &err) != QN_OK) fail_msg("%s: %s", path, err.msg);
 }
 
-/* Logits of ids 3, 10, 17, …; the caller frees. */
+/* Logits of ids 3, 10, 17, … in exact arithmetic, so that equal values in two types are equal; the caller
+ * frees. */
 static float *logits_of(const char *path, uint32_t n, uint32_t *vocab) {
     struct qn_bench b;
-    struct qn_bench_options opt = {.state = QN_STATE_F32, .threads = 2, .max_step_tokens = 64};
+    struct qn_bench_options opt = {.state = QN_STATE_F32, .threads = 2, .max_step_tokens = 64, .exact = true};
     int32_t ids[32];
     uint32_t all = 64;
     if (!qn_bench_open(&b, path, &opt)) fail_msg("%s: %s", path, b.err.msg);
