@@ -407,6 +407,7 @@ def test_model_without_a_template_says_so(grist):
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
      "messages[0].content[0].type", "unsupported_parameter"),
     ("/v1/chat/completions", {"prompt": "a"}, "prompt", "unknown_field"),
+    ("/v1/completions", {"prompt": "a", "sequence": "b"}, "sequence", "unknown_field"),
     ("/v1/embeddings", {"input": "a", "dimensions": 3}, "dimensions", "unsupported_parameter"),
 ])
 def test_refusals_name_the_field(srv, path, body, param, code):
