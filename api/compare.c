@@ -130,6 +130,7 @@ int qn_api_compare_parse(const char *body, size_t len, const struct qn_api_limit
     int rc = qn_jdoc_open(&doc, body, len, &bounds, err);
     if (rc == 0) rc = qn_api_table_read(&qn_api_compare_table, doc.root, out, lim, err);
     if (rc == 0) rc = qn_api_compare_check(out, err);
+    if (rc == 0) qn_api_infer_bound(&out->run, lim);
     qn_jdoc_close(&doc);
     return rc;
 }

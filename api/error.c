@@ -63,6 +63,7 @@ static void scrub(char *text) {
     while (*s) {
         size_t need = *s < 0x80 ? 0 : *s >= 0xF0 ? 3 : *s >= 0xE0 ? 2 : 1, i = 1;
         bool bad = *s < 0x20 || *s == 0x7F || (*s >= 0x80 && *s < 0xC2) || *s > 0xF4;
+        if (*s == 0xC2 && s[1] >= 0x80 && s[1] < 0xA0) bad = true; /* control characters of terminals */
         while (!bad && i <= need && s[i] >= 0x80 && s[i] <= 0xBF) i++;
         if (!bad && i <= need && s[i] == '\0') {
             *s = '\0';

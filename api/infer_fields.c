@@ -32,7 +32,7 @@ static const struct qn_api_field fields[] = {
     {"task", QN_FIELD_TASK, 0, QN_TASK_EMBED, false, QN_FOR_ALL, "\"generate\"",
      "Continue the sequence, score it (log-probability), or embed it.", AT(task), 0},
     {"max_tokens", QN_FIELD_U32, 0, MAX_TOKENS, false, QN_FOR_GENERATE, "64",
-     "Most tokens to generate for one output; the server may set a lower bound.", AT(max_tokens),
+     "Most tokens to generate for one output; the server may allow fewer.", AT(max_tokens),
      AT(max_tokens_given)},
     {"n", QN_FIELD_U32, 1, QN_API_MAX_OUTPUTS, false, QN_FOR_GENERATE, "1",
      "Continuations of each sequence; sequences times n is bounded.", AT(n), 0},
@@ -150,6 +150,10 @@ static bool is_set(const struct qn_api_infer *r, const struct qn_api_infer *defa
     default:
         return false; /* the others have a meaning in every task */
     }
+}
+
+void qn_api_infer_bound(struct qn_api_infer *r, const struct qn_api_limits *lim) {
+    if (lim && lim->max_tokens && r->max_tokens > lim->max_tokens) r->max_tokens = lim->max_tokens;
 }
 
 int qn_api_infer_check(const struct qn_api_infer *r, const struct qn_api_limits *lim,

@@ -69,6 +69,9 @@ int qn_api_infer_set(struct qn_api_infer *r, const char *name, const char *value
  * table's own limits. 0, or -1 with *err. */
 int qn_api_infer_check(const struct qn_api_infer *r, const struct qn_api_limits *lim, struct qn_api_err *err);
 
+/* After the check: the default of max_tokens, which nobody asked for, stays within the server's bound too. */
+void qn_api_infer_bound(struct qn_api_infer *r, const struct qn_api_limits *lim);
+
 /* Most outputs (sequences times n) of one request; lim may be NULL. */
 uint32_t qn_api_infer_most(const struct qn_api_limits *lim);
 

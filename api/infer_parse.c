@@ -13,6 +13,7 @@ int qn_api_infer_parse(const char *body, size_t len, const struct qn_api_limits 
     int rc = qn_jdoc_open(&doc, body, len, &bounds, err);
     if (rc == 0) rc = qn_api_table_read(&qn_api_infer_table, doc.root, out, lim, err);
     if (rc == 0) rc = qn_api_infer_check(out, lim, err);
+    if (rc == 0) qn_api_infer_bound(out, lim);
     qn_jdoc_close(&doc);
     return rc;
 }

@@ -42,7 +42,7 @@ static const struct qn_api_field completion[] = {
      "the character U+0000.",
      RUN(seqs), 0},
     {"max_tokens", QN_FIELD_U32, 0, MAX_TOKENS, false, QN_FOR_ALL, "16",
-     "Most tokens to generate for one choice; the server may set a lower bound.", RUN(max_tokens),
+     "Most tokens to generate for one choice; the server may allow fewer.", RUN(max_tokens),
      RUN(max_tokens_given)},
     TEMPERATURE,
     {"echo", QN_FIELD_BOOL, 0, 0, false, QN_FOR_ALL, "false",
@@ -180,6 +180,7 @@ void qn_api_form_rename(enum qn_api_form form, struct qn_api_err *err) {
     size_t n = sizeof from - 1;
     char rest[sizeof err->param];
     if (form == QN_FORM_NATIVE || strncmp(err->param, from, n) != 0) return;
+    if (err->code == QN_API_UNKNOWN_FIELD) return; /* the client's own word */
     if (err->param[n] && err->param[n] != '[') return;
     snprintf(rest, sizeof rest, "%s", err->param + n);
     snprintf(err->param, sizeof err->param, "%s%.32s", qn_api_form_input(form), rest);

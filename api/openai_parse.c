@@ -329,6 +329,7 @@ int qn_api_openai_parse(enum qn_api_form form, const char *body, size_t len, con
     int rc = qn_jdoc_open(&doc, body, len, &bounds, err);
     if (rc == 0) rc = qn_api_table_read(qn_api_form_table(form), doc.root, out, &own, err);
     if (rc == 0) rc = settle(out, &own, err);
+    if (rc == 0) qn_api_infer_bound(&out->run, lim);
     qn_jdoc_close(&doc);
     return rc;
 }

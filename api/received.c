@@ -90,9 +90,22 @@ static const char *string(struct reader *r, const json_t *o, const char *key, si
 
 /* ---- parts of replies ---- */
 
+/* Names are shown on terminals, which obey control characters. */
+static bool printable(const char *s) {
+    while (*s >= ' ' && *s <= '~') s++;
+    return !*s;
+}
+
+static const char *name_of(struct reader *r, const json_t *o, const char *key) {
+    const char *s = string(r, o, key, NULL);
+    if (printable(s)) return s;
+    if (!r->bad) r->bad = key;
+    return "";
+}
+
 static void copy(struct reader *r, char to[24], const char *from, const char *key) {
     size_t n = strlen(from);
-    if (n < 24)
+    if (n < 24 && printable(from))
         memcpy(to, from, n + 1);
     else if (!r->bad)
         r->bad = key;
@@ -123,8 +136,8 @@ static void structure(struct reader *r, const json_t *o, struct qn_api_structure
     part(r, s, "attention", &out->attention);
     part(r, s, "ffn", &out->ffn);
     part(r, s, "sharing", &out->sharing);
-    out->origin = string(r, s, "origin", NULL);
-    out->exactness = string(r, s, "exactness", NULL);
+    out->origin = name_of(r, s, "origin");
+    out->exactness = name_of(r, s, "exactness");
 }
 
 static void timings(struct reader *r, const json_t *o, const char *key, struct qn_api_timings *t) {

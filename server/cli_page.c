@@ -94,6 +94,8 @@ static void print_man(const struct qn_cli_page *p) {
 /* What may stand there: the words of "a|b|c", files, or nothing that a shell could know. */
 static void print_values(const char *meta) {
     static const char *const files[] = {"MODEL", "FILE", "PATH"};
+    const char *optional = meta[0] == '[' ? strchr(meta, ']') : NULL; /* [NAME=]MODEL */
+    if (optional) meta = optional + 1;
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         if (strcmp(meta, files[i]) != 0) continue;
         printf("_quern_files \"$cur\"%s ;;\n", i == 0 ? " grist" : "");

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "server/handlers.h"
 #include "server/route.h"
 
 #define BODIES_MIN ((size_t)64 * 1024 * 1024) /* at least so many bytes of bodies may be held at once */
@@ -115,7 +116,7 @@ void qn_gate_model(struct qn_request *r, const char *model) {
     struct qn_api_err err = {.code = QN_API_OK};
     char decoded[QN_REQUEST_ARG_MAX];
     size_t n = strlen(model);
-    if (r->ready || !r->route || r->route->prefix) return;
+    if (r->ready || !r->route || r->route->run != qn_handle_tokenizer_info) return; /* others ask nothing */
     if (n > 0 && n < sizeof decoded) {
         memcpy(decoded, model, n + 1);
         if (qn_path_decode(decoded)) {

@@ -11,8 +11,8 @@
 bool qn_gate(struct qn_request *r, const struct qn_head *head, const char *path, const char *version,
              bool over_limit);
 
-/* ?model=… as it was sent, of a request that qn_gate let in: goes to r->arg where the path gives none. A
- * value that is no name is refused. */
+/* ?model=… as it was sent, of a request that qn_gate let in: goes to r->arg where the route asks for it. A
+ * value that is no name is refused there. */
 void qn_gate_model(struct qn_request *r, const char *model);
 
 #endif

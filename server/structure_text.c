@@ -76,6 +76,11 @@ static int take_params(struct cursor *c, struct qn_api_part *p) {
         if (p->n_params == QN_API_PARTS) return wrong(c, "no more than 8 parameters");
         memset(&p->params[p->n_params], 0, sizeof p->params[0]);
         if (take_name(c, p->params[p->n_params].name, "the name of a parameter")) return -1;
+        for (uint32_t i = 0; i < p->n_params; i++)
+            if (!strcmp(p->params[i].name, p->params[p->n_params].name))
+                return qn_api_fail(c->err, QN_API_INVALID, "structures", "\"%.*s\": %s is given twice",
+                                   (int)(c->end - c->text < 80 ? c->end - c->text : 80), c->text,
+                                   p->params[i].name);
         if (!accept(c, '=')) return wrong(c, "\"=\"");
         if (take_value(c, p)) return -1;
     } while (accept(c, ','));

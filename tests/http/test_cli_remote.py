@@ -304,7 +304,22 @@ def test_control_characters_of_an_error_stay_out_of_the_terminal():
     head = f"HTTP/1.1 400 No\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with peer(head + body) as (url, _):
         p = run("run", "x", "--url", url)
-    assert p.returncode == 1 and "bad ?[2J" in p.stderr and "\x1b" not in p.stderr
+    assert p.returncode == 1 and "bad ?[2J" in p.stderr and "\x1b" not in p.stderr and "\x9b" not in p.stderr
+
+
+@pytest.mark.parametrize("place", ["attention.type", "ffn.type", "sharing.type", "attention.x", "origin", "exactness"])
+@pytest.mark.parametrize("control", ["\x1b[2J", "\x9b2J", "\x7f"], ids=ascii)
+def test_control_characters_of_a_structure_stay_out_of_the_terminal(real, place, control):
+    infer = real.infer(sequence="ROMEO:", max_tokens=2).json()
+    compared = real.post("/v1/compare", {"sequence": "x", "max_tokens": 1, "repeats": 1, "structures": [{}, {}]}).json()
+    for command, reply in (COMMANDS[0], infer), (COMMANDS[1], compared):
+        at = (compared["results"][0] if reply is compared else infer)["structure"]
+        *part, name = place.split(".")
+        at = at[part[0]] if part else at
+        at[name] = control
+        with peer(JSON + json.dumps(reply).encode()) as (url, _):
+            p = run(*command, "--url", url)
+        assert p.returncode == 1 and "not understood" in p.stderr and control not in p.stdout + p.stderr, p.stderr
 
 
 def test_events_in_pieces_and_with_other_line_ends(real):

@@ -65,6 +65,8 @@ static void messages_are_utf8(void **state) {
         {"\xE2(\xA1", "?(?"},
         {"\xF0\x9F\x98\x80", "\xF0\x9F\x98\x80"},
         {"\x7F", "?"},
+        {"\xC2\x9B", "??"}, /* U+009B begins commands of terminals */
+        {"\xC2\xA0", "\xC2\xA0"},
         {"\xC2\xA9", "\xC2\xA9"},
         {"\xDF\xBF", "\xDF\xBF"},
         {"\xC3(", "?("},

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/compare.h"
 #include "api/openai.h"
 
 static const struct qn_api_limits lim = {
@@ -259,9 +260,34 @@ static void tables(void **state) {
     }
 }
 
+/* What nobody asked for is no more than what may be asked for; --max-tokens 8. */
+static void defaults_within_the_bound(void **state) {
+    (void)state;
+    static const char sequence[] = "{\"sequence\":\"a\"}",
+                      score[] = "{\"sequence\":\"a\",\"task\":\"score\"}", prompt[] = "{\"prompt\":\"a\"}",
+                      compare[] = "{\"sequence\":\"a\",\"structures\":[{}]}";
+    const struct qn_api_limits few = {.max_outputs = 8, .max_tokens = 8};
+    struct qn_api_err e = {0};
+    struct qn_api_infer i;
+    struct qn_api_compare c;
+    struct qn_api_openai o;
+    assert_int_equal(qn_api_infer_parse(sequence, sizeof sequence - 1, &few, &i, &e), 0);
+    assert_int_equal(i.max_tokens, 8);
+    qn_api_infer_free(&i);
+    assert_int_equal(qn_api_infer_parse(score, sizeof score - 1, &few, &i, &e), 0);
+    qn_api_infer_free(&i);
+    assert_int_equal(qn_api_compare_parse(compare, sizeof compare - 1, &few, &c, &e), 0);
+    assert_int_equal(c.run.max_tokens, 8);
+    qn_api_compare_free(&c);
+    assert_int_equal(qn_api_openai_parse(QN_FORM_COMPLETION, prompt, sizeof prompt - 1, &few, &o, &e), 0);
+    assert_int_equal(o.run.max_tokens, 8);
+    qn_api_openai_free(&o);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(completion_defaults),
                                        cmocka_unit_test(completion_everything),
+                                       cmocka_unit_test(defaults_within_the_bound),
                                        cmocka_unit_test(chat),
                                        cmocka_unit_test(response_formats),
                                        cmocka_unit_test(embedding),

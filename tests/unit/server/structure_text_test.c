@@ -62,6 +62,7 @@ static void refused(void **state) {
         {"gqa(kv_heads=1e99)", "a number"},
         {"gqa(kv_heads=nan)x", "expected at character 18"},
         {"gqa(a=1,b=1,c=1,d=1,e=1,f=1,g=1,h=1,i=1)", "no more than 8"},
+        {"gqa(kv_heads=2,causal=true,kv_heads=3)", "kv_heads is given twice"},
         {"abcdefghijklmnopqrstuvwx", "the name of a structure"},
         {"gqa(k=abcdefghijklmnopqrstuvwx)", "a value of 1 to 23"},
     };
