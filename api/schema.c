@@ -144,6 +144,8 @@ static int emit_pattern(struct maker *m, struct qn_buf *out, const json_t *s, co
     if (!json_is_string(p)) return refuse(m, path, "pattern", "must be a string");
     int n = snprintf(label, sizeof label, "%s.pattern", path);
     if (n >= (int)sizeof label) n = (int)sizeof label - 1;
+    for (int i = 0; i < n; i++) /* a name with a line break would end the rule */
+        if (label[i] == '\n') label[i] = ' ';
     if (memchr(json_string_value(p), '\n', json_string_length(p)))
         return refuse(m, path, "pattern", "must write line breaks as \\n");
     qn_buf_printf(out, "\"(?p%zu,%d:", json_string_length(p) + (size_t)n, n);
@@ -399,6 +401,9 @@ static int emit_types(struct maker *m, struct qn_buf *out, json_t *s, const json
     qn_buf_str(out, "(?:");
     for (size_t i = 0; i < n; i++) {
         const char *name = json_string_value(json_array_get(type, i));
+        for (size_t k = 0; name && k < i; k++) /* nested, copies of copies would have no end */
+            if (!strcmp(json_string_value(json_array_get(type, k)), name))
+                return refuse(m, path, "type", "names a type twice");
         if (i) qn_buf_str(out, "|");
         if (emit_type(m, out, s, name ? name : "", path)) return -1;
     }

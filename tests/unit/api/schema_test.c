@@ -406,8 +406,44 @@ static void refused(void **state) {
     }
 }
 
+/* Names of properties stand in messages, which are a part of the grammar: no line may end in them. */
+static void names_of_patterns(void **state) {
+    struct qn_constraint *c;
+    struct qn_api_err err = {0};
+    struct qn_err e = {0};
+    (void)state;
+    assert_int_equal(
+        make("{\"properties\":{\"a\\nb\":{\"pattern\":\"^x$\"}},\"required\":[\"a\\nb\"]}", &c, &err, &e), 0);
+    qn_constraint_unref(c);
+}
+
+/* A part that is written as often as its types are named is counted each time. */
+static void copies_are_counted(void **state) {
+    struct qn_constraint *c;
+    struct qn_api_err err = {0};
+    struct qn_err e = {0};
+    (void)state;
+    static char text[65536];
+    size_t n = 0;
+    static const uint32_t copies[] = {40, 100, 100};
+    for (size_t k = 0; k < 3; k++) {
+        n += (size_t)snprintf(text + n, sizeof text - n, "{\"type\":[\"object\"");
+        for (uint32_t i = 1; i < copies[k]; i++)
+            n += (size_t)snprintf(text + n, sizeof text - n, ",\"object\"");
+        n += (size_t)snprintf(text + n, sizeof text - n,
+                              "],%s\"properties\":{\"a\":", k ? "\"required\":[\"a\"]," : "");
+    }
+    snprintf(text + n, sizeof text - n, "{}}}}}}}");
+    int rc = make(text, &c, &err, &e);
+    assert_int_not_equal(rc, 0);
+    assert_non_null(strstr(err.msg, "names a type twice"));
+    qn_constraint_unref(c);
+}
+
 int main(void) {
     setlocale(LC_ALL, "C.UTF-8"); /* for regexec */
-    const struct CMUnitTest tests[] = {cmocka_unit_test(walks_validate), cmocka_unit_test(refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(walks_validate), cmocka_unit_test(refused),
+                                       cmocka_unit_test(names_of_patterns),
+                                       cmocka_unit_test(copies_are_counted)};
     return cmocka_run_group_tests_name("api/schema", tests, set_up, tear_down);
 }
