@@ -406,6 +406,43 @@ static void refused(void **state) {
     }
 }
 
+/* Literals are written as people write them: a model that knows 0.1 does not know 0.10000000000000001. */
+static void literals(void **state) {
+    static const char *const rows[] = {"0.1",
+                                       "-2.5",
+                                       "5.0",
+                                       "0.30000000000000004",
+                                       "1e+300",
+                                       "12345678901234567",
+                                       "\"\\u0001\\n\\\"/\xE2\x82\xAC\"",
+                                       "[]",
+                                       "{\"\":{}}",
+                                       "null"};
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char text[128];
+        struct qn_constraint *c;
+        struct qn_api_err err = {0};
+        struct qn_err e = {0};
+        struct qn_cursor cur;
+        int32_t tokens[64];
+        uint32_t n = 0;
+        bool done, yes = true;
+        snprintf(text, sizeof text, "{\"const\":%s}", rows[i]);
+        assert_int_equal(make(text, &c, &err, &e), 0);
+        qn_cursor_init(&cur, false);
+        for (; rows[i][n] && yes; n++) {
+            tokens[n] = (unsigned char)rows[i][n];
+            assert_int_equal(qn_cursor_allows(c, &cur, &(struct qn_cursor_at){tokens, n}, tokens[n], &yes),
+                             0);
+            if (!yes) fail_msg("%s: at %u", rows[i], n);
+        }
+        assert_int_equal(qn_cursor_done(c, &cur, &(struct qn_cursor_at){tokens, n}, &done), 0);
+        assert_true(done);
+        qn_constraint_unref(c);
+    }
+}
+
 /* Names of properties stand in messages, which are a part of the grammar: no line may end in them. */
 static void names_of_patterns(void **state) {
     struct qn_constraint *c;
@@ -443,7 +480,7 @@ static void copies_are_counted(void **state) {
 int main(void) {
     setlocale(LC_ALL, "C.UTF-8"); /* for regexec */
     const struct CMUnitTest tests[] = {cmocka_unit_test(walks_validate), cmocka_unit_test(refused),
-                                       cmocka_unit_test(names_of_patterns),
+                                       cmocka_unit_test(literals), cmocka_unit_test(names_of_patterns),
                                        cmocka_unit_test(copies_are_counted)};
     return cmocka_run_group_tests_name("api/schema", tests, set_up, tear_down);
 }
