@@ -350,9 +350,12 @@ static int emit_object(struct maker *m, struct qn_buf *out, json_t *s, const cha
     const char *key;
     bool any;
     if (props && !json_is_object(props)) return refuse(m, path, "properties", "must be an object");
-    if (n && more && !json_is_false(more) && !json_is_null(more))
+    if (n && more && !json_is_false(more) && !json_is_null(more)) /* null: as if it were not there */
         return refuse(m, path, "additionalProperties", "must be false beside properties");
-    if (!n && !given(s, "required") && !json_is_false(more)) return emit_map(m, out, more, path);
+    const json_t *required = json_object_get(s, "required");
+    bool named = given(s, "required") && !(json_is_array(required) && !json_array_size(required));
+    if (json_is_null(more)) more = NULL;
+    if (!n && !named && !json_is_false(more)) return emit_map(m, out, more, path);
     struct member *p = calloc(n + 1, sizeof *p);
     if (!p) return no_memory(m);
     for (size_t k = 0; k < n; k++) p[k].key = "";
@@ -431,17 +434,16 @@ static int emit_enum(struct maker *m, struct qn_buf *out, const json_t *s, const
     const json_t *list = json_object_get(s, "enum"), *type = json_object_get(s, "type");
     json_t *only = json_object_get(s, "const");
     size_t n = list ? json_array_size(list) : 1, some = 0;
-    if (list && only) return refuse(m, path, "const", "can't be combined with enum");
     if (list && !json_is_array(list)) return refuse(m, path, "enum", "must be an array of values");
     qn_buf_str(out, "(?:");
     for (size_t i = 0; i < n; i++) {
         json_t *v = list ? json_array_get(list, i) : only;
-        if (!has_type(type, v)) continue;
+        if (!has_type(type, v) || (only && !json_equal(v, only))) continue;
         if (some++) qn_buf_str(out, "|");
         qn_schema_literal(out, v);
     }
     qn_buf_str(out, ")");
-    return some ? 0 : refuse(m, path, list ? "enum" : "const", "has no value of the schema's type");
+    return some ? 0 : refuse(m, path, list ? "enum" : "const", "has no value of the schema's type and const");
 }
 
 static int emit_any_of(struct maker *m, struct qn_buf *out, const json_t *list, const char *key,
@@ -529,7 +531,8 @@ static int check_keywords(struct maker *m, json_t *s, const char *path) {
              beside = other && (!strcmp(other, "enum") || !strcmp(other, "const"));
         if (!type && !is_in(key, limits) && !is_in(key, whole))
             return refuse(m, path, key, "is a keyword that is not supported");
-        if (other && strcmp(key, other) != 0 && !(type && beside)) {
+        bool value = !strcmp(key, "enum") || !strcmp(key, "const");
+        if (other && strcmp(key, other) != 0 && !((type || value) && beside)) {
             char why[80];
             snprintf(why, sizeof why, "can't be combined with %s", other);
             return refuse(m, path, key, why);

@@ -368,6 +368,7 @@ static void refused(void **state) {
         {"{\"anyOf\":[{}],\"type\":\"object\"}", "json_schema.type", "combined with anyOf"},
         {"{\"enum\":[1],\"minimum\":0}", "json_schema.minimum", "combined with enum"},
         {"{\"enum\":[1],\"type\":\"string\"}", "json_schema.enum", "no value"},
+        {"{\"enum\":[1],\"const\":2}", "json_schema.enum", "no value"},
         {"{\"enum\":[]}", "json_schema.enum", "no value"},
         {"{\"$ref\":\"#/$defs/a\"}", "json_schema.$ref", "refers to nothing"},
         {"{\"$ref\":\"http://x/y\"}", "json_schema.$ref", "place in this schema"},
@@ -443,6 +444,53 @@ static void literals(void **state) {
     }
 }
 
+/* Texts that are described, and texts that are not. */
+static void described(void **state) {
+    static const struct {
+        const char *schema, *text;
+        bool yes;
+    } rows[] = {
+        {"{\"type\":\"object\",\"required\":[],\"additionalProperties\":{\"type\":\"integer\"}}", "{\"a\":1}",
+         true},
+        {"{\"type\":\"object\",\"properties\":{},\"required\":[]}", "{\"a\":[1]}", true},
+        {"{\"type\":\"object\",\"additionalProperties\":null}", "{\"a\":[1]}", true},
+        {"{\"type\":\"object\",\"properties\":{},\"required\":[],\"additionalProperties\":false}",
+         "{\"a\":1}", false},
+        {"{\"type\":\"object\",\"properties\":{},\"required\":[],\"additionalProperties\":false}", "{}",
+         true},
+        {"{\"const\":\"a\",\"enum\":[\"a\",\"b\"],\"type\":\"string\"}", "\"a\"", true},
+        {"{\"const\":\"a\",\"enum\":[\"a\",\"b\"],\"type\":\"string\"}", "\"b\"", false},
+        {"{\"type\":\"array\",\"maxItems\":0}", "[]", true},
+        {"{\"type\":\"array\",\"maxItems\":0}", "[1]", false},
+        {"{\"type\":\"array\",\"minItems\":1,\"maxItems\":1}", "[]", false},
+        {"{\"type\":\"array\",\"minItems\":1,\"maxItems\":1}", "[1]", true},
+        {"{\"type\":\"array\",\"minItems\":1,\"maxItems\":1}", "[1,1]", false},
+        {"{\"pattern\":\"^[^a]$\"}", "\"\\\"\"", true},
+        {"{\"pattern\":\"^[^a]$\"}", "\"a\"", false},
+        {"{\"pattern\":\"^.\\\\\\\\$\"}", "\"b\\\\\"", true},
+        {"{\"pattern\":\"^\\\\n\\\\x01$\"}", "\"\\n\\u0001\"", true},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct qn_constraint *c;
+        struct qn_api_err err = {0};
+        struct qn_err e = {0};
+        struct qn_cursor cur;
+        int32_t tokens[64];
+        uint32_t n = 0;
+        bool yes = true;
+        if (make(rows[i].schema, &c, &err, &e)) fail_msg("%s: %s %s", rows[i].schema, err.msg, e.msg);
+        qn_cursor_init(&cur, false);
+        for (uint32_t len = (uint32_t)strlen(rows[i].text); n <= len && yes; n++) {
+            tokens[n] = n < len ? (unsigned char)rows[i].text[n] : EOS;
+            assert_int_equal(qn_cursor_allows(c, &cur, &(struct qn_cursor_at){tokens, n}, tokens[n], &yes),
+                             0);
+        }
+        if (yes != rows[i].yes) fail_msg("%s and %s: %d", rows[i].schema, rows[i].text, yes);
+        qn_constraint_unref(c);
+    }
+}
+
 /* Names of properties stand in messages, which are a part of the grammar: no line may end in them. */
 static void names_of_patterns(void **state) {
     struct qn_constraint *c;
@@ -479,8 +527,9 @@ static void copies_are_counted(void **state) {
 
 int main(void) {
     setlocale(LC_ALL, "C.UTF-8"); /* for regexec */
-    const struct CMUnitTest tests[] = {cmocka_unit_test(walks_validate), cmocka_unit_test(refused),
-                                       cmocka_unit_test(literals), cmocka_unit_test(names_of_patterns),
-                                       cmocka_unit_test(copies_are_counted)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(walks_validate),    cmocka_unit_test(refused),
+        cmocka_unit_test(literals),          cmocka_unit_test(described),
+        cmocka_unit_test(names_of_patterns), cmocka_unit_test(copies_are_counted)};
     return cmocka_run_group_tests_name("api/schema", tests, set_up, tear_down);
 }
