@@ -90,6 +90,30 @@ static int call_schema(struct maker *m, struct qn_buf *out, json_t *schema, cons
     return 0;
 }
 
+/* Calls the rule of this text (taken over), which all that is written the same share: counted repetitions are
+ * what makes programs large. */
+static int call_text(struct maker *m, struct qn_buf *out, struct qn_buf *text) {
+    uint32_t r = 1;
+    if (text->failed) {
+        qn_buf_free(text);
+        return no_memory(m);
+    }
+    for (; r < m->n; r++) {
+        const struct qn_buf *t = &m->rules[r].text;
+        if (!m->rules[r].schema && t->n == text->n && !memcmp(t->p, text->p, t->n)) break;
+    }
+    if (r < m->n) {
+        qn_buf_free(text);
+    } else if ((r = add_rule(m, NULL, ""))) {
+        m->rules[r].text = *text;
+    } else {
+        qn_buf_free(text);
+        return -1;
+    }
+    call(out, r);
+    return 0;
+}
+
 static uint32_t any_value(struct maker *m);
 
 static const char members[] =
@@ -175,12 +199,12 @@ static int emit_string(struct maker *m, struct qn_buf *out, const json_t *s, con
     if (count_of(m, s, "minLength", path, &min) || count_of(m, s, "maxLength", path, &max)) return -1;
     if (min > QN_SCHEMA_STRING) return refuse(m, path, "minLength", "is larger than 4096");
     if (min > max) return refuse(m, path, "minLength", "is larger than maxLength");
-    if (max == UINT64_MAX)
-        qn_buf_printf(out, "\"(?j:%s{%u,})\"", QN_SCHEMA_CHAR, (unsigned)min);
-    else
-        qn_buf_printf(out, "\"(?j:%s{%u,%u})\"", QN_SCHEMA_CHAR, (unsigned)min,
-                      (unsigned)(max < QN_SCHEMA_STRING ? max : QN_SCHEMA_STRING));
-    return 0;
+    struct qn_buf text = {0};
+    qn_buf_printf(&text, "\"(?j:%s{%u,", QN_SCHEMA_CHAR, (unsigned)min);
+    if (max != UINT64_MAX)
+        qn_buf_printf(&text, "%u", (unsigned)(max < QN_SCHEMA_STRING ? max : QN_SCHEMA_STRING));
+    qn_buf_str(&text, "})\"");
+    return call_text(m, out, &text);
 }
 
 /* The tighter of two bounds on one side; for integers the next whole number inside, never open. */

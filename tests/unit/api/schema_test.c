@@ -491,6 +491,22 @@ static void described(void **state) {
     }
 }
 
+/* Strings of the same lengths are one part of the program, however many there are. */
+static void many_strings(void **state) {
+    char text[8192];
+    struct qn_constraint *c;
+    struct qn_api_err err = {0};
+    struct qn_err e = {0};
+    size_t n = (size_t)snprintf(text, sizeof text, "{\"properties\":{");
+    (void)state;
+    for (uint32_t i = 0; i < 60; i++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s\"p%u\":{\"type\":\"string\",\"maxLength\":%u}",
+                              i ? "," : "", i, i % 3 ? 1000 : 4096);
+    snprintf(text + n, sizeof text - n, "}}");
+    if (make(text, &c, &err, &e)) fail_msg("%s %s", err.msg, e.msg);
+    qn_constraint_unref(c);
+}
+
 /* Names of properties stand in messages, which are a part of the grammar: no line may end in them. */
 static void names_of_patterns(void **state) {
     struct qn_constraint *c;
@@ -530,6 +546,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(walks_validate),    cmocka_unit_test(refused),
         cmocka_unit_test(literals),          cmocka_unit_test(described),
-        cmocka_unit_test(names_of_patterns), cmocka_unit_test(copies_are_counted)};
+        cmocka_unit_test(many_strings),      cmocka_unit_test(names_of_patterns),
+        cmocka_unit_test(copies_are_counted)};
     return cmocka_run_group_tests_name("api/schema", tests, set_up, tear_down);
 }
