@@ -66,7 +66,10 @@ void qn_api_json_text(struct qn_buf *b, json_t *v) {
         break;
     case JSON_REAL: {
         char number[40];
-        snprintf(number, sizeof number, "%.17g", json_real_value(v));
+        for (int digits = 15; digits <= 17; digits++) { /* 0.1 stays 0.1 */
+            snprintf(number, sizeof number, "%.*g", digits, json_real_value(v));
+            if (strtod(number, NULL) == json_real_value(v)) break;
+        }
         qn_buf_str(b, number);
         if (!strpbrk(number, ".e")) qn_buf_str(b, ".0"); /* stays a real when read again */
         break;

@@ -90,6 +90,30 @@ static int call_schema(struct maker *m, struct qn_buf *out, json_t *schema, cons
     return 0;
 }
 
+/* Calls the rule of this text (taken over), which all that is written the same share: counted repetitions are
+ * what makes programs large. */
+static int call_text(struct maker *m, struct qn_buf *out, struct qn_buf *text) {
+    uint32_t r = 1;
+    if (text->failed) {
+        qn_buf_free(text);
+        return no_memory(m);
+    }
+    for (; r < m->n; r++) {
+        const struct qn_buf *t = &m->rules[r].text;
+        if (!m->rules[r].schema && t->n == text->n && !memcmp(t->p, text->p, t->n)) break;
+    }
+    if (r < m->n) {
+        qn_buf_free(text);
+    } else if ((r = add_rule(m, NULL, ""))) {
+        m->rules[r].text = *text;
+    } else {
+        qn_buf_free(text);
+        return -1;
+    }
+    call(out, r);
+    return 0;
+}
+
 static uint32_t any_value(struct maker *m);
 
 static const char members[] =
@@ -144,6 +168,8 @@ static int emit_pattern(struct maker *m, struct qn_buf *out, const json_t *s, co
     if (!json_is_string(p)) return refuse(m, path, "pattern", "must be a string");
     int n = snprintf(label, sizeof label, "%s.pattern", path);
     if (n >= (int)sizeof label) n = (int)sizeof label - 1;
+    for (int i = 0; i < n; i++) /* a name with a line break would end the rule */
+        if (label[i] == '\n') label[i] = ' ';
     if (memchr(json_string_value(p), '\n', json_string_length(p)))
         return refuse(m, path, "pattern", "must write line breaks as \\n");
     qn_buf_printf(out, "\"(?p%zu,%d:", json_string_length(p) + (size_t)n, n);
@@ -173,12 +199,12 @@ static int emit_string(struct maker *m, struct qn_buf *out, const json_t *s, con
     if (count_of(m, s, "minLength", path, &min) || count_of(m, s, "maxLength", path, &max)) return -1;
     if (min > QN_SCHEMA_STRING) return refuse(m, path, "minLength", "is larger than 4096");
     if (min > max) return refuse(m, path, "minLength", "is larger than maxLength");
-    if (max == UINT64_MAX)
-        qn_buf_printf(out, "\"(?j:%s{%u,})\"", QN_SCHEMA_CHAR, (unsigned)min);
-    else
-        qn_buf_printf(out, "\"(?j:%s{%u,%u})\"", QN_SCHEMA_CHAR, (unsigned)min,
-                      (unsigned)(max < QN_SCHEMA_STRING ? max : QN_SCHEMA_STRING));
-    return 0;
+    struct qn_buf text = {0};
+    qn_buf_printf(&text, "\"(?j:%s{%u,", QN_SCHEMA_CHAR, (unsigned)min);
+    if (max != UINT64_MAX)
+        qn_buf_printf(&text, "%u", (unsigned)(max < QN_SCHEMA_STRING ? max : QN_SCHEMA_STRING));
+    qn_buf_str(&text, "})\"");
+    return call_text(m, out, &text);
 }
 
 /* The tighter of two bounds on one side; for integers the next whole number inside, never open. */
@@ -348,9 +374,12 @@ static int emit_object(struct maker *m, struct qn_buf *out, json_t *s, const cha
     const char *key;
     bool any;
     if (props && !json_is_object(props)) return refuse(m, path, "properties", "must be an object");
-    if (n && more && !json_is_false(more) && !json_is_null(more))
+    if (n && more && !json_is_false(more) && !json_is_null(more)) /* null: as if it were not there */
         return refuse(m, path, "additionalProperties", "must be false beside properties");
-    if (!n && !given(s, "required") && !json_is_false(more)) return emit_map(m, out, more, path);
+    const json_t *required = json_object_get(s, "required");
+    bool named = given(s, "required") && !(json_is_array(required) && !json_array_size(required));
+    if (json_is_null(more)) more = NULL;
+    if (!n && !named && !json_is_false(more)) return emit_map(m, out, more, path);
     struct member *p = calloc(n + 1, sizeof *p);
     if (!p) return no_memory(m);
     for (size_t k = 0; k < n; k++) p[k].key = "";
@@ -399,6 +428,9 @@ static int emit_types(struct maker *m, struct qn_buf *out, json_t *s, const json
     qn_buf_str(out, "(?:");
     for (size_t i = 0; i < n; i++) {
         const char *name = json_string_value(json_array_get(type, i));
+        for (size_t k = 0; name && k < i; k++) /* nested, copies of copies would have no end */
+            if (!strcmp(json_string_value(json_array_get(type, k)), name))
+                return refuse(m, path, "type", "names a type twice");
         if (i) qn_buf_str(out, "|");
         if (emit_type(m, out, s, name ? name : "", path)) return -1;
     }
@@ -426,17 +458,16 @@ static int emit_enum(struct maker *m, struct qn_buf *out, const json_t *s, const
     const json_t *list = json_object_get(s, "enum"), *type = json_object_get(s, "type");
     json_t *only = json_object_get(s, "const");
     size_t n = list ? json_array_size(list) : 1, some = 0;
-    if (list && only) return refuse(m, path, "const", "can't be combined with enum");
     if (list && !json_is_array(list)) return refuse(m, path, "enum", "must be an array of values");
     qn_buf_str(out, "(?:");
     for (size_t i = 0; i < n; i++) {
         json_t *v = list ? json_array_get(list, i) : only;
-        if (!has_type(type, v)) continue;
+        if (!has_type(type, v) || (only && !json_equal(v, only))) continue;
         if (some++) qn_buf_str(out, "|");
         qn_schema_literal(out, v);
     }
     qn_buf_str(out, ")");
-    return some ? 0 : refuse(m, path, list ? "enum" : "const", "has no value of the schema's type");
+    return some ? 0 : refuse(m, path, list ? "enum" : "const", "has no value of the schema's type and const");
 }
 
 static int emit_any_of(struct maker *m, struct qn_buf *out, const json_t *list, const char *key,
@@ -524,7 +555,8 @@ static int check_keywords(struct maker *m, json_t *s, const char *path) {
              beside = other && (!strcmp(other, "enum") || !strcmp(other, "const"));
         if (!type && !is_in(key, limits) && !is_in(key, whole))
             return refuse(m, path, key, "is a keyword that is not supported");
-        if (other && strcmp(key, other) != 0 && !(type && beside)) {
+        bool value = !strcmp(key, "enum") || !strcmp(key, "const");
+        if (other && strcmp(key, other) != 0 && !((type || value) && beside)) {
             char why[80];
             snprintf(why, sizeof why, "can't be combined with %s", other);
             return refuse(m, path, key, why);

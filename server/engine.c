@@ -360,6 +360,8 @@ int qn_engine_submit(struct qn_engine *e, struct qn_job *j, struct qn_api_err *e
     unsigned unused;
     if (!after) after = &unused;
     *after = 0;
+    if (qn_job_unprepared(j))
+        return qn_api_fail(err, QN_API_INTERNAL, "", "the request's constraint was not made ready");
     for (uint32_t i = 0; i < j->req.n_seqs; i++) tokens += j->n_prompts[i];
     if (tokens > e->opt.max_queue_tokens && !j->seated)
         return qn_api_fail(err, QN_API_TOO_LARGE_WORK, "sequence",

@@ -79,10 +79,14 @@ bool qn_draft_runs(const struct qn_run *r) {
 void qn_draft_row(struct qn_engine *e, struct qn_run *r, uint32_t pos, float *logits) {
     struct qn_speculation *s = r->spec;
     uint32_t i = s->n_seen;
-    if (pos + 1 != r->n_hist + i) return;
+    if (pos + 1 != r->n_hist + i || r->mask_rc) return;
     if (i && s->seen[i - 1].id != r->hist[r->n_hist + i - 1])
         return; /* this row's token is not the output's */
     qn_run_sample(e, r, logits, pos, &s->seen[i]);
+    if (i && r->mask_rc) { /* the output may end before this row; if not, the next step says it again */
+        r->mask_rc = QN_OK;
+        return;
+    }
     s->n_seen++;
 }
 

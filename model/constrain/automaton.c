@@ -7,7 +7,7 @@
 
 #define UNKNOWN     UINT32_MAX
 #define NO_SLOT     UINT32_MAX
-#define BYTES_MOST  ((size_t)48 << 20) /* of one automaton, between two calls of qn_auto_forget */
+#define BYTES_MOST  ((size_t)16 << 20) /* of one automaton, between two calls of qn_auto_forget */
 #define FIRST_SLOTS 64u
 
 static uint64_t mix(uint64_t x) {

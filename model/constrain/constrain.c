@@ -107,9 +107,25 @@ static void take_token(struct qn_constraint *c, struct qn_cursor *cur, int32_t t
     cur->n++;
 }
 
+static void forget(struct qn_constraint *c) {
+    qn_auto_forget(&c->automaton);
+    free(c->start_mask);
+    c->start_mask = NULL;
+}
+
+/* Each token of the output is worth some work, once. */
+static void earn(struct qn_cursor *cur, uint32_t n) {
+    if (n < cur->paid) return;
+    uint64_t more = (n - cur->paid + UINT64_C(1)) * CREDIT_TOKEN;
+    cur->credit = cur->credit + more < CREDIT_MOST ? cur->credit + more : CREDIT_MOST;
+    cur->paid = n + 1;
+}
+
 /* Brings the cursor to its place, over again when the automaton has forgotten its states. */
 static int seek(struct qn_constraint *c, struct qn_cursor *cur, const struct qn_cursor_at *at) {
     struct qn_auto *a = &c->automaton;
+    if (a->bytes > FORGET_BYTES) forget(c);
+    earn(cur, at->n);
     a->failed = 0;
     a->limit = a->work + cur->credit;
     if (cur->age != a->age || cur->n > at->n) {
@@ -135,11 +151,6 @@ static int seek(struct qn_constraint *c, struct qn_cursor *cur, const struct qn_
 static void settle(struct qn_constraint *c, struct qn_cursor *cur, uint64_t before) {
     uint64_t spent = c->automaton.work - before;
     cur->credit = spent < cur->credit ? cur->credit - spent : 0;
-}
-
-static void earn(struct qn_cursor *cur) {
-    cur->credit += CREDIT_TOKEN;
-    if (cur->credit > CREDIT_MOST) cur->credit = CREDIT_MOST;
 }
 
 /* ---- masks ---- */
@@ -205,12 +216,6 @@ static int make_mask(struct qn_constraint *c, uint32_t state, bool blank, uint64
 int qn_cursor_mask(struct qn_constraint *c, struct qn_cursor *cur, const struct qn_cursor_at *at,
                    const uint64_t **mask) {
     struct qn_auto *a = &c->automaton;
-    if (a->bytes > FORGET_BYTES) {
-        qn_auto_forget(a);
-        free(c->start_mask);
-        c->start_mask = NULL;
-    }
-    earn(cur);
     uint64_t before = a->work;
     int rc = seek(c, cur, at);
     if (!rc) {
@@ -255,6 +260,9 @@ uint32_t qn_cursor_prefix(struct qn_constraint *c, const struct qn_cursor *cur, 
                           uint32_t n) {
     struct qn_cursor try = *cur;
     uint32_t i = 0;
+    /* A guess costs its output nothing, which must not fail for it: but it is not worth much work. */
+    if (try.credit > CREDIT_TOKEN) try.credit = CREDIT_TOKEN;
+    try.paid = UINT32_MAX;
     for (bool yes = true; i < n && yes; i += yes) {
         struct qn_cursor_at to = {at->tokens, at->n + i};
         if (qn_cursor_allows(c, &try, &to, at->tokens[at->n + i], &yes)) return i;

@@ -47,6 +47,7 @@ struct qn_cursor {
     bool strips;            /* the first blank of the text is dropped (SentencePiece) */
     bool at_start;          /* no byte of text was there yet */
     uint64_t credit;        /* of work */
+    uint32_t paid;          /* places whose share of work is in the credit */
 };
 void qn_cursor_init(struct qn_cursor *cur, bool strips);
 /* The tokens below read: the output's so far, [n]. Of those that the cursor has seen, none may change; fewer

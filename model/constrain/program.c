@@ -348,7 +348,6 @@ static void set_classes(struct qn_program *p) {
     for (unsigned b = 0; b < 256; b++) {
         if (b && begins[b]) p->n_classes++;
         p->class_of[b] = (uint8_t)(p->n_classes - 1);
-        p->byte_of[p->n_classes - 1] = (uint8_t)b; /* any of them speaks for all */
     }
 }
 

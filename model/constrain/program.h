@@ -35,7 +35,7 @@ struct qn_program {
     struct qn_ascii *sets;
     uint32_t n_sets, cap_sets;
     /* Bytes that no instruction tells apart have one class. */
-    uint8_t class_of[256], byte_of[256];
+    uint8_t class_of[256];
     uint32_t n_classes;
 };
 

@@ -378,7 +378,7 @@ bool qn_model_strips_first_blank(const struct qn_model *m) {
 
 bool qn_model_is_eog(const struct qn_model *m, int32_t id) {
     (void)m;
-    return id == QN_STUB_EOG;
+    return id == QN_STUB_EOG && !atomic_load(&qn_stub.endless);
 }
 
 /* A format of its own, as plain as ChatML; a model named nochat has none, and no message may come from a

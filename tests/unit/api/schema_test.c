@@ -368,6 +368,7 @@ static void refused(void **state) {
         {"{\"anyOf\":[{}],\"type\":\"object\"}", "json_schema.type", "combined with anyOf"},
         {"{\"enum\":[1],\"minimum\":0}", "json_schema.minimum", "combined with enum"},
         {"{\"enum\":[1],\"type\":\"string\"}", "json_schema.enum", "no value"},
+        {"{\"enum\":[1],\"const\":2}", "json_schema.enum", "no value"},
         {"{\"enum\":[]}", "json_schema.enum", "no value"},
         {"{\"$ref\":\"#/$defs/a\"}", "json_schema.$ref", "refers to nothing"},
         {"{\"$ref\":\"http://x/y\"}", "json_schema.$ref", "place in this schema"},
@@ -406,8 +407,146 @@ static void refused(void **state) {
     }
 }
 
+/* Literals are written as people write them: a model that knows 0.1 does not know 0.10000000000000001. */
+static void literals(void **state) {
+    static const char *const rows[] = {"0.1",
+                                       "-2.5",
+                                       "5.0",
+                                       "0.30000000000000004",
+                                       "1e+300",
+                                       "12345678901234567",
+                                       "\"\\u0001\\n\\\"/\xE2\x82\xAC\"",
+                                       "[]",
+                                       "{\"\":{}}",
+                                       "null"};
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char text[128];
+        struct qn_constraint *c;
+        struct qn_api_err err = {0};
+        struct qn_err e = {0};
+        struct qn_cursor cur;
+        int32_t tokens[64];
+        uint32_t n = 0;
+        bool done, yes = true;
+        snprintf(text, sizeof text, "{\"const\":%s}", rows[i]);
+        assert_int_equal(make(text, &c, &err, &e), 0);
+        qn_cursor_init(&cur, false);
+        for (; rows[i][n] && yes; n++) {
+            tokens[n] = (unsigned char)rows[i][n];
+            assert_int_equal(qn_cursor_allows(c, &cur, &(struct qn_cursor_at){tokens, n}, tokens[n], &yes),
+                             0);
+            if (!yes) fail_msg("%s: at %u", rows[i], n);
+        }
+        assert_int_equal(qn_cursor_done(c, &cur, &(struct qn_cursor_at){tokens, n}, &done), 0);
+        assert_true(done);
+        qn_constraint_unref(c);
+    }
+}
+
+/* Texts that are described, and texts that are not. */
+static void described(void **state) {
+    static const struct {
+        const char *schema, *text;
+        bool yes;
+    } rows[] = {
+        {"{\"type\":\"object\",\"required\":[],\"additionalProperties\":{\"type\":\"integer\"}}", "{\"a\":1}",
+         true},
+        {"{\"type\":\"object\",\"properties\":{},\"required\":[]}", "{\"a\":[1]}", true},
+        {"{\"type\":\"object\",\"additionalProperties\":null}", "{\"a\":[1]}", true},
+        {"{\"type\":\"object\",\"properties\":{},\"required\":[],\"additionalProperties\":false}",
+         "{\"a\":1}", false},
+        {"{\"type\":\"object\",\"properties\":{},\"required\":[],\"additionalProperties\":false}", "{}",
+         true},
+        {"{\"const\":\"a\",\"enum\":[\"a\",\"b\"],\"type\":\"string\"}", "\"a\"", true},
+        {"{\"const\":\"a\",\"enum\":[\"a\",\"b\"],\"type\":\"string\"}", "\"b\"", false},
+        {"{\"type\":\"array\",\"maxItems\":0}", "[]", true},
+        {"{\"type\":\"array\",\"maxItems\":0}", "[1]", false},
+        {"{\"type\":\"array\",\"minItems\":1,\"maxItems\":1}", "[]", false},
+        {"{\"type\":\"array\",\"minItems\":1,\"maxItems\":1}", "[1]", true},
+        {"{\"type\":\"array\",\"minItems\":1,\"maxItems\":1}", "[1,1]", false},
+        {"{\"pattern\":\"^[^a]$\"}", "\"\\\"\"", true},
+        {"{\"pattern\":\"^[^a]$\"}", "\"a\"", false},
+        {"{\"pattern\":\"^.\\\\\\\\$\"}", "\"b\\\\\"", true},
+        {"{\"pattern\":\"^\\\\n\\\\x01$\"}", "\"\\n\\u0001\"", true},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct qn_constraint *c;
+        struct qn_api_err err = {0};
+        struct qn_err e = {0};
+        struct qn_cursor cur;
+        int32_t tokens[64];
+        uint32_t n = 0;
+        bool yes = true;
+        if (make(rows[i].schema, &c, &err, &e)) fail_msg("%s: %s %s", rows[i].schema, err.msg, e.msg);
+        qn_cursor_init(&cur, false);
+        for (uint32_t len = (uint32_t)strlen(rows[i].text); n <= len && yes; n++) {
+            tokens[n] = n < len ? (unsigned char)rows[i].text[n] : EOS;
+            assert_int_equal(qn_cursor_allows(c, &cur, &(struct qn_cursor_at){tokens, n}, tokens[n], &yes),
+                             0);
+        }
+        if (yes != rows[i].yes) fail_msg("%s and %s: %d", rows[i].schema, rows[i].text, yes);
+        qn_constraint_unref(c);
+    }
+}
+
+/* Strings of the same lengths are one part of the program, however many there are. */
+static void many_strings(void **state) {
+    char text[8192];
+    struct qn_constraint *c;
+    struct qn_api_err err = {0};
+    struct qn_err e = {0};
+    size_t n = (size_t)snprintf(text, sizeof text, "{\"properties\":{");
+    (void)state;
+    for (uint32_t i = 0; i < 60; i++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s\"p%u\":{\"type\":\"string\",\"maxLength\":%u}",
+                              i ? "," : "", i, i % 3 ? 1000 : 4096);
+    snprintf(text + n, sizeof text - n, "}}");
+    if (make(text, &c, &err, &e)) fail_msg("%s %s", err.msg, e.msg);
+    qn_constraint_unref(c);
+}
+
+/* Names of properties stand in messages, which are a part of the grammar: no line may end in them. */
+static void names_of_patterns(void **state) {
+    struct qn_constraint *c;
+    struct qn_api_err err = {0};
+    struct qn_err e = {0};
+    (void)state;
+    assert_int_equal(
+        make("{\"properties\":{\"a\\nb\":{\"pattern\":\"^x$\"}},\"required\":[\"a\\nb\"]}", &c, &err, &e), 0);
+    qn_constraint_unref(c);
+}
+
+/* A part that is written as often as its types are named is counted each time. */
+static void copies_are_counted(void **state) {
+    struct qn_constraint *c;
+    struct qn_api_err err = {0};
+    struct qn_err e = {0};
+    (void)state;
+    static char text[65536];
+    size_t n = 0;
+    static const uint32_t copies[] = {40, 100, 100};
+    for (size_t k = 0; k < 3; k++) {
+        n += (size_t)snprintf(text + n, sizeof text - n, "{\"type\":[\"object\"");
+        for (uint32_t i = 1; i < copies[k]; i++)
+            n += (size_t)snprintf(text + n, sizeof text - n, ",\"object\"");
+        n += (size_t)snprintf(text + n, sizeof text - n,
+                              "],%s\"properties\":{\"a\":", k ? "\"required\":[\"a\"]," : "");
+    }
+    snprintf(text + n, sizeof text - n, "{}}}}}}}");
+    int rc = make(text, &c, &err, &e);
+    assert_int_not_equal(rc, 0);
+    assert_non_null(strstr(err.msg, "names a type twice"));
+    qn_constraint_unref(c);
+}
+
 int main(void) {
     setlocale(LC_ALL, "C.UTF-8"); /* for regexec */
-    const struct CMUnitTest tests[] = {cmocka_unit_test(walks_validate), cmocka_unit_test(refused)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(walks_validate),    cmocka_unit_test(refused),
+        cmocka_unit_test(literals),          cmocka_unit_test(described),
+        cmocka_unit_test(many_strings),      cmocka_unit_test(names_of_patterns),
+        cmocka_unit_test(copies_are_counted)};
     return cmocka_run_group_tests_name("api/schema", tests, set_up, tear_down);
 }

@@ -433,12 +433,35 @@ static void forgetting(void **state) {
     qn_constraint_unref(c);
 }
 
+/* What is asked for token by token is forgotten and paid for like masks: neither is an output refused for
+ * its length, nor does a constraint fill up over many outputs. */
+static void many_outputs(void **state) {
+    int32_t *tokens = calloc(2000, sizeof *tokens);
+    (void)state;
+    assert_non_null(tokens);
+    struct qn_constraint *c = made(word_lexicon, "(?:[a-c]{1,300} ?){1,5}", false);
+    for (uint32_t k = 0; k < 40; k++) {
+        struct qn_cursor cur;
+        bool yes;
+        qn_cursor_init(&cur, false);
+        for (uint32_t n = 0; n < 1200; n++) {
+            struct qn_cursor_at at = {tokens, n};
+            tokens[n] = below(40) && n && tokens[n - 1] != ' ' ? 'a' : 'b';
+            int rc = qn_cursor_allows(c, &cur, &at, tokens[n], &yes);
+            if (rc) fail_msg("output %u, token %u: %d", k, n, rc);
+            assert_true(yes);
+        }
+    }
+    free(tokens);
+    qn_constraint_unref(c);
+}
+
 int main(void) {
     setlocale(LC_ALL, "C.UTF-8"); /* for regexec */
     const struct CMUnitTest tests[] = {cmocka_unit_test(golden),           cmocka_unit_test(walks_match),
                                        cmocka_unit_test(json_walks_parse), cmocka_unit_test(depth_is_bounded),
                                        cmocka_unit_test(no_surrogates),    cmocka_unit_test(first_blank),
                                        cmocka_unit_test(refused),          cmocka_unit_test(hostile),
-                                       cmocka_unit_test(forgetting)};
+                                       cmocka_unit_test(forgetting),       cmocka_unit_test(many_outputs)};
     return cmocka_run_group_tests_name("model/constrain", tests, set_up, tear_down);
 }
