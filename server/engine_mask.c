@@ -23,13 +23,9 @@ void qn_mask_sample(struct qn_run *r, const struct qn_sampling *p, struct qn_sam
                     struct qn_sampled *out) {
     struct qn_constraint *c = r->job->job->constraint;
     struct qn_cursor_at at = place(r, in->n_generated);
-    bool yes = false, done = false;
-    int rc = qn_cursor_done(c, &r->cursor, &at, &done);
-    if (!rc && done) { /* behind a guess that ends the output: nothing can follow, and nobody takes it */
-        qn_sample(p, in, out);
-        return;
-    }
-    if (!rc && takes_likeliest(p))
+    bool yes = false;
+    int rc = QN_OK;
+    if (takes_likeliest(p))
         rc = qn_cursor_allows(c, &r->cursor, &at, (int32_t)qn_argmax(in->logits, in->vocab), &yes);
     if (!rc && !yes) rc = qn_cursor_mask(c, &r->cursor, &at, &in->mask);
     if (rc && !r->mask_rc) r->mask_rc = rc;
