@@ -1,6 +1,5 @@
 /* quern run: one generation from the command line, through the same parser, job and engine as POST /v1/infer;
- * with
- * --url on a server, by that request.
+ * with --url on a server, by that request.
  *
  *   argv -> struct qn_api_infer -> qn_job_new -> engine thread -> events -> text on stdout, table on stderr
  *                               -> JSON -> POST /v1/infer -> events -> the same
