@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import requests
 
-from conftest import FLAVOUR, REAL, ROOT, SLOW, Server, check_error, metric, read_sse
+from conftest import FLAVOUR, REAL, ROOT, Server, check_error, metric, read_sse
 
 GRIST = os.path.exists(os.path.join(ROOT, "model", "zoo", "grist", "model.safetensors"))
 ENDPOINTS = {"/v1/completions": {"prompt": "Once upon a time"},
