@@ -195,11 +195,26 @@ static void close_one(uv_handle_t *h, void *arg) {
     if (!uv_is_closing(h)) uv_close(h, NULL);
 }
 
+/* The process is about to end: a signal that comes when libuv no longer takes it must not end it otherwise.
+ */
+static void ignore_signals(void) {
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+}
+
 void qn_loop_free(struct qn_loop *l) {
+    sigset_t ours;
     if (!l) return;
+    sigemptyset(&ours); /* between libuv's handlers and none they wait */
+    sigaddset(&ours, SIGTERM);
+    sigaddset(&ours, SIGINT);
+    sigaddset(&ours, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &ours, NULL);
     uv_walk(&l->uv, close_one, NULL);
     while (uv_run(&l->uv, UV_RUN_DEFAULT) != 0) {
     }
     uv_loop_close(&l->uv);
+    ignore_signals();
     free(l);
 }

@@ -7,7 +7,7 @@ import time
 import pytest
 import requests
 
-from conftest import SLOW, Server, check_error, infer_bytes, read_sse
+from conftest import REAL, SLOW, Server, check_error, infer_bytes, read_sse
 
 pytestmark = pytest.mark.tsan
 
@@ -154,6 +154,17 @@ def test_stopping_under_load_cuts_no_reply(start):
     stop.set()
     [t.join() for t in threads]
     assert not bad and good[0] > 20
+
+
+def test_signals_do_not_end_a_server_that_is_ending():
+    """Once the drain is over nothing is left to hurry: the exit status stays 0, however many signals come."""
+    for _ in range(5):
+        s = Server("--threads", 1, model="grist", binary=REAL)
+        s.signal()
+        s.wait_line("draining: 0 requests")
+        while s.proc.poll() is None:
+            s.signal()
+        assert s.wait() == 0
 
 
 def test_sd_notify(start, tmp_path):
