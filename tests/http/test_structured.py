@@ -107,8 +107,13 @@ def test_schemas_on_bytes(grist):
 
 
 def test_schemas_on_smollm2(smol):
-    good, all_ = sweep(smol, [chat(p) for p in prompts(PROMPTS)], SCHEMAS if FULL else SCHEMAS[:3], max_tokens=160)
-    assert good > all_ * (0.7 if FULL else 0.8), (good, all_)  # two of all have no end that it would choose
+    texts = [chat(p) for p in prompts(PROMPTS)]
+    endless = [SCHEMAS[4], SCHEMAS[8]]  # a list in a list, and free keys: a greedy model chooses no end, so length cuts them
+    ending = [s for s in SCHEMAS if s not in endless] if FULL else SCHEMAS[:3]
+    good, all_ = sweep(smol, texts, ending, max_tokens=160)
+    assert good > all_ * 0.8, (good, all_)
+    if FULL:
+        sweep(smol, texts, endless, max_tokens=160)
 
 
 def test_warm_schemas_on_smollm2(smol):
