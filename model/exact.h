@@ -10,7 +10,8 @@
  * products are not rounded. QN_ERR_NOMEM as below. */
 int qn_checkpoint_routers(struct qn_checkpoint *c, struct qn_pool *pool, struct qn_err *err);
 /* Every F16 matrix but routers becomes BF16, in place, where it has an even number of columns: products of
- * bfloat16 are twice as fast. Weights that are mapped from a file can't: QN_ERR_UNSUPPORTED. QN_ERR_NOMEM. */
+ * bfloat16 have twice the peak of f32 ones. Weights that are mapped from a file can't: QN_ERR_UNSUPPORTED.
+ * QN_ERR_NOMEM. */
 int qn_checkpoint_f16_as_bf16(struct qn_checkpoint *c, struct qn_pool *pool, struct qn_err *err);
 
 /* Every matrix of *c that is not F32 becomes one, with the same values; matrices that were one stay one. What

@@ -36,7 +36,7 @@ struct qn_open_options {
     bool mmap; /* map packed weights from a file beside the checkpoint (the first open writes it; processes
                   share it) instead of holding them in memory of our own; not for built-in and synthetic ones
                 */
-    bool f16_as_bf16; /* F16 matrices become BF16, rounded to 8 bits: products twice as fast; not with mmap */
+    bool f16_as_bf16; /* F16 matrices become BF16, rounded to 8 bits, for faster prompts; not with mmap */
     bool exact;     /* all matrices become F32 of the same values: no quantised or 16-bit arithmetic; slow and
                        large, for measuring what that arithmetic costs (with QN_STATE_F32) */
     const char *id; /* its name, ^[A-Za-z0-9._-]{1,64}$; NULL: from the file's */

@@ -53,6 +53,19 @@ static inline float qn_fold512(__m512 v) {
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_shuffle_ps(b, b, 1)));
 }
 
+/* Weights that come after those in work, of which each call asks for `step`. Addresses are numbers: the last
+ * ones asked for may belong to nothing. */
+struct qn_ahead {
+    uintptr_t at, end;
+    size_t step; /* whole lines */
+};
+
+static inline __attribute__((always_inline)) void qn_ask_ahead(struct qn_ahead *h) {
+    if (h->at >= h->end) return;
+    for (size_t i = 0; i < h->step; i += 64) _mm_prefetch((const char *)(h->at + i), _MM_HINT_T1);
+    h->at += h->step;
+}
+
 /* Mask of the n lanes (n < 16: the tail) that exist. */
 static inline __mmask16 qn_tail16(size_t n) {
     return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1);

@@ -20,33 +20,21 @@ INLINE __m512 load_weights(enum qn_type t, const uint8_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
 
-/* The next panels' bytes, of which a tile asks for `step` every AHEAD_KS of K: see kernels/x86/linear512.h.
- */
-struct ahead {
-    const uint8_t *at, *end;
-    size_t step; /* whole lines */
-};
-
-INLINE struct ahead ahead_of(enum qn_type t, unsigned P, const struct qn_linear_args *args, uint32_t p,
-                             uint32_t tiles) {
+/* What tiles of these panels share out: see kernels/x86/linear512.h; a tile asks every AHEAD_KS of K. */
+INLINE struct qn_ahead ahead_of(enum qn_type t, unsigned P, const struct qn_linear_args *args, uint32_t p,
+                                uint32_t tiles) {
     const size_t step = t == QN_F32 ? 64 : 32, panel = args->w->cols * step;
     const size_t all = args->w->rows / QN_PANEL + (args->w->rows % QN_PANEL != 0);
-    struct ahead h = {.step = (AHEAD_KS * P * step / tiles + 63) / 64 * 64};
+    struct qn_ahead h = {.step = (AHEAD_KS * P * step / tiles + 63) / 64 * 64};
     if (args->a->rows < AHEAD_ROWS || p + P >= all) return h;
-    h.at = args->w->data + (p + P) * panel;
+    h.at = (uintptr_t)args->w->data + (p + P) * panel;
     h.end = h.at + (all - p - P < P ? all - p - P : P) * panel;
     return h;
 }
 
-INLINE void ask(struct ahead *h) {
-    if (h->at >= h->end) return;
-    for (size_t i = 0; i < h->step; i += 64) _mm_prefetch((const char *)h->at + i, _MM_HINT_T1);
-    h->at += h->step;
-}
-
 /* P panels from p on times R rows from m on. */
 INLINE void tile(enum qn_type t, unsigned P, unsigned R, const struct qn_linear_args *args, uint32_t p,
-                 uint32_t m, struct ahead *next) {
+                 uint32_t m, struct qn_ahead *next) {
     const size_t step = t == QN_F32 ? 64 : 32, cols = args->w->cols, ldx = args->a->ldx;
     const uint8_t *w = args->w->data + p * cols * step;
     const float *x = args->a->x + m * ldx;
@@ -59,7 +47,7 @@ INLINE void tile(enum qn_type t, unsigned P, unsigned R, const struct qn_linear_
         UNROLL for (unsigned r = 0; r < R; r++) acc[i][r] = start;
     }
     for (size_t k = 0, end = 0; k < cols;) {
-        ask(next);
+        qn_ask_ahead(next);
         for (end = cols - k < AHEAD_KS ? cols : k + AHEAD_KS; k < end; k++) {
             __m512 v[PANELS];
             UNROLL for (unsigned i = 0; i < P; i++) v[i] = load_weights(t, w + (i * cols + k) * step);
@@ -79,7 +67,7 @@ INLINE void tile(enum qn_type t, unsigned P, unsigned R, const struct qn_linear_
 INLINE void rows_of(enum qn_type t, unsigned P, const struct qn_linear_args *args, uint32_t p) {
     const uint32_t rows = args->a->rows;
     uint32_t tiles = rows / ROWS + (rows % ROWS != 0);
-    struct ahead next = ahead_of(t, P, args, p, tiles);
+    struct qn_ahead next = ahead_of(t, P, args, p, tiles);
     for (uint32_t m = 0, n; m < rows; m += n, tiles--) {
         n = (rows - m + tiles - 1) / tiles;
         switch (n) {

@@ -270,35 +270,23 @@ QN_INLINE void block_step(enum qn_type t, unsigned R, const struct code_at *at, 
         _mm512_fmadd_ps(s->m, _mm512_set1_ps(x->q[r * x->stride].scaled_sum), acc[r]);
 }
 
-/* The next panel's bytes, of which a tile asks for `step` with every block of its own. */
-struct ahead {
-    const uint8_t *at, *end;
-    size_t step; /* whole lines; 0: none */
-};
-
 /* The tiles of a panel share out what comes next (in this call, or in the thread's next item), so that memory
  * is as busy as the core all the time: else it would wait while tiles after the first use what that one
  * brought in. With few rows memory is the limit, and its own prefetcher does best. */
-QN_INLINE struct ahead ahead_of(enum qn_type t, const struct qn_linear_args *args, uint32_t p) {
-    struct ahead h = {0};
+QN_INLINE struct qn_ahead ahead_of(enum qn_type t, const struct qn_linear_args *args, uint32_t p) {
+    struct qn_ahead h = {0};
     size_t blocks = qn_act_blocks(args->a->cols), panel = blocks / subs_of(t) * bytes_of(t);
     size_t tiles = (args->a->rows + MAX_ROWS - 1) / MAX_ROWS;
     if (args->a->rows < AHEAD_ROWS || (size_t)(p + 1) * QN_PANEL >= args->w->rows) return h;
-    h.at = args->w->data + (p + 1) * panel;
+    h.at = (uintptr_t)args->w->data + (p + 1) * panel;
     h.end = h.at + panel;
     h.step = (panel / (tiles < AHEAD_TILES ? tiles : AHEAD_TILES) / blocks + 64) / 64 * 64;
     return h;
 }
 
-QN_INLINE void ask(struct ahead *h) {
-    if (h->at >= h->end) return;
-    for (size_t i = 0; i < h->step; i += 64) _mm_prefetch((const char *)h->at + i, _MM_HINT_T1);
-    h->at += h->step;
-}
-
 /* One panel times R rows from m0 on. */
 QN_INLINE void quant_tile(enum qn_type t, unsigned R, const struct qn_linear_args *args, uint32_t p,
-                          uint32_t m0, struct ahead *next) {
+                          uint32_t m0, struct qn_ahead *next) {
     const struct qn_act *a = args->a;
     const unsigned subs = subs_of(t);
     size_t blocks = qn_act_blocks(a->cols), n0 = (size_t)p * QN_PANEL;
@@ -312,7 +300,7 @@ QN_INLINE void quant_tile(enum qn_type t, unsigned R, const struct qn_linear_arg
     for (size_t i = 0; i < blocks; i++, x.q++) {
         struct lane_scales s;
         size_t sub = subs == 8 ? i % 8 : 0;
-        ask(next);
+        qn_ask_ahead(next);
         const struct code_at at = codes_at(t, block, sub);
         load_scales(t, block, sub, &s);
         block_step(t, R, &at, &s, &x, acc);
@@ -327,7 +315,7 @@ QN_INLINE void quant_tile(enum qn_type t, unsigned R, const struct qn_linear_arg
 QN_INLINE void quant_range(enum qn_type t, const struct qn_linear_args *args) {
     const uint32_t rows = args->a->rows, most = t == QN_Q6_K ? 4 : MAX_ROWS;
     for (uint32_t p = args->panel_begin; p < args->panel_end; p++) {
-        struct ahead next = ahead_of(t, args, p);
+        struct qn_ahead next = ahead_of(t, args, p);
         uint32_t m = 0;
         for (; rows - m >= most; m += most) quant_tile(t, most, args, p, m, &next);
         for (; most > 4 && rows - m >= 4; m += 4) quant_tile(t, 4, args, p, m, &next);

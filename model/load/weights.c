@@ -294,8 +294,9 @@ size_t qn_weights_room(const struct qn_checkpoint *c) {
     size_t sum = (size_t)1 << 20, panel, rows;
     for (int t = 0; t < QN_TYPE_COUNT; t++) {
         enum qn_type type = (enum qn_type)t;
-        rows = c->bytes_by_type[t] / qn_type_block_bytes(type) / QN_PANEL;
-        if (!qn_matrix_bytes(type, QN_PANEL, qn_type_block(type), &panel) ||
+        /* Two blocks of a panel: BF16 is packed in pairs. */
+        rows = c->bytes_by_type[t] / qn_type_block_bytes(type) / (2 * QN_PANEL) + 1;
+        if (!qn_matrix_bytes(type, QN_PANEL, (size_t)2 * qn_type_block(type), &panel) ||
             !qn_size_mul(rows, panel, &panel) || !qn_size_add(panel, panel / 16, &panel) ||
             !qn_size_add(sum, panel, &sum))
             return 0;
